@@ -1,0 +1,310 @@
+"""An agent: an inert description of instructions, model, tools and what it answers.
+
+Nothing runs and nothing is opened here; one description may serve in many systems and loops. The public
+`understudy.Agent` adds `run` and `stream`.
+
+`O` is what the asker gets, `M` the message it accepts: `Prompt` unless `accepts` says otherwise. With `accepts`
+and `output` both given, `output` is the agent's own answer; members of it that are routed go on to another agent
+(a handoff), and `O` comes from the declared reply of `accepts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args, overload
+
+import msgspec
+
+from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.models import Model, ToolSchema
+from understudy.actors.agents.outputs import OutputSpec
+from understudy.actors.agents.results import Result
+from understudy.actors.agents.schema import schema_of, strict
+from understudy.actors.agents.tools import Tool
+from understudy.actors.errors import SpecError
+from understudy.actors.journal.fold import Sub
+from understudy.actors.messages import Message, check_message, reply_type
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+    from understudy.actors.messages import Asks
+
+O = TypeVar("O")  # noqa: E741  # the name that users see: output
+M = TypeVar("M")
+T = TypeVar("T")
+X = TypeVar("X", bound="Message[Any]")
+
+OnAbandon = Literal["stop", "park", "finish"]
+
+
+# The reply is Result of the agent's output, which a module-level class cannot name.
+class Prompt(Message[Any]):
+    """A request in plain words: what an agent accepts when it does not say."""
+
+    text: str
+
+
+class Ctx:
+    """What hooks that `decide` calls may look at. The same journal gives the same `Ctx`: no clock, no chance."""
+
+    def __init__(self, run: str, agent: str, sub: Sub, message: Message[Any]) -> None:
+        self.run = run
+        self.agent = agent
+        self.attempt = sub.attempt
+        self.step = sub.step
+        self.message = message
+        self._sub = sub
+
+    # A tool's results are whatever JSON the tool answered.
+    def results(self, tool: str) -> list[Any]:
+        """The results of the successful calls of one tool or delegate, oldest first, rewound ones left out."""
+        return [msgspec.json.decode(c.outcome) for c in self._sub.calls() if c.ok and c.call.name == tool]
+
+    def calls(self, tool: str) -> list[tuple[Mapping[str, Any], Any]]:
+        """(arguments, result) of the successful calls of one tool or delegate, oldest first."""
+        found = [c for c in self._sub.calls() if c.ok and c.call.name == tool]
+        return [(msgspec.json.decode(c.call.arguments), msgspec.json.decode(c.outcome)) for c in found]
+
+
+Instructions = str | Callable[[Ctx], str]
+
+
+class Agent(Generic[O, M]):
+    """See the module.
+
+    `model`: whose `session` answers. `instructions`: text, or a pure function of `Ctx`. `tools`: made by `@tool`.
+    `delegates`: agents it may ask as if they were tools, each named by its agent. `temperature` None leaves it to the
+    provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
+    invalid answer is handed back. `model_tries` (3): calls of the model for one step. `concurrency` (1): active runs
+    at a time. `on_abandon`: what happens when the asker is gone. `checkpoint`: a pure function that makes a partial
+    output of what there is, for a run that is stopped. `budget`, `loops`, `approvals`: guards of its own, beside
+    those of its supervisor.
+
+    Raises `SpecError` for bad values.
+    """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: Agent[str, Prompt],
+            name: str,
+            *,
+            model: Model,
+            instructions: Instructions = ...,
+            tools: Sequence[Tool[..., Any]] = ...,
+            delegates: Sequence[Agent[Any, Any]] = ...,
+            machine: None = ...,
+            temperature: float | None = ...,
+            max_tokens: int = ...,
+            repairs: int = ...,
+            model_tries: int = ...,
+            concurrency: int = ...,
+            on_abandon: OnAbandon = ...,
+            checkpoint: Callable[[Ctx], str | None] | None = ...,
+            budget: BudgetRule | None = ...,
+            loops: LoopGuard | None = ...,
+            approvals: ApprovalRule | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: Agent[T, Prompt],
+            name: str,
+            *,
+            model: Model,
+            output: TypeForm[T],
+            instructions: Instructions = ...,
+            tools: Sequence[Tool[..., Any]] = ...,
+            delegates: Sequence[Agent[Any, Any]] = ...,
+            machine: None = ...,
+            temperature: float | None = ...,
+            max_tokens: int = ...,
+            repairs: int = ...,
+            model_tries: int = ...,
+            concurrency: int = ...,
+            on_abandon: OnAbandon = ...,
+            checkpoint: Callable[[Ctx], T | None] | None = ...,
+            budget: BudgetRule | None = ...,
+            loops: LoopGuard | None = ...,
+            approvals: ApprovalRule | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: Agent[T, X],
+            name: str,
+            *,
+            model: Model,
+            accepts: type[Asks[X, Result[T]]],
+            instructions: Instructions = ...,
+            tools: Sequence[Tool[..., Any]] = ...,
+            delegates: Sequence[Agent[Any, Any]] = ...,
+            machine: None = ...,
+            temperature: float | None = ...,
+            max_tokens: int = ...,
+            repairs: int = ...,
+            model_tries: int = ...,
+            concurrency: int = ...,
+            on_abandon: OnAbandon = ...,
+            checkpoint: Callable[[Ctx], T | None] | None = ...,
+            budget: BudgetRule | None = ...,
+            loops: LoopGuard | None = ...,
+            approvals: ApprovalRule | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: Agent[T, X],
+            name: str,
+            *,
+            model: Model,
+            accepts: type[Asks[X, Result[T]]],
+            output: TypeForm[Any],
+            instructions: Instructions = ...,
+            tools: Sequence[Tool[..., Any]] = ...,
+            delegates: Sequence[Agent[Any, Any]] = ...,
+            machine: None = ...,
+            temperature: float | None = ...,
+            max_tokens: int = ...,
+            repairs: int = ...,
+            model_tries: int = ...,
+            concurrency: int = ...,
+            on_abandon: OnAbandon = ...,
+            checkpoint: Callable[[Ctx], T | None] | None = ...,
+            budget: BudgetRule | None = ...,
+            loops: LoopGuard | None = ...,
+            approvals: ApprovalRule | None = ...,
+        ) -> None: ...
+
+    def __init__(  # the one body behind the overloads above
+        self,
+        name: str,
+        *,
+        model: Model,
+        accepts: Any = None,
+        output: Any = None,
+        instructions: Instructions = "",
+        tools: Sequence[Tool[..., Any]] = (),
+        delegates: Sequence[Agent[Any, Any]] = (),
+        machine: None = None,
+        temperature: float | None = None,
+        max_tokens: int = 1024,
+        repairs: int = 2,
+        model_tries: int = 3,
+        concurrency: int = 1,
+        on_abandon: OnAbandon = "stop",
+        checkpoint: Callable[[Ctx], Any] | None = None,
+        budget: BudgetRule | None = None,
+        loops: LoopGuard | None = None,
+        approvals: ApprovalRule | None = None,
+    ) -> None:
+        where = f"agent {name!r}"
+        if not name or "/" in name or name.startswith(("@", "$")):
+            raise SpecError(f"{where}: a name is not empty, has no '/' and begins with neither '@' nor '$'")
+        if machine is not None:
+            raise SpecError(f"{where}: machine= is not supported yet")
+        if max_tokens < 1 or repairs < 0 or model_tries < 1 or concurrency < 1:
+            raise SpecError(
+                f"{where}: max_tokens {max_tokens}, model_tries {model_tries} and concurrency {concurrency} are at"
+                f" least 1, repairs {repairs} at least 0"
+            )
+        if on_abandon not in get_args(OnAbandon):
+            raise SpecError(f"{where}: on_abandon {on_abandon!r}; one of {', '.join(get_args(OnAbandon))}")
+        self.name = name
+        self.model = model
+        self.instructions = instructions
+        self.tools = tuple(tools)
+        self.delegates = tuple(delegates)
+        self.temperature = temperature
+        self.max_tokens = max_tokens
+        self.repairs = repairs
+        self.model_tries = model_tries
+        self.concurrency = concurrency
+        self.on_abandon: OnAbandon = on_abandon
+        self.checkpoint = checkpoint
+        self.budget = budget
+        self.loops = loops
+        self.approvals = approvals
+        self.accepts: type[Message[Any]] = accepts if accepts is not None else Prompt
+        self.result = OutputSpec(_result_form(self.accepts, output, where), where)
+        self.output = self.result if output is None else OutputSpec(output, where)
+        self._check_names(where)
+
+    def __repr__(self) -> str:
+        return f"<agent {self.name}>"
+
+    def _check_names(self, where: str) -> None:
+        check_message(self.accepts, where)
+        seen: set[str] = set()
+        for name in [t.name for t in self.tools] + [d.name for d in self.delegates]:
+            if name in seen:
+                raise SpecError(f"{where}: two tools or delegates are named {name!r}")
+            seen.add(name)
+
+    def prompt_of(self, message: Message[Any]) -> str:
+        """What the model is told of a request."""
+        if isinstance(message, Prompt):
+            return message.text
+        fields = {name: getattr(message, name) for name in message.__struct_fields__}
+        return msgspec.json.encode(fields).decode()
+
+    def decode(self, message: str) -> Message[Any]:
+        """The request from its JSON. Raises `msgspec.MsgspecError`."""
+        request: Message[Any] = msgspec.json.decode(message.encode(), type=self.accepts)
+        return request
+
+    def encode(self, message: object) -> str:
+        """The JSON of a request: a message it accepts, or text for an agent that accepts `Prompt`.
+
+        Raises `SpecError` naming what it was given.
+        """
+        if isinstance(message, str) and self.accepts is Prompt:
+            message = Prompt(message)
+        if type(message) is not self.accepts:
+            raise SpecError(f"agent {self.name!r} accepts {self.accepts.__name__}, not {type(message).__name__}")
+        text = msgspec.json.encode(message).decode()
+        try:
+            self.decode(text)
+        except msgspec.MsgspecError as error:
+            raise SpecError(f"agent {self.name!r}: {type(message).__name__}: {error}") from error
+        return text
+
+
+# The result's type form: a class, a union or a generic alias.
+def _result_form(accepts: Any, output: Any, where: str) -> Any:
+    if accepts is Prompt:
+        return str if output is None else output
+    replies = get_args(reply_type(accepts))
+    if not replies or not get_args(replies[0]):
+        raise SpecError(f"{where}: {accepts.__name__} must be answered with Result[...], as Message[Result[Answer]]")
+    return get_args(replies[0])[0]
+
+
+class Delegate:
+    """Another agent, as a tool: its fields are the parameters, its result comes back as the tool's."""
+
+    effect: Literal["read"] = "read"
+    policy: str | None = None
+    polling = False
+
+    def __init__(self, agent: Agent[Any, Any]) -> None:
+        self.agent = agent
+        self.name = agent.name
+        fields = [
+            (f.name, f.type) if f.required else (f.name, f.type, f.default)
+            for f in msgspec.structs.fields(agent.accepts)
+        ]
+        self._parameters = msgspec.defstruct(
+            agent.accepts.__name__, cast("Any", fields), kw_only=True, forbid_unknown_fields=True, frozen=True
+        )
+        text = f"Delegate to the agent {agent.name}."
+        self.schema = ToolSchema(self.name, text, strict(schema_of(self._parameters)))
+        self._decoder = msgspec.json.Decoder(self._parameters)
+
+    def message(self, arguments: str) -> tuple[str, str]:
+        """(JSON of the request, "") for arguments that fit, else ("", what is wrong and where)."""
+        try:
+            value = self._decoder.decode(arguments.encode("utf-8", "replace") or b"{}")
+            fields = {name: getattr(value, name) for name in self._parameters.__struct_fields__}
+            return self.agent.encode(self.agent.accepts(**fields)), ""
+        except (msgspec.MsgspecError, SpecError) as error:
+            return "", str(error)

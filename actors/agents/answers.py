@@ -1,0 +1,157 @@
+"""What people say to a run: yes, no, it happened, it did not.
+
+A yes is bound to the digest of tool and exact arguments, names who gave it, expires, is single use, and is checked
+again when it is used. Every answer here is committed before it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from understudy.actors.agents.results import Approval
+from understudy.actors.agents.runs import Runs, approval_of
+from understudy.actors.errors import UnknownRun, UsageError
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.fold import Doubt, Run, Yes
+
+A = TypeVar("A", Yes, Doubt)
+
+
+def approvals(runs: Runs) -> list[Approval]:
+    """Every yes that is asked for and not answered, oldest first."""
+    return [
+        approval_of(run.id, yes.asked)
+        for run in runs.live()
+        for yes in run.approvals.values()
+        if yes.state == "pending"
+    ]
+
+
+def doubts(runs: Runs) -> list[tuple[str, Doubt]]:
+    """Every doubt that is not settled, with its run."""
+    return [(run.id, doubt) for run in runs.live() for doubt in run.doubts.values() if doubt.settled is None]
+
+
+def _matches(full: str, given: str) -> bool:
+    return full == given or full.endswith(f"-{given}")
+
+
+def _find_yes(runs: Runs, name: str) -> tuple[Run, Yes]:
+    found = [(run, yes) for run in runs.live() for yes in run.approvals.values() if _matches(yes.id, name)]
+    pending = [pair for pair in found if pair[1].state == "pending"] or found
+    return _one(pending, "approval", name, runs)
+
+
+def _find_doubt(runs: Runs, name: str) -> tuple[Run, Doubt]:
+    found = [(run, doubt) for run in runs.live() for doubt in run.doubts.values() if _matches(doubt.id, name)]
+    pending = [pair for pair in found if pair[1].settled is None] or found
+    return _one(pending, "doubt", name, runs)
+
+
+def _one(found: list[tuple[Run, A]], what: str, name: str, runs: Runs) -> tuple[Run, A]:
+    if not found:
+        raise UnknownRun(f"no {what} {name!r} in {runs.journal.store.path}")
+    if len(found) > 1:
+        raise UsageError(f"{what} {name!r} is ambiguous: {', '.join(each.id for _, each in found)}")
+    return found[0]
+
+
+async def approve(runs: Runs, name: str, by: str, digest: str = "") -> str:
+    """Say yes; the run goes on. `digest`, when given, must be that of the call as it was shown.
+
+    Returns the run's id. Raises `UnknownRun`, or `UsageError` for a name that may not answer, a yes that expired or
+    was answered already, or arguments that are not those shown.
+    """
+    run, yes = _find_yes(runs, name)
+    _check_open(yes)
+    _check_person(yes, by)
+    if digest and digest != yes.asked.digest:
+        raise UsageError(f"approval {yes.id}: the call is not the one that was shown (digest {yes.asked.digest})")
+    if yes.asked.expires <= runs.kernel.clock.wall():
+        expire(runs, run, yes)
+        await runs.journal.barrier()
+        raise UsageError(f"approval {yes.id} has expired; that counts as no")
+    runs.append(run.id, ev.ApprovalGiven(yes.id, by, yes.asked.digest, yes.asked.policy), sub=yes.sub, cause=yes.seq)
+    await _wake(runs, run, yes.sub, f"{yes.id} approved by {by}")
+    return run.id
+
+
+async def refuse(runs: Runs, name: str, by: str, reason: str = "") -> str:
+    """Say no; the agent is told. Returns the run's id. Raises as `approve`."""
+    run, yes = _find_yes(runs, name)
+    _check_open(yes)
+    _check_person(yes, by)
+    runs.append(run.id, ev.ApprovalRefused(yes.id, by, reason), sub=yes.sub, cause=yes.seq)
+    await _wake(runs, run, yes.sub, f"{yes.id} refused by {by}")
+    return run.id
+
+
+async def settle(runs: Runs, name: str, did: bool, by: str) -> str:
+    """Say whether a call in doubt happened. Returns the run's id. Raises `UnknownRun`, `UsageError`."""
+    run, doubt = _find_doubt(runs, name)
+    if doubt.settled is not None:
+        raise UsageError(
+            f"doubt {doubt.id} was settled already: it {'happened' if doubt.settled else 'did not happen'}"
+        )
+    _check_name(doubt.id, by)
+    runs.append(run.id, ev.DoubtSettled(doubt.id, did, by), sub=doubt.sub)
+    await _wake(runs, run, doubt.sub, f"{doubt.id} settled by {by}")
+    return run.id
+
+
+def expire(runs: Runs, run: Run, yes: Yes) -> None:
+    """A yes that nobody gave in time is a no."""
+    runs.append(run.id, ev.ApprovalRefused(yes.id, "clock", "nobody answered in time"), sub=yes.sub, cause=yes.seq)
+
+
+async def expire_all(runs: Runs) -> None:
+    """Expire what is due; called now and then by who owns the runs."""
+    now = runs.kernel.clock.wall()
+    for run, yes in list(_due(runs, now)):
+        expire(runs, run, yes)
+        await _wake(runs, run, yes.sub, f"{yes.id} expired")
+
+
+def _due(runs: Runs, now: float) -> Iterator[tuple[Run, Yes]]:
+    for run in runs.live():
+        for yes in run.approvals.values():
+            if yes.state == "pending" and yes.asked.expires <= now:
+                yield run, yes
+
+
+async def _wake(runs: Runs, run: Run, sub: int, why: str) -> None:
+    state = run.subs[sub]
+    parked = state.parked is not None
+    if parked:
+        runs.append(run.id, ev.Unparked(why), sub=sub)
+    await runs.journal.barrier()
+    if parked:
+        runs.dispatch(run.id, sub)
+        await _wake_parents(runs, run, state.parent)
+
+
+async def _wake_parents(runs: Runs, run: Run, parent: int) -> None:
+    """A parked sub-run goes on: so does the one that waits for it, to wait again for its end."""
+    state = run.subs.get(parent)
+    if state is not None and state.parked is not None and state.parked.on == "sub":
+        runs.append(run.id, ev.Unparked("its sub-run goes on"), sub=parent)
+        runs.dispatch(run.id, parent)
+        await _wake_parents(runs, run, state.parent)
+
+
+def _check_open(yes: Yes) -> None:
+    if yes.state != "pending":
+        said = {"granted": "approved", "used": "approved and used", "refused": "refused"}[yes.state]
+        raise UsageError(f"approval {yes.id} was {said} already by {yes.by or 'somebody'}")
+
+
+def _check_person(yes: Yes, by: str) -> None:
+    _check_name(yes.id, by)
+    if yes.asked.who and by not in yes.asked.who:
+        raise UsageError(f"approval {yes.id}: {by!r} may not answer; {', '.join(yes.asked.who)} may")
+
+
+def _check_name(what: str, by: str) -> None:
+    if not by.strip():
+        raise UsageError(f"{what}: say who answers (by=...)")

@@ -1,0 +1,128 @@
+"""The address of an agent: a message begins a run, and the reply is the run's `Result`.
+
+`ask` returns `Waiting` as soon as the run parks for a person, or, with `wait=True`, only at its deadline. When the
+asker is gone (cancelled, deadline passed) the run goes by the agent's `on_abandon`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Literal, cast
+
+from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.runs import Runs
+from understudy.actors.cell import Cell, current
+from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError
+from understudy.actors.messages import Asks
+from understudy.actors.refs import Mr, Ref, Refused, T
+
+RUN_SECONDS: Final = 3_600.0
+"""Deadline of an ask whose run has no budget in seconds."""
+
+
+class AgentRef(Ref[Any]):
+    """See the module. Messages to it are accepted durably, and restarts of the agent do not lose them."""
+
+    __slots__ = ("_pick", "_policy", "_runs")
+
+    def __init__(self, runs: Runs, policy: Policy, pick: Callable[[], Cell]) -> None:
+        super().__init__(pick())
+        self._runs = runs
+        self._policy = policy
+        self._pick = pick
+
+    @property
+    def path(self) -> str:
+        """The agent's address, a pool's when it is one."""
+        return self._policy.path
+
+    def cell(self) -> Cell:
+        """The member that serves next."""
+        return self._pick()
+
+    def tell(self, message: Any) -> Literal[True] | Refused:
+        """Begin a run that nobody waits for. Durable with the next commit."""
+        try:
+            self._begin(message)
+        except NotHandled:
+            return Refused("unknown", self.path)
+        except MailboxFull:
+            return Refused("full", self.path)
+        except ActorStopped:
+            return Refused("dead", self.path)
+        return True
+
+    async def send(self, message: Any, *, timeout: float = 5.0) -> Literal[True] | Refused:
+        """Begin a run that nobody waits for, waiting for room; committed when this returns True."""
+        deadline = self._runs.kernel.loop.time() + timeout
+        told = self.tell(message)
+        while not told and told.reason == "full" and self._runs.kernel.loop.time() < deadline:
+            await asyncio.sleep(min(0.01, timeout))
+            told = self.tell(message)
+        if told:
+            await self._runs.journal.barrier()
+        return told
+
+    async def ask(
+        self,
+        message: Asks[Mr, T],
+        *,
+        timeout: float | None = None,
+        cancel: bool = False,
+        on_restart: Literal["wait", "fail"] = "wait",
+        wait: bool = False,
+    ) -> T:
+        """Begin a run and wait for its result, `timeout` seconds at most (default: the run's budget in seconds).
+
+        Raises `AskTimeout`, `ActorStopped`, `MailboxFull`, `NotHandled`; how the run itself ends is a result.
+        """
+        self._runs.kernel.check_thread()
+        name = self._begin(message)
+        return cast("T", await self.wait_for(name, timeout=timeout, cancel=cancel, wait=wait))
+
+    def _begin(self, message: object) -> str:
+        policy = self._policy
+        try:
+            text = policy.agent.encode(message)
+        except SpecError as error:
+            if isinstance(message, (str, policy.agent.accepts)):
+                raise
+            raise NotHandled(self.path, type(message), (policy.agent.accepts.__name__,)) from error
+        return self._runs.accept(policy.name, policy.agent.accepts.__name__, text)
+
+    # The result's output has the type of the agent, which this address of any agent does not know.
+    async def wait_for(
+        self, name: str, *, timeout: float | None = None, cancel: bool = False, wait: bool = False
+    ) -> Any:
+        """Wait until a run ended or parks; see `ask`."""
+        seconds = self._deadline(name, timeout)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._runs.journal.barrier()
+                await self._runs.settled(name)
+                while wait and self._runs.get(name).finished is None:
+                    await self._runs.ended(name)
+        except TimeoutError:
+            if self._runs.get(name).main.parked is not None:
+                return self._runs.result(name)
+            self._abandon(name, cancel)
+            raise AskTimeout(self.path, seconds) from None
+        except asyncio.CancelledError:
+            self._abandon(name, cancel)
+            raise
+        return self._runs.result(name)
+
+    def _deadline(self, name: str, timeout: float | None) -> float:
+        run = self._runs.get(name)
+        limit = self._runs.seconds_left(run, run.main)[0] + 5.0
+        seconds = timeout if timeout is not None else min(RUN_SECONDS, limit)
+        delivery = current()
+        if delivery is not None and delivery.envelope.deadline is not None:
+            seconds = min(seconds, delivery.envelope.deadline - self._runs.kernel.loop.time())
+        return max(0.0, seconds)
+
+    def _abandon(self, name: str, cancel: bool) -> None:
+        how = "stop" if cancel else self._policy.agent.on_abandon
+        if how != "finish" and not self._runs.closing:
+            self._runs.ask_to_stop(name, "abandoned", how, by="asker")

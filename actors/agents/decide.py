@@ -1,0 +1,391 @@
+"""The next act of a (sub-)run: `decide(run, sub, policy) -> Command`. Pure.
+
+Order of the questions, the first that applies wins: is it over; was it asked to stop; did a guard end it; has the
+newest reply open calls; does the loop guard object; is there an answer; did the model fail too often; else one more
+call of the model. All calls of one reply are settled in its order: neighbouring `read` calls and delegations run
+together, every other call alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from understudy.actors.agents.agent import Delegate
+from understudy.actors.agents.context import ctx_of, parts_of
+from understudy.actors.agents.guards import Nudge, Restart, Verdict
+from understudy.actors.agents.policy import Policy
+from understudy.actors.journal.events import Effect, Status
+from understudy.actors.journal.fold import CallState, Run, Sub, Turn, Yes, digest
+
+NUDGE: Final = (
+    "Note from the supervisor: {what}. Repeating it will not change the outcome. Take another way, or answer with"
+    " what you have."
+)
+NOTE: Final = (
+    "Note from the supervisor: a former attempt got stuck and was ended: {what}. What was tried: {tried}. Do not try"
+    " that again; take another way."
+)
+
+
+class CallModel(Struct, frozen=True, tag=True, tag_field="$"):
+    """Call the model. `parts` are digests of what the request is made of."""
+
+    step: int
+    try_: int
+    parts: dict[str, str]
+    max_tokens: int
+
+
+class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
+    """One call to make. `delegate` names the agent of a delegation, whose request is `message`."""
+
+    step: int
+    index: int
+    name: str
+    arguments: str
+    effect: Effect
+    loop_key: str
+    polling: bool = False
+    key: str = ""
+    approval: str = ""
+    delegate: str = ""
+    message: str = ""
+
+
+class CallTools(Struct, frozen=True, tag=True, tag_field="$"):
+    """Make these calls, together."""
+
+    calls: tuple[PlannedCall, ...]
+
+
+class Reject(Struct, frozen=True, tag=True, tag_field="$"):
+    """Tell the model that the call cannot be made."""
+
+    step: int
+    index: int
+    name: str
+    arguments: str
+    error: str
+
+
+class RejectOutput(Struct, frozen=True, tag=True, tag_field="$"):
+    """Tell the model that its answer is not valid."""
+
+    step: int
+    error: str
+    repairs: int
+
+
+class Judge(Struct, frozen=True, tag=True, tag_field="$"):
+    """A loop guard's verdict and what follows from it."""
+
+    verdict: Verdict
+    note: str
+    rewind_to: int
+    dropped: int
+    temperature: float | None
+
+
+class AskYes(Struct, frozen=True, tag=True, tag_field="$"):
+    """Ask a person for a yes to exactly this call."""
+
+    approval: str
+    step: int
+    index: int
+    name: str
+    arguments: str
+    digest: str
+    policy: str
+    who: tuple[str, ...]
+
+
+class RefuseYes(Struct, frozen=True, tag=True, tag_field="$"):
+    """A yes does not fit the call it is about to be used for."""
+
+    approval: str
+    reason: str
+
+
+class HandOff(Struct, frozen=True, tag=True, tag_field="$"):
+    """The output goes on to another agent."""
+
+    to: str
+    type: str
+    message: str
+    hops: int
+
+
+class Finish(Struct, frozen=True, tag=True, tag_field="$"):
+    """The (sub-)run ends."""
+
+    status: Status
+    output: str
+    reason: str
+
+
+class EndIncarnation(Struct, frozen=True, tag=True, tag_field="$"):
+    """A verdict of restart: the incarnation ends with this reason, and the supervisor acts."""
+
+    reason: str
+
+
+class Park(Struct, frozen=True, tag=True, tag_field="$"):
+    """Nothing to do until something outside happens."""
+
+    on: Literal["approval", "doubt", "sub", "asker"]
+    ids: tuple[str, ...]
+
+
+class Wait(Struct, frozen=True, tag=True, tag_field="$"):
+    """Outcomes are outstanding, or it is over."""
+
+
+Command = (
+    CallModel
+    | CallTools
+    | Reject
+    | RejectOutput
+    | Judge
+    | AskYes
+    | RefuseYes
+    | HandOff
+    | Finish
+    | EndIncarnation
+    | Park
+    | Wait
+)
+
+
+def command_digest(command: Command | PlannedCall) -> str:
+    """What is journalled of a command, and compared on replay."""
+    return digest(msgspec.json.encode(command, order="deterministic").decode())
+
+
+def call_digest(name: str, arguments: str) -> str:
+    """What a yes is bound to: the tool's name and the exact arguments, whatever the order of their keys."""
+    try:
+        canonical = msgspec.json.encode(msgspec.json.decode(arguments), order="sorted").decode()
+    except msgspec.MsgspecError:
+        canonical = arguments
+    return digest(name, canonical)
+
+
+def decide(run: Run, sub: Sub, policy: Policy) -> Command:
+    """See the module. Raises whatever a user's hook raises."""
+    if sub.finished is not None or sub.asking is not None:
+        return Wait()
+    turn = sub.last if sub.last is not None and sub.last.open else None
+    if run.stop is not None and not (turn is not None and _in_flight(turn)):
+        return _stop(run, sub, policy)
+    if sub.restart is not None:
+        verdict = sub.verdicts[-1]
+        return EndIncarnation(verdict.rule)
+    if sub.denied is not None:
+        denied = sub.denied
+        text = f"budget {denied.pool}: {denied.unit} used up ({denied.spent} of {denied.limit} spent)"
+        return Finish("stopped", checkpoint(run, sub, policy), text)
+    if sub.stop_verdict is not None:
+        reason = f"{sub.stop_verdict.rule}: {sub.stop_verdict.what}"
+        return Finish("stopped", checkpoint(run, sub, policy), reason)
+    if turn is not None:
+        return _settle_calls(run, sub, policy, turn)
+    return _judge(sub, policy) or _answer(run, sub, policy) or _ask_model(run, sub, policy)
+
+
+def checkpoint(run: Run, sub: Sub, policy: Policy) -> str:
+    """The last valid partial output as JSON, "" for none: what the agent's `checkpoint` hook makes of the state."""
+    if policy.agent.checkpoint is None:
+        return ""
+    value = policy.agent.checkpoint(ctx_of(run.id, sub, policy))
+    if value is None:
+        return ""
+    text = msgspec.json.encode(value).decode() if not isinstance(value, str) else value
+    output, error = policy.agent.result.accept(text)
+    if error:
+        raise ValueError(f"checkpoint of agent {policy.name!r}: {error}")
+    return output
+
+
+def _stop(run: Run, sub: Sub, policy: Policy) -> Command:
+    assert run.stop is not None  # noqa: S101  # the caller asked
+    if run.stop.how == "park":
+        return Park("asker", ())
+    return Finish("stopped", checkpoint(run, sub, policy), run.stop.reason)
+
+
+def _in_flight(turn: Turn) -> bool:
+    return any(call.asked is not None and not call.done and not call.doubt for call in turn.calls)
+
+
+# --- calls -----------------------------------------------------------------------------------------------
+
+
+def _settle_calls(run: Run, sub: Sub, policy: Policy, turn: Turn) -> Command:
+    """The next calls of a reply, or what stands before them."""
+    planned: list[PlannedCall] = []
+    for index, state in _group(turn, policy):
+        if state.done:
+            continue
+        if state.asked is None:
+            act = _plan(run, sub, policy, turn.step, index, state)
+            if not isinstance(act, PlannedCall):
+                return act if not planned else CallTools(tuple(planned))
+            planned.append(act)
+    if planned:
+        return CallTools(tuple(planned))
+    return _await_calls(run, turn)
+
+
+def _group(turn: Turn, policy: Policy) -> Iterator[tuple[int, CallState]]:
+    """The first open call and the neighbours that may run with it."""
+    started = False
+    for index, state in enumerate(turn.calls):
+        if state.done and not started:
+            continue
+        together = _runs_together(policy, state)
+        if started and not together:
+            return
+        yield index, state
+        started = True
+        if not together:
+            return
+
+
+def _runs_together(policy: Policy, state: CallState) -> bool:
+    act = policy.acts.get(state.call.name)
+    return act is None or (act.effect == "read" and act.policy is None)
+
+
+def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: CallState) -> Command | PlannedCall:
+    call = state.call
+    act = policy.acts.get(call.name)
+    if act is None:
+        names = ", ".join(policy.acts) or "none"
+        return Reject(step, index, call.name, call.arguments, f"there is no tool {call.name!r}; the tools are: {names}")
+    if isinstance(act, Delegate):
+        message, error = act.message(call.arguments)
+        if error:
+            return Reject(step, index, call.name, call.arguments, error)
+        return PlannedCall(
+            step, index, call.name, call.arguments, "read", message, delegate=act.agent.name, message=message
+        )
+    arguments, error = act.bind(call.arguments)
+    if arguments is None:
+        return Reject(step, index, call.name, call.arguments, error)
+    approval = ""
+    if policy_name := act.needs_yes(arguments):
+        granted = _granted(run, sub, policy, step, index, state, policy_name)
+        if not isinstance(granted, str):
+            return granted
+        approval = granted
+    key = f"{run.id}/{sub.id}:{step}.{index}" if act.effect in ("keyed", "verifiable", "irreversible") else ""
+    return PlannedCall(
+        step, index, call.name, call.arguments, act.effect, act.key_of(arguments), act.polling, key, approval
+    )
+
+
+def _granted(
+    run: Run, sub: Sub, policy: Policy, step: int, index: int, state: CallState, policy_name: str
+) -> Command | str:
+    """The id of a yes that fits this call now, or what must happen first."""
+    wanted = call_digest(state.call.name, state.call.arguments)
+    if not state.approval:
+        name = f"{run.id}-a{len(run.approvals) + 1}"
+        who = policy.who(policy_name)
+        return AskYes(name, step, index, state.call.name, state.call.arguments, wanted, policy_name, who)
+    yes: Yes = run.approvals[state.approval]
+    if yes.state == "pending":
+        return Park("approval", (yes.id,))
+    if yes.state != "granted":
+        return RefuseYes(yes.id, f"the yes was {yes.state} already")
+    if yes.digest != wanted:
+        return RefuseYes(yes.id, "the arguments are not those that were approved")
+    return yes.id
+
+
+def _await_calls(run: Run, turn: Turn) -> Command:
+    """All calls of the group are on their way: park if each of them waits for somebody outside."""
+    waiting = [call for call in turn.calls if call.asked is not None and not call.done]
+    doubts = tuple(call.doubt for call in waiting if call.doubt and run.doubts[call.doubt].settled is None)
+    if doubts:
+        return Park("doubt", doubts)
+    subs = [run.subs.get(call.asked.sub) for call in waiting if call.asked is not None and call.asked.sub]
+    if waiting and len(subs) == len(waiting) and all(s is not None and s.parked is not None for s in subs):
+        return Park("sub", tuple(str(s.id) for s in subs if s is not None))
+    return Wait()
+
+
+# --- guards ----------------------------------------------------------------------------------------------
+
+
+def _judge(sub: Sub, policy: Policy) -> Command | None:
+    if policy.loops is None or not sub.evidence:
+        return None
+    verdict = policy.loops.judge(sub.evidence, sub.verdicts)
+    if verdict is None:
+        return None
+    response = verdict.response
+    if isinstance(response, Nudge):
+        return Judge(verdict, (response.text or NUDGE).replace("{what}", verdict.what), 0, 0, None)
+    if not isinstance(response, Restart):
+        return Judge(verdict, "", 0, 0, None)
+    rewind_to = verdict.since if response.rewind else sub.step + 1
+    dropped = sum(1 for turn in sub.turns if turn.step >= rewind_to)
+    note = NOTE.format(what=verdict.what, tried=_tried(sub, verdict)) if response.note else ""
+    return Judge(verdict, note, rewind_to, dropped, response.temperature)
+
+
+def _tried(sub: Sub, verdict: Verdict) -> str:
+    """The distinct acts of the loop with what came back, oldest first."""
+    seen: dict[str, None] = {}
+    for step in sub.evidence:
+        if step.event in verdict.evidence and step.action:
+            seen[f"{step.action}({step.arguments})" + (f" -> {step.error}" if step.error else "")] = None
+    return "; ".join(seen) or "talk without action"
+
+
+# --- answers ---------------------------------------------------------------------------------------------
+
+
+def _answer(run: Run, sub: Sub, policy: Policy) -> Command | None:
+    turn = sub.last
+    if turn is None or turn.reply is None or turn.calls or turn.rejected:
+        return None
+    output, error = policy.agent.output.accept(turn.reply.content)
+    if not error and turn.reply.finish == "length":
+        output, error = "", f"the answer was cut at {policy.agent.max_tokens} tokens"
+    if error:
+        if sub.repairs >= policy.agent.repairs:
+            text = f"invalid output after {sub.repairs} repairs: {error}"
+            return Finish("failed", checkpoint(run, sub, policy), text)
+        return RejectOutput(turn.step, error, sub.repairs + 1)
+    return _deliver(run, sub, policy, output)
+
+
+def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:
+    """A valid answer: to the agent it is routed to, else to the asker."""
+    value = policy.agent.output.decode(output)
+    kind = policy.agent.output.class_of(value)
+    target = policy.routes.get(kind)
+    if target is None:
+        return Finish("complete", output, "")
+    if sub.hops >= policy.hops:
+        text = f"handed on {sub.hops} times, the limit; the next would be {target}"
+        return Finish("stopped", checkpoint(run, sub, policy), text)
+    return HandOff(target, kind.__name__, output, sub.hops + 1)
+
+
+def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:
+    failure = sub.last_failure
+    if sub.failures and failure is not None:
+        tries = policy.agent.model_tries
+        if not failure.retryable or sub.failures >= tries:
+            text = f"model {failure.kind}: {failure.error}"
+            return Finish("failed", checkpoint(run, sub, policy), text)
+    # A step that was asked for and got no reply (an error, a crash) is asked again, not counted anew.
+    step = sub.step if sub.step > sub.answered else sub.step + 1
+    return CallModel(step, sub.failures + 1, parts_of(run.id, sub, policy), policy.agent.max_tokens)

@@ -1,0 +1,234 @@
+"""The actor that runs an agent: fold, decide, act, until the (sub-)run ends, parks or its incarnation must end.
+
+One `Work` message is one (sub-)run to drive on; `concurrency` of them at a time. The actor keeps nothing: all state
+is in the fold. A new incarnation takes up what the former one left, the culprit with its altered context.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+import anyio
+
+from understudy.actors.actor import Actor, Leave
+from understudy.actors.agents.acting import Acts
+from understudy.actors.agents.decide import (
+    AskYes,
+    CallModel,
+    CallTools,
+    Command,
+    EndIncarnation,
+    Finish,
+    HandOff,
+    Judge,
+    Park,
+    RefuseYes,
+    Reject,
+    RejectOutput,
+    command_digest,
+    decide,
+)
+from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.runs import Runs, Work
+from understudy.actors.errors import JournalError
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.fold import Run, Sub
+from understudy.actors.lifecycle import Exit
+from understudy.actors.telemetry import log
+
+REST_CAP: Final = 60.0
+"""Seconds of back-off taken over from a former process at the most: its wall clock may have been wrong."""
+ATTEMPTS: Final = 8
+"""Attempts of one (sub-)run; an agent that crashes on it more often ends it as `failed`."""
+
+
+class AgentActor(Actor[Work]):
+    """Drives the (sub-)runs of one agent."""
+
+    cancel_on_stop: ClassVar[bool] = True
+
+    def __init__(self, runs: Runs, policy: Policy) -> None:
+        self._runs = runs
+        self._policy = policy
+
+    async def on_start(self) -> None:
+        """Take up what the former incarnation left."""
+        path = self.context.path
+        self._runs.journal.enter(path, self.context.incarnation)
+        cell = self.context.ref.cell()
+        for run, sub in self._runs.assigned(path):
+            self._runs.post_work(cell, run, sub)
+
+    async def work(self, m: Work) -> None:
+        """Drive one (sub-)run on."""
+        key = (m.run, m.sub)
+        if key in self._runs.driving:
+            self._runs.again.add(key)  # it was unparked while its last turn is still being committed
+            return
+        if key not in self._runs.assigned(self.context.path):
+            return
+        run = self._runs.get(m.run)
+        self._runs.driving.add(key)
+        try:
+            await _Drive(
+                self._runs, self._policy, run, run.subs[m.sub], self.context.path, self.context.incarnation
+            ).go()
+        except (Leave, JournalError):
+            raise
+        except Exception:
+            self._runs.crashed.add(key)
+            raise
+        finally:
+            self._runs.driving.discard(key)
+            if key in self._runs.again:
+                self._runs.again.discard(key)
+                self._runs.dispatch(*key)
+
+
+class _Drive:
+    def __init__(self, runs: Runs, policy: Policy, run: Run, sub: Sub, path: str, incarnation: int) -> None:
+        self._runs = runs
+        self._policy = policy
+        self._run = run
+        self._sub = sub
+        self._path = path
+        self._incarnation = incarnation
+        self._acts = Acts(runs, policy, run, sub, path, incarnation)
+
+    async def go(self) -> None:
+        """Until the (sub-)run ends, parks, is handed off, or its incarnation must end."""
+        await self._rest_out()
+        if not self._begin_attempt():
+            return
+        await self._acts.recover()
+        while True:
+            if self._sub.finished is not None:
+                return
+            if self._runs.closing:
+                await self._rest()
+                return
+            command = self._decide()
+            if not await self._carry_out(command):
+                return
+
+    async def _rest_out(self) -> None:
+        """The rest of a back-off that a former process began; after a restart by the supervisor it is over."""
+        left = self._sub.rest_until - self._runs.kernel.clock.wall()
+        if left > 0:
+            await anyio.sleep(min(left, REST_CAP))
+
+    def _begin_attempt(self) -> bool:
+        sub = self._sub
+        if sub.path == self._path and sub.incarnation == self._incarnation:
+            return True
+        altered = sub.restart.seq if sub.restart is not None else 0
+        crashed = (self._run.id, sub.id) in self._runs.crashed
+        self._runs.crashed.discard((self._run.id, sub.id))
+        if sub.attempt >= ATTEMPTS and crashed:
+            self._runs.end(self._run.id, sub.id, "failed", f"{self._path} crashed on it {sub.attempt} times")
+            return False
+        attempt = sub.attempt + 1 if altered or crashed or not sub.attempt else sub.attempt
+        self._acts.append(ev.AttemptStarted(attempt, altered), cause=altered)
+        return True
+
+    def _decide(self) -> Command:
+        """What `decide` says; a hook of the user's that raises ends the run as failed."""
+        try:
+            return decide(self._run, self._sub, self._policy)
+        except Exception as error:
+            log.exception("run %s: a hook of agent %s raised", self._run.id, self._policy.name)
+            return Finish("failed", "", f"a hook of agent {self._policy.name!r} raised {type(error).__name__}: {error}")
+
+    async def _carry_out(self, command: Command) -> bool:
+        """Do it; False when this incarnation is done with the (sub-)run."""
+        match command:
+            case CallModel():
+                await self._acts.call_model(command)
+            case CallTools():
+                await self._acts.call_tools(command)
+            case Judge() | Reject() | RejectOutput() | RefuseYes():
+                self._note(command)
+            case AskYes():
+                self._ask_person(command)
+            case EndIncarnation():
+                await self._acts.commit()
+                raise Leave(Exit("loop", command.reason))
+            case HandOff():
+                await self._hand_off(command)
+                return False
+            case Finish():
+                await self._finish(command)
+                return False
+            case Park():
+                await self._park(command)
+                return False
+            case _:
+                return False
+        return True
+
+    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes) -> None:
+        """Commands that are nothing but their event."""
+        digest = command_digest(command)
+        match command:
+            case Judge():
+                self._acts.append(
+                    ev.Judged(
+                        command.verdict,
+                        command.note,
+                        command.rewind_to,
+                        command.dropped,
+                        command.temperature,
+                        digest,
+                    )
+                )
+            case Reject():
+                self._acts.append(
+                    ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)
+                )
+            case RejectOutput():
+                self._acts.append(ev.OutputRejected(command.step, command.error, command.repairs, digest))
+            case RefuseYes():
+                self._acts.append(ev.ApprovalRefused(command.approval, "check", command.reason))
+
+    def _ask_person(self, command: AskYes) -> None:
+        expires = self._runs.kernel.clock.wall() + self._policy.expires
+        self._acts.append(
+            ev.ApprovalAsked(
+                command.approval,
+                command.step,
+                command.index,
+                command.name,
+                command.arguments,
+                command.digest,
+                command.policy,
+                expires,
+                command.who,
+                command_digest(command),
+            )
+        )
+
+    async def _hand_off(self, command: HandOff) -> None:
+        event = ev.HandedOff(command.to, command.type, command.message, command.hops, command_digest(command))
+        self._acts.append(event)
+        await self._acts.commit()
+        self._runs.dispatch(self._run.id, self._sub.id)
+
+    async def _finish(self, command: Finish) -> None:
+        event = ev.Finished(command.status, command.output, command.reason, True, command_digest(command))
+        self._acts.append(event)
+        await self._acts.commit()
+        self._runs.announce(self._run.id, self._sub.id)
+
+    async def _park(self, command: Park) -> None:
+        self._acts.append(ev.Parked(command.on, command.ids))
+        await self._acts.commit()
+        self._runs.announce(self._run.id, self._sub.id)
+
+    async def _rest(self) -> None:
+        """The system stops: the run stays in the journal and goes on when it is started again."""
+        try:
+            self._acts.append(ev.Parked("shutdown", ()))
+            await self._acts.commit()
+        except JournalError as error:
+            log.error("run %s could not be parked: %s", self._run.id, error)
+        self._runs.announce(self._run.id, self._sub.id)

@@ -1,0 +1,190 @@
+"""What guards see and what they may answer: data, and the contracts that `supervisors.guards` implements.
+
+A guard is asked before and after each step. It is policy that the supervisor hands to the runtime that
+drives an agent; the agent never sees it. The loop guard is pure and is called by `decide`; the ledger keeps
+accounts and is called by the driver, which journals its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct, field
+
+Unit = Literal["steps", "model_calls", "tool_calls", "tokens", "usd"]
+"""What a pool counts. `tokens` are input plus output; `usd` is in micro-dollars."""
+
+
+class Step(Struct, frozen=True):
+    """One act of an agent, as evidence for the loop guard: a tool call, or talk without one.
+
+    `action` is the tool's name ("" for talk), `arguments` its loop key (canonical JSON of the arguments unless
+    the tool declares another), `outcome` a digest of what came back, `error` the error's text or "".
+    `world` is True when the act changed the world: a call that is not `read` and succeeded.
+    `polling` is the tool's own word that it is meant to be repeated. `step` is the number of the model step it
+    belongs to, `event` the sequence number of its outcome in the run's stream.
+    """
+
+    step: int
+    agent: str
+    action: str
+    arguments: str
+    outcome: str
+    error: str = ""
+    world: bool = False
+    polling: bool = False
+    event: int = 0
+
+
+class Nudge(Struct, frozen=True, tag=True):
+    """Tell the agent what repeated; it goes on. `text` replaces the default wording; `{what}` is filled in."""
+
+    text: str = ""
+
+
+class Restart(Struct, frozen=True, tag=True):
+    """End the incarnation; the supervisor starts the next one after back-off, with an altered context.
+
+    `rewind` drops the exchanges of the loop, `note` puts one note of what failed in their place,
+    `temperature` is used from then on (None keeps the agent's own).
+    """
+
+    temperature: float | None = 0.7
+    rewind: bool = True
+    note: bool = True
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """End the request as `stopped`; the last checkpoint is kept."""
+
+
+Response = Nudge | Restart | Stop
+
+
+class Verdict(Struct, frozen=True):
+    """A loop guard's finding about the newest step.
+
+    `rule` names the rule with its threshold, as "loops.same(3)". `what` is one readable line. `key` identifies the
+    evidence: two verdicts with one key are about one loop. `evidence` lists `Step.event` of the steps that prove
+    it, oldest first; `since` is the number of the first model step of the loop. `rung` counts from 0.
+    """
+
+    rule: str
+    what: str
+    key: str
+    evidence: tuple[int, ...]
+    since: int
+    rung: int
+    response: Response
+
+
+class LoopGuard(Protocol):
+    """Pure: the same arguments give the same answer, and nothing else is looked at."""
+
+    def judge(self, steps: Sequence[Step], past: Sequence[Verdict]) -> Verdict | None:
+        """Judge the newest of `steps` (oldest first); `past` are this sub-run's verdicts so far.
+
+        Returns None when there is nothing to say, and also when the newest step was judged already.
+        """
+        ...
+
+    @property
+    def rungs(self) -> int:
+        """How many rungs the ladder has."""
+        ...
+
+
+class Pool(Struct, frozen=True):
+    """Limits that belong to one owner (an agent or a supervisor) for one scope.
+
+    `key` is unique in the node: `"audit@7f3a"` per run, `"audit"` per life. A unit without an entry is unlimited.
+    `seconds` limits the time alive: waiting for a person does not count.
+    """
+
+    key: str
+    owner: str
+    limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    seconds: float | None = None
+
+
+class Denied(Struct, frozen=True, tag=True):
+    """The reservation does not fit and nothing in flight could free enough. Nothing was taken."""
+
+    pool: str
+    unit: str
+    limit: int
+    spent: int
+    reserved: int
+    wanted: int
+    closed: bool = False
+
+    def __str__(self) -> str:
+        if self.closed:
+            return f"{self.pool}: closed, since more {self.unit} were billed than its cap"
+        held = f"{self.spent} spent + {self.reserved} reserved + {self.wanted} wanted"
+        return f"{self.pool}: {self.unit} {held} > {self.limit}"
+
+
+class Busy(Struct, frozen=True, tag=True):
+    """The reservation does not fit now; reservations in flight could free enough. Try again after a settlement."""
+
+    pool: str
+    unit: str
+
+
+class Breach(Struct, frozen=True):
+    """A provider reported more than the cap. The cap was spent, `over` is booked apart, the pool is closed."""
+
+    pool: str
+    unit: str
+    over: int
+
+
+class Ledger(Protocol):
+    """Accounts of every pool of one node. Synchronous, so check and reservation cannot be torn apart.
+
+    spent + reserved <= limit holds for every pool after every operation.
+    """
+
+    def declare(self, pool: Pool) -> None:
+        """Make the pool known. Declaring it again with the same limits does nothing."""
+        ...
+
+    def reserve(self, ticket: str, pools: Sequence[str], amounts: Mapping[str, int]) -> Denied | Busy | None:
+        """Take `amounts` from all pools or from none. None means granted, under `ticket`."""
+        ...
+
+    def settle(self, ticket: str, spent: Mapping[str, int]) -> tuple[Breach, ...]:
+        """Replace the reservation by what was spent. Exactly once a ticket."""
+        ...
+
+    def book(self, pools: Sequence[str], spent: Mapping[str, int]) -> object:
+        """Enter spend of an earlier process, without a reservation."""
+        ...
+
+    def left(self, pools: Sequence[str]) -> dict[str, int]:
+        """The least that is left in any of the pools, by unit; unlimited units are missing."""
+        ...
+
+
+class BudgetRule(Protocol):
+    """Limits as declared on an agent or a supervisor; `supervisors.guards.budgets.Budget` is one."""
+
+    def pool(self, owner: str, run: str) -> Pool:
+        """The pool that `owner` has for `run`."""
+        ...
+
+
+class ApprovalRule(Protocol):
+    """Who may say yes, and for how long; `supervisors.guards.approvals.Approvals` is one."""
+
+    @property
+    def expires(self) -> float:
+        """Seconds a yes may be waited for, and used."""
+        ...
+
+    @property
+    def by(self) -> Mapping[str, Sequence[str]]:
+        """Names that may answer, by policy; a policy without an entry may be answered by anybody."""
+        ...

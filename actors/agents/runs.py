@@ -1,0 +1,395 @@
+"""The runs of one node: accepts requests, keeps every live run folded, sends work to agents, resumes.
+
+Everything that changes a run goes through `append`: journal first, then the fold, then who waits for it. Addresses
+come from `addresses`, which the composition root fills from the tree: the cell that serves an agent next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from understudy.actors.agents.decide import checkpoint
+from understudy.actors.agents.guards import Breach, Ledger
+from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.results import Approval, Result, Waiting, make
+from understudy.actors.cell import Cell, Envelope
+from understudy.actors.clock import Dice, Ids
+from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, UnknownRun, UsageError
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.fold import Run, Sub, apply, fold
+from understudy.actors.journal.journal import Journal
+from understudy.actors.kernel import Kernel
+from understudy.actors.lifecycle import Exit
+from understudy.actors.messages import Message
+from understudy.actors.telemetry import log
+
+KEPT: Final = 1_000
+"""Finished runs kept folded in memory, newest last."""
+
+
+class Work(Message[None]):
+    """To an agent's actor: drive this (sub-)run on."""
+
+    run: str
+    sub: int
+
+
+class Runs:
+    """See the module. `policies` is by agent name."""
+
+    def __init__(
+        self, *, kernel: Kernel, journal: Journal, ledger: Ledger, policies: Mapping[str, Policy], ids: Ids, dice: Dice
+    ) -> None:
+        self.kernel = kernel
+        self.journal = journal
+        self.ledger = ledger
+        self.policies = policies
+        self.dice = dice
+        self.addresses: Callable[[str], Cell] = self._nobody
+        self.sessions: Mapping[int, Any] = {}  # open model sessions by id of their model; opaque here
+        self.closing = False
+        self.driving: set[tuple[str, int]] = set()
+        self.crashed: set[tuple[str, int]] = set()
+        self.again: set[tuple[str, int]] = set()
+        self._ids = ids
+        self._runs: dict[str, Run] = {}
+        self._assigned: dict[str, set[tuple[str, int]]] = {}
+        self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
+        self._freed: list[asyncio.Future[None]] = []
+        self._next_sub: dict[str, int] = {}
+
+    def _nobody(self, name: str) -> Cell:
+        raise UsageError(f"agent {name!r} is not part of this system")
+
+    # -- accepting -----------------------------------------------------------------------------------------
+
+    def accept(self, agent: str, type_: str, message: str) -> str:
+        """Begin a run; its id. Durable after the next barrier. Raises `ActorStopped` or `MailboxFull`."""
+        policy = self.policy(agent)
+        if self.closing:
+            raise ActorStopped(policy.path, Exit("shutdown", "the system accepts nothing new"))
+        cell = self.addresses(agent)
+        if cell.state in ("stopping", "stopped"):
+            raise ActorStopped(policy.path, cell.exit)
+        if cell.mailbox is not None and cell.mailbox.statistics().work >= cell.limit:
+            raise MailboxFull(cell.path, cell.limit)
+        name = self._ids.run()
+        while self.journal.knows(name):
+            name = self._ids.run()
+        self.append(name, ev.RunStarted(agent, type_, message), path="", cause=0)
+        self._send(cell, name, 0)
+        return name
+
+    def policy(self, agent: str) -> Policy:
+        """The policy of an agent by name. Raises `UsageError`."""
+        try:
+            return self.policies[agent]
+        except KeyError:
+            known = ", ".join(sorted(self.policies)) or "none"
+            raise UsageError(f"agent {agent!r} is not part of this system; its agents: {known}") from None
+
+    def begin_sub(self, run: Run, number: int, event: ev.SubStarted) -> None:
+        """Begin the sub-run of a delegation and send it to its agent."""
+        self.append(run.id, event, sub=number)
+        self.dispatch(run.id, number)
+
+    def next_sub(self, run: Run) -> int:
+        """A fresh sub-run number."""
+        asked = [c.asked.sub for s in run.subs.values() for c in s.calls() if c.asked is not None]
+        number = max([self._next_sub.get(run.id, 0), *run.subs, *asked]) + 1
+        self._next_sub[run.id] = number
+        return number
+
+    def dispatch(self, run: str, sub: int) -> None:
+        """Send a (sub-)run to the actor that had it, else to the one whose turn it is."""
+        state = self._runs[run].subs[sub]
+        cell = self.kernel.registry.find(state.path) if state.path else None
+        if cell is None or cell.state in ("stopping", "stopped"):
+            cell = self.addresses(state.agent)
+        self._send(cell, run, sub)
+
+    def _send(self, cell: Cell, run: str, sub: int) -> None:
+        for each in self._assigned.values():
+            each.discard((run, sub))
+        self._assigned.setdefault(cell.path, set()).add((run, sub))
+        if cell.state in ("stopping", "stopped"):
+            self.gone(cell.path, cell.exit)
+        elif cell.state == "running" or cell.number > 0:
+            self.kernel.force(cell, Work(run, sub))
+
+    def assigned(self, path: str) -> list[tuple[str, int]]:
+        """The unfinished, unparked (sub-)runs of an actor."""
+        found = sorted(self._assigned.get(path, ()))
+        states = [(key, self._runs[key[0]].subs[key[1]]) for key in found if key[0] in self._runs]
+        return [key for key, sub in states if sub.finished is None and sub.parked is None]
+
+    # -- changing ------------------------------------------------------------------------------------------
+
+    def append(
+        self, run: str, event: ev.AnyEvent, *, sub: int = 0, path: str = "", incarnation: int = 0, cause: int = 0
+    ) -> ev.Record:
+        """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
+        record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
+        if run != ev.NODE_STREAM:
+            self._runs[run] = apply(self._runs.get(run) or Run(run), record)
+        return record
+
+    def settle(self, ticket: str, spent: dict[str, int]) -> tuple[Breach, ...]:
+        """Settle a reservation and wake who waits for room in a pool."""
+        breaches = self.ledger.settle(ticket, spent)
+        freed, self._freed = self._freed, []
+        for future in freed:
+            if not future.done():
+                future.set_result(None)
+        return breaches
+
+    async def room(self, seconds: float) -> None:
+        """Wait until something was settled, at most `seconds`."""
+        future = self.kernel.loop.create_future()
+        self._freed.append(future)
+        await asyncio.wait([future], timeout=seconds)
+
+    def announce(self, run: str, sub: int) -> None:
+        """A (sub-)run has ended or parked: tell who waits, and its parent."""
+        for future in self._waiters.pop((run, sub), []):
+            if not future.done():
+                future.set_result(None)
+        state = self._runs[run]
+        child = state.subs[sub]
+        if child.finished is not None:
+            for each in self._assigned.values():
+                each.discard((run, sub))
+            parent = state.subs.get(child.parent)
+            if parent is not None and parent.parked is not None and parent.parked.on == "sub":
+                self.append(run, ev.Unparked(f"sub-run {run}/{sub} ended"), sub=parent.id, cause=child.seq)
+                self.dispatch(run, parent.id)
+            if sub == 0:
+                for future in self._waiters.pop((run, -1), []):
+                    if not future.done():
+                        future.set_result(None)
+                self._forget_old()
+
+    def _forget_old(self) -> None:
+        ended = [run.id for run in self._runs.values() if run.finished is not None]
+        for name in ended[: max(0, len(ended) - KEPT)]:
+            if not any(key[0] == name for key in self._waiters):
+                del self._runs[name]
+
+    async def settled(self, run: str, sub: int = 0) -> None:
+        """Wait until a (sub-)run has ended or parked."""
+        state = self._runs[run].subs[sub]
+        if state.finished is None and state.parked is None:
+            future = self.kernel.loop.create_future()
+            self._waiters.setdefault((run, sub), []).append(future)
+            await future
+
+    async def ended(self, run: str) -> None:
+        """Wait until a run has ended, however often it parks."""
+        if self._runs[run].finished is None:
+            future = self.kernel.loop.create_future()
+            self._waiters.setdefault((run, -1), []).append(future)
+            await future
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def get(self, run: str) -> Run:
+        """A live or recently ended run. Raises `UnknownRun`."""
+        try:
+            return self._runs[run]
+        except KeyError:
+            raise UnknownRun(f"no run {run!r} in {self.journal.store.path}") from None
+
+    def live(self) -> list[Run]:
+        """Runs that have not ended, oldest first."""
+        return [run for run in self._runs.values() if run.subs and run.finished is None]
+
+    def alive(self, run: Run) -> float:
+        """Seconds the run was alive until now; waiting for a person does not count."""
+        running = 0.0 if run.mono is None or run.resting else self.kernel.clock.monotonic() - run.mono
+        return run.spend.alive + max(0.0, running)
+
+    def result(self, name: str) -> Result[Any]:
+        """The result of a run that has ended or parked, output decoded for its asker."""
+        run = self.get(name)
+        asked = self.policies.get(run.asked_agent)
+        spend = msgspec.structs.replace(run.spend, alive=self.alive(run))
+        if run.finished is None:
+            pending = tuple(approval_of(run.id, yes.asked) for yes in run.approvals.values() if yes.state == "pending")
+            parked = run.main.parked
+            reason = f"waits for {parked.on} {', '.join(parked.ids)}".rstrip() if parked is not None else "running"
+            return Waiting(run.id, pending, None, reason, spend)
+        end = run.finished
+        output: Any = None
+        if end.output:
+            output = asked.agent.result.decode(end.output) if asked is not None else msgspec.json.decode(end.output)
+        return make(end.status, run.id, output, end.reason, spend)
+
+    # -- ends ----------------------------------------------------------------------------------------------
+
+    def gone(self, path: str, exit: Exit) -> None:
+        """An agent's address is gone for good: its runs end as `stopped`, with their checkpoint."""
+        if self.closing:
+            return
+        for run, sub in self.assigned(path):
+            self.end(run, sub, "stopped", f"{path} ended: {exit}")
+        self._assigned.pop(path, None)
+
+    def _harvest(self, run: Run, parent: Sub) -> None:
+        """End the delegations of a sub-run that is being ended, and take in what they have."""
+        for child in list(run.subs.values()):
+            if child.parent != parent.id:
+                continue
+            self.end(run.id, child.id, "stopped", "the run that asked for it was ended")
+            call = parent.find(child.parent_step, child.parent_index)
+            if child.finished is not None and call is not None and not call.done:
+                self.append(run.id, delegate_outcome(child, child.finished), sub=parent.id, cause=child.seq)
+
+    def end(self, run: str, sub: int, status: ev.Status, reason: str) -> None:
+        """End a (sub-)run from outside of `decide`."""
+        state = self._runs[run]
+        child = state.subs[sub]
+        if child.finished is not None:
+            return
+        self._harvest(state, child)
+        try:
+            output = checkpoint(state, child, self.policy(child.agent))
+        except Exception as error:
+            log.exception("checkpoint of run %s failed", run)
+            output, reason = "", f"{reason}; its checkpoint raised {type(error).__name__}"
+        self.append(run, ev.Finished(status, output, reason, decided=False), sub=sub)
+        self.announce(run, sub)
+
+    def ask_to_stop(self, name: str, reason: str, how: str, by: str = "") -> None:
+        """Ask a run to end or rest after its present step; a parked run ends at once."""
+        run = self.get(name)
+        if run.finished is not None or run.stop is not None:
+            return
+        self.append(name, ev.StopAsked(reason, "park" if how == "park" else "stop", by))
+        if how == "park":
+            return
+        for sub in list(run.subs.values()):
+            if sub.finished is None and sub.parked is not None:
+                self.append(name, ev.Unparked("asked to stop"), sub=sub.id)
+                self.dispatch(name, sub.id)
+
+    # -- resuming ------------------------------------------------------------------------------------------
+
+    async def load(self) -> list[str]:
+        """Fold every unfinished run of the journal. Their ids, oldest first."""
+        loaded = []
+        for head in await self.journal.store.heads():
+            if head.run == ev.NODE_STREAM or head.run in self._runs:
+                continue
+            run = fold(await self.journal.read(head.run))
+            if run.subs and run.finished is None:
+                self._runs[run.id] = run
+                loaded.append(run.id)
+        return loaded
+
+    def incarnation(self, path: str) -> int:
+        """The last incarnation of an actor that an unfinished run knows of."""
+        subs = [sub for run in self._runs.values() for sub in run.subs.values() if sub.path == path]
+        return max((sub.incarnation for sub in subs), default=0)
+
+    def go_on(self, names: Iterable[str]) -> None:
+        """Let loaded runs go on, those that wait for somebody excepted."""
+        for name in names:
+            self._rebook(self._runs[name])
+            self.append(name, ev.Resumed("start"))
+            self._go_on(self._runs[name])
+
+    async def reopen(self, name: str, by: str) -> None:
+        """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
+        if name not in self._runs:
+            if not self.journal.knows(name):
+                raise UnknownRun(f"no run {name!r} in {self.journal.store.path}")
+            self._runs[name] = fold(await self.journal.read(name))
+            self._rebook(self._runs[name])
+        run = self._runs[name]
+        if run.finished is None and run.main.parked is None:
+            return
+        self.append(name, ev.Resumed(by, reopen=True))
+        self._go_on(run)
+
+    def _go_on(self, run: Run) -> None:
+        for sub in list(run.subs.values()):
+            if sub.finished is not None:
+                continue
+            if sub.parked is not None and sub.parked.on == "shutdown":
+                self.append(run.id, ev.Unparked("started again"), sub=sub.id)
+            if sub.parked is None and (run.id, sub.id) not in self.driving:
+                self.dispatch(run.id, sub.id)
+
+    def _rebook(self, run: Run) -> None:
+        """Give the ledger back what the run has spent; reservations of calls that were cut are spent in full."""
+        self.declare_pools(run)
+        for pool, spent in run.booked.items():
+            with contextlib.suppress(UsageError):  # a pool of a former tree that this one does not have
+                self.ledger.book([pool], spent)
+
+    def declare_pools(self, run: Run) -> None:
+        """Make the pools of every agent known for this run."""
+        for policy in self.policies.values():
+            for owner, budget in policy.budgets:
+                self.ledger.declare(budget.pool(owner, run.id))
+
+    def pools_of(self, run: Run, sub: Sub) -> tuple[str, ...]:
+        """The union of both chains: the agent up to the root, and the (sub-)runs that asked for this one."""
+        keys: dict[str, None] = {}
+        current: Sub | None = sub
+        while current is not None:
+            for owner, budget in self.policy(current.agent).budgets:
+                pool = budget.pool(owner, run.id)
+                self.ledger.declare(pool)
+                keys[pool.key] = None
+            current = run.subs.get(current.parent)
+        return tuple(keys)
+
+    def seconds_left(self, run: Run, sub: Sub) -> tuple[float, str, float]:
+        """(seconds the run may still be alive, the pool that says so, its limit); infinity without a limit."""
+        best = (float("inf"), "", float("inf"))
+        current: Sub | None = sub
+        alive = self.alive(run)
+        while current is not None:
+            for owner, budget in self.policy(current.agent).budgets:
+                pool = budget.pool(owner, run.id)
+                if pool.seconds is not None and pool.seconds - alive < best[0]:
+                    best = (pool.seconds - alive, pool.key, pool.seconds)
+            current = run.subs.get(current.parent)
+        return best
+
+    # -- supervision ---------------------------------------------------------------------------------------
+
+    def supervised(self, child: str, event: ev.AnyEvent) -> None:
+        """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
+        for run, sub in sorted(self._assigned.get(child, ())):
+            state = self._runs[run].subs[sub]
+            if state.finished is None and state.parked is None:
+                self.append(run, event, sub=sub, path=child, cause=state.seq)
+                return
+        try:
+            self.append(ev.NODE_STREAM, event, path=child)
+        except JournalError as error:
+            log.error("not journalled: %s: %s", child, error)
+
+    def post_work(self, cell: Cell, run: str, sub: int) -> None:
+        """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""
+        cell.box().force(Envelope(Work(run, sub)))
+
+
+def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:
+    """The result of a sub-run as the result of the call that asked for it."""
+    told = {"status": end.status, "output": msgspec.Raw(end.output.encode() or b"null"), "reason": end.reason}
+    return ev.ToolAnswered(child.parent_step, child.parent_index, msgspec.json.encode(told).decode())
+
+
+def approval_of(run: str, asked: ev.ApprovalAsked) -> Approval:
+    """The approval as shown to people."""
+    return Approval(
+        asked.approval, run, asked.name, asked.arguments, asked.digest, asked.policy, asked.expires, asked.who
+    )

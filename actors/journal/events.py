@@ -1,0 +1,426 @@
+"""The events of a run: everything that belongs to it, as versioned frozen structs.
+
+A run has one stream; every event carries its sequence number there, the sub-run it belongs to (0 is the
+run itself), the actor path and incarnation that wrote it, and the sequence number of its cause.
+
+Three sorts, told apart by how replay treats them:
+
+- **commands** (`COMMANDS`): what `decide` chose. They carry `command`, the digest of the command that `decide`
+  returned; replay computes it again and compares.
+- **outcomes**: what the world answered (replies, results, ledger's answers, a person's yes). Replay believes them.
+- **supervision**: exits, back-off, starts. Replay passes over them.
+
+Changing the shape of an event means a new `VERSION` and a recorded history in `tests/histories/`.
+Durations are seconds, `at` is seconds since the epoch by the wall clock, `mono` the node's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from understudy.actors.agents.guards import Verdict
+from understudy.actors.agents.models import ModelReply
+from understudy.actors.lifecycle import Exit
+
+VERSION: Final = 1
+NODE_STREAM: Final = "@node"
+"""The stream of events that belong to no run."""
+
+Status = Literal["complete", "degraded", "partial", "waiting", "stopped", "failed"]
+Effect = Literal["read", "idempotent", "keyed", "verifiable", "irreversible"]
+
+
+class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
+    """Base of every event body."""
+
+
+# --- a run and its sub-runs ------------------------------------------------------------------------------
+
+
+class RunStarted(Event, frozen=True):
+    """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked."""
+
+    agent: str
+    type: str
+    message: str
+    pools: tuple[str, ...] = ()
+
+
+class SubStarted(Event, frozen=True):
+    """The run began a sub-run for the call (`step`, `index`) of sub-run `parent`."""
+
+    parent: int
+    step: int
+    index: int
+    agent: str
+    type: str
+    message: str
+
+
+class AttemptStarted(Event, frozen=True):
+    """An incarnation took the (sub-)run up. `altered` names the verdict (its event) whose alteration applies now."""
+
+    attempt: int
+    altered: int = 0
+
+
+class Resumed(Event, frozen=True):
+    """A process took the run up again. `reopen` is True when a person asked to go on with an ended one."""
+
+    by: str = ""
+    reopen: bool = False
+
+
+class StopAsked(Event, frozen=True):
+    """Somebody wants the run to end (`stop`) or to rest (`park`) after its present step. `reason` is one word."""
+
+    reason: str
+    how: Literal["stop", "park"] = "stop"
+    by: str = ""
+
+
+class Finished(Event, frozen=True):
+    """The (sub-)run ended. `output` is JSON or "". `decided` is False when the supervisor or a person ended it."""
+
+    status: Status
+    output: str = ""
+    reason: str = ""
+    decided: bool = True
+    command: str = ""
+
+
+class HandedOff(Event, frozen=True):
+    """The output was routed: agent `to` goes on with the request, in the same (sub-)run."""
+
+    to: str
+    type: str
+    message: str
+    hops: int
+    command: str = ""
+
+
+class Parked(Event, frozen=True):
+    """The (sub-)run waits and holds no worker. `on` says for what; `ids` are approvals, doubts or sub-runs."""
+
+    on: Literal["approval", "doubt", "sub", "asker", "shutdown"]
+    ids: tuple[str, ...]
+
+
+class Unparked(Event, frozen=True):
+    """What it waited for is there."""
+
+    why: str
+
+
+# --- steps -----------------------------------------------------------------------------------------------
+
+
+class ModelAsked(Event, frozen=True):
+    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named."""
+
+    step: int
+    parts: dict[str, str]
+    max_tokens: int
+    reserved: dict[str, int]
+    pools: tuple[str, ...]
+    ticket: str
+    try_: int = field(default=1, name="try")
+    command: str = ""
+
+
+class ModelAnswered(Event, frozen=True):
+    """Outcome of a model call. `estimated` when the provider did not report usage: then the cap counts as spent."""
+
+    step: int
+    ticket: str
+    reply: ModelReply
+    spent: dict[str, int]
+    estimated: bool = False
+    seconds: float = 0.0
+
+
+class ModelFailed(Event, frozen=True):
+    """Outcome of a model call: an error. `spent` is empty when no byte left, the full cap when that is unknown."""
+
+    step: int
+    ticket: str
+    kind: str
+    error: str
+    retryable: bool
+    spent: dict[str, int]
+    estimated: bool = False
+    retry_after: float | None = None
+    seconds: float = 0.0
+
+
+class ToolAsked(Event, frozen=True):
+    """Intent: one tool call or delegation, keyed (`step`, `index`).
+
+    `loop_key` and `polling` are evidence for the loop guard, `key` is the idempotency key of a keyed tool,
+    `approval` the id of the yes it uses up, `sub` the sub-run of a delegation.
+    """
+
+    step: int
+    index: int
+    name: str
+    arguments: str
+    effect: Effect
+    loop_key: str
+    polling: bool = False
+    key: str = ""
+    approval: str = ""
+    sub: int = 0
+    ticket: str = ""
+    reserved: dict[str, int] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
+    command: str = ""
+
+
+class ToolStepped(Event, frozen=True):
+    """A recorded sub-result inside a long tool: `call.step(name, ...)`."""
+
+    step: int
+    index: int
+    name: str
+    result: str
+
+
+class ToolAnswered(Event, frozen=True):
+    """Outcome of a tool call: `result` is JSON."""
+
+    step: int
+    index: int
+    result: str
+    seconds: float = 0.0
+
+
+class ToolFailed(Event, frozen=True):
+    """Outcome of a tool call: an error that the model is told. `kind` is the exception's or `timeout`, `refused`, …"""
+
+    step: int
+    index: int
+    kind: str
+    error: str
+    seconds: float = 0.0
+
+
+class ToolRejected(Event, frozen=True):
+    """The call was never made: unknown name or arguments that do not fit the schema. The model is told."""
+
+    step: int
+    index: int
+    name: str
+    arguments: str
+    error: str
+    command: str = ""
+
+
+class OutputRejected(Event, frozen=True):
+    """The answer is not a valid output; the error path is handed back. `repairs` counts from 1."""
+
+    step: int
+    error: str
+    repairs: int
+    command: str = ""
+
+
+# --- guards ----------------------------------------------------------------------------------------------
+
+
+class Judged(Event, frozen=True):
+    """A loop guard's verdict, and what follows: the note put into the context and how far it is rewound."""
+
+    verdict: Verdict
+    note: str
+    rewind_to: int
+    dropped: int
+    temperature: float | None = None
+    command: str = ""
+
+
+class BudgetDenied(Event, frozen=True):
+    """The ledger refused a reservation."""
+
+    pool: str
+    unit: str
+    limit: int
+    spent: int
+    reserved: int
+    wanted: int
+    closed: bool = False
+
+
+class BudgetBreached(Event, frozen=True):
+    """The provider reported more than the cap."""
+
+    pool: str
+    unit: str
+    over: int
+
+
+# --- people ----------------------------------------------------------------------------------------------
+
+
+class ApprovalAsked(Event, frozen=True):
+    """A call needs a person's yes. The yes will be bound to `digest`, the digest of tool name and exact arguments."""
+
+    approval: str
+    step: int
+    index: int
+    name: str
+    arguments: str
+    digest: str
+    policy: str
+    expires: float
+    who: tuple[str, ...] = ()
+    command: str = ""
+
+
+class ApprovalGiven(Event, frozen=True):
+    """Somebody said yes to exactly `digest`."""
+
+    approval: str
+    by: str
+    digest: str
+    policy: str
+
+
+class ApprovalRefused(Event, frozen=True):
+    """Somebody said no, the yes expired (`by` is "clock"), or it no longer fits the call (`by` is "check")."""
+
+    approval: str
+    by: str
+    reason: str
+
+
+class InDoubt(Event, frozen=True):
+    """A call was in flight when the process ended, and may or may not have happened."""
+
+    doubt: str
+    step: int
+    index: int
+    name: str
+    arguments: str
+    effect: Effect
+    key: str = ""
+
+
+class DoubtSettled(Event, frozen=True):
+    """`did` is True when the call happened. `by` is a person, "verify" or "key"."""
+
+    doubt: str
+    did: bool
+    by: str
+    result: str = ""
+
+
+# --- supervision -----------------------------------------------------------------------------------------
+
+
+class ChildStarted(Event, frozen=True):
+    """An incarnation began."""
+
+    child: str
+    number: int
+
+
+class ChildExited(Event, frozen=True):
+    """An incarnation ended. `intended` says that its supervisor asked for it."""
+
+    child: str
+    number: int
+    exit: Exit
+    intended: bool = False
+
+
+class BackedOff(Event, frozen=True):
+    """The supervisor waits `delay` seconds before it starts `child` again; `failures` since it was healthy."""
+
+    supervisor: str
+    child: str
+    delay: float
+    failures: int
+    in_window: int
+    exit: Exit | None = None
+
+
+class GaveUp(Event, frozen=True):
+    """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw."""
+
+    supervisor: str
+    child: str
+    intensity: int
+    within: float
+    exit: Exit
+
+
+AnyEvent = (
+    RunStarted
+    | SubStarted
+    | AttemptStarted
+    | Resumed
+    | StopAsked
+    | Finished
+    | HandedOff
+    | Parked
+    | Unparked
+    | ModelAsked
+    | ModelAnswered
+    | ModelFailed
+    | ToolAsked
+    | ToolStepped
+    | ToolAnswered
+    | ToolFailed
+    | ToolRejected
+    | OutputRejected
+    | Judged
+    | BudgetDenied
+    | BudgetBreached
+    | ApprovalAsked
+    | ApprovalGiven
+    | ApprovalRefused
+    | InDoubt
+    | DoubtSettled
+    | ChildStarted
+    | ChildExited
+    | BackedOff
+    | GaveUp
+)
+
+COMMANDS: Final = (HandedOff, ModelAsked, ToolAsked, ToolRejected, OutputRejected, Judged, ApprovalAsked, Finished)
+
+
+class Record(Struct, frozen=True):
+    """One event in its stream."""
+
+    run: str
+    seq: int
+    at: float
+    mono: float
+    sub: int
+    path: str
+    incarnation: int
+    cause: int
+    event: AnyEvent
+
+    @property
+    def place(self) -> str:
+        """`7f3a:58`, the one name of this event."""
+        return f"{self.run}:{self.seq}"
+
+
+encoder = msgspec.json.Encoder()
+decoder = msgspec.json.Decoder(Record)
+
+
+def encode(record: Record) -> bytes:
+    """The bytes that are stored and checksummed."""
+    return encoder.encode(record)
+
+
+def decode(data: bytes) -> Record:
+    """The record of `encode`. Raises `msgspec.DecodeError` for anything else."""
+    return decoder.decode(data)

@@ -1,0 +1,524 @@
+"""The state of a run as a fold of its stream: `fold(records)`, or `apply` one by one.
+
+`apply` owns the state it is given: it changes and returns it, so that a long run costs as many steps as it has
+events. It is deterministic and looks at nothing but its arguments; records already folded give the same state
+however the stream is cut. Outcomes of one batch may come in any order.
+
+A run holds sub-runs; sub-run 0 is the request itself. A *turn* is one reply of the model with the calls it asks
+for, or a note that the runtime put into the conversation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from understudy.actors.agents.guards import Step, Verdict
+from understudy.actors.agents.models import ModelReply, ToolCall
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.events import Record
+
+EVIDENCE: Final = 256
+"""Acts kept as evidence for the loop guard, newest last."""
+
+
+def digest(*parts: str) -> str:
+    """16 hexadecimal digits over the parts and their order."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "replace")
+        hasher.update(len(data).to_bytes(8, "big"))
+        hasher.update(data)
+    return hasher.hexdigest()[:16]
+
+
+class Spend(Struct):
+    """What was spent. `usd` is in micro-dollars; `estimated` says that some of it is a cap, not a bill."""
+
+    steps: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    usd: int = 0
+    alive: float = 0.0
+    estimated: bool = False
+
+    def add(self, amounts: dict[str, int], *, estimated: bool = False) -> None:
+        """Add amounts by unit."""
+        for unit, amount in amounts.items():
+            setattr(self, unit, getattr(self, unit) + amount)
+        self.estimated = self.estimated or (estimated and bool(amounts))
+
+
+class Yes(Struct):
+    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`."""
+
+    id: str
+    sub: int
+    asked: ev.ApprovalAsked
+    state: str = "pending"
+    by: str = ""
+    reason: str = ""
+    digest: str = ""
+    seq: int = 0
+
+
+class Doubt(Struct):
+    """A call in doubt; `settled` is None while nobody has said whether it happened."""
+
+    id: str
+    sub: int
+    event: ev.InDoubt
+    settled: bool | None = None
+
+
+class CallState(Struct):
+    """One call of a turn. `outcome` is JSON when `ok`, else the error text."""
+
+    call: ToolCall
+    asked: ev.ToolAsked | None = None
+    done: bool = False
+    ok: bool = False
+    outcome: str = ""
+    kind: str = ""
+    approval: str = ""
+    doubt: str = ""
+    recorded: dict[str, str] = field(default_factory=dict)
+    seq: int = 0
+
+
+class Turn(Struct):
+    """One reply and its calls, or a note (`reply` is None)."""
+
+    step: int
+    reply: ModelReply | None = None
+    calls: list[CallState] = field(default_factory=list)
+    note: str = ""
+    rejected: str = ""
+    seq: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether a call has no outcome yet."""
+        return any(not call.done for call in self.calls)
+
+    def fingerprint(self) -> str:
+        """A digest of everything the model sees of this turn."""
+        parts = [self.note, self.rejected]
+        if self.reply is not None:
+            parts.append(self.reply.content)
+        for call in self.calls:
+            parts += [call.call.id, call.call.name, call.call.arguments, str(call.ok), call.outcome]
+        return digest(*parts)
+
+
+class Sub(Struct):
+    """The state of one (sub-)run."""
+
+    id: int
+    agent: str
+    type: str
+    message: str
+    parent: int = -1
+    parent_step: int = 0
+    parent_index: int = 0
+    attempt: int = 0
+    path: str = ""
+    incarnation: int = 0
+    hops: int = 0
+    step: int = 0
+    answered: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    asking: ev.ModelAsked | None = None
+    failures: int = 0
+    last_failure: ev.ModelFailed | None = None
+    repairs: int = 0
+    evidence: list[Step] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    restart: Record | None = None
+    rest_until: float = 0.0
+    stop_verdict: Verdict | None = None
+    denied: ev.BudgetDenied | None = None
+    parked: ev.Parked | None = None
+    temperature: float | None = None
+    finished: ev.Finished | None = None
+    spend: Spend = field(default_factory=Spend)
+    seq: int = 0
+
+    @property
+    def last(self) -> Turn | None:
+        """The newest turn."""
+        return self.turns[-1] if self.turns else None
+
+    def calls(self) -> Iterable[CallState]:
+        """All calls, oldest first."""
+        for turn in self.turns:
+            yield from turn.calls
+
+    def find(self, step: int, index: int) -> CallState | None:
+        """The call keyed (step, index)."""
+        for turn in reversed(self.turns):
+            if turn.step == step and turn.reply is not None:
+                return turn.calls[index] if index < len(turn.calls) else None
+        return None
+
+
+class Run(Struct):
+    """The state of a run: its sub-runs by number, and what belongs to all of them."""
+
+    id: str
+    asked_agent: str = ""
+    subs: dict[int, Sub] = field(default_factory=dict)
+    approvals: dict[str, Yes] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
+    tickets: dict[str, tuple[tuple[str, ...], dict[str, int]]] = field(default_factory=dict)
+    booked: dict[str, dict[str, int]] = field(default_factory=dict)
+    over: dict[str, dict[str, int]] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
+    stop: ev.StopAsked | None = None
+    spend: Spend = field(default_factory=Spend)
+    restarts: int = 0
+    seq: int = 0
+    started_at: float = 0.0
+    last_at: float = 0.0
+    mono: float | None = None
+
+    @property
+    def main(self) -> Sub:
+        """Sub-run 0, the request itself."""
+        return self.subs[0]
+
+    @property
+    def finished(self) -> ev.Finished | None:
+        """How the run ended, None while it has not."""
+        return self.subs[0].finished if 0 in self.subs else None
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing of it is active: every unfinished sub-run is parked."""
+        return all(sub.finished is not None or sub.parked is not None for sub in self.subs.values())
+
+
+def fold(records: Iterable[Record], state: Run | None = None) -> Run:
+    """Apply records in order, to `state` or to a new run. Raises `ValueError` for an empty stream."""
+    for record in records:
+        state = apply(state if state is not None else Run(record.run), record)
+    if state is None:
+        raise ValueError("an empty stream has no state")
+    return state
+
+
+def apply(run: Run, record: Record) -> Run:
+    """The state after one more record. Owns `run`."""
+    _tick(run, record)
+    sub = run.subs.get(record.sub)
+    if sub is not None:
+        sub.seq = record.seq
+    handler = _HANDLERS.get(type(record.event))
+    if handler is not None:
+        handler(run, record, record.event)
+    return run
+
+
+def _tick(run: Run, record: Record) -> None:
+    if run.mono is not None and not run.resting and not isinstance(record.event, ev.Resumed):
+        run.spend.alive += max(0.0, record.mono - run.mono)
+    if not run.seq:
+        run.started_at = record.at
+    run.mono, run.seq, run.last_at = record.mono, record.seq, record.at
+
+
+# --- runs and sub-runs -----------------------------------------------------------------------------------
+
+
+def _run_started(run: Run, record: Record, event: ev.RunStarted) -> None:
+    run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
+    run.asked_agent, run.pools = event.agent, event.pools
+
+
+def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
+    run.subs[record.sub] = Sub(
+        record.sub,
+        event.agent,
+        event.type,
+        event.message,
+        parent=event.parent,
+        parent_step=event.step,
+        parent_index=event.index,
+        seq=record.seq,
+    )
+
+
+def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None:
+    sub = run.subs[record.sub]
+    sub.attempt, sub.path, sub.incarnation = event.attempt, record.path, record.incarnation
+    sub.rest_until = 0.0
+    if event.altered and sub.restart is not None:
+        judged = sub.restart.event
+        assert isinstance(judged, ev.Judged)  # noqa: S101  # set by _judged only
+        _alter(sub, judged, event.altered)
+        sub.restart = None
+
+
+def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
+    sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
+    if judged.note:
+        sub.turns.append(Turn(sub.step, note=judged.note, seq=seq))
+    if judged.temperature is not None:
+        sub.temperature = judged.temperature
+
+
+def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
+    if not event.reopen:
+        return
+    run.stop = None
+    for sub in run.subs.values():
+        if sub.finished is not None and not sub.finished.decided:
+            sub.finished = None
+        if sub.finished is not None and sub.finished.status == "stopped" and sub.finished.reason == "abandoned":
+            sub.finished = None
+        if sub.parked is not None and sub.parked.on in ("asker", "shutdown"):
+            sub.parked = None
+
+
+def _stop_asked(run: Run, record: Record, event: ev.StopAsked) -> None:
+    run.stop = event
+
+
+def _finished(run: Run, record: Record, event: ev.Finished) -> None:
+    sub = run.subs[record.sub]
+    sub.finished, sub.parked = event, None
+
+
+def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
+    sub = run.subs[record.sub]
+    sub.agent, sub.type, sub.message, sub.hops = event.to, event.type, event.message, event.hops
+    sub.turns, sub.path, sub.incarnation = [], "", 0
+    sub.attempt = sub.failures = sub.repairs = 0
+    sub.temperature = None
+
+
+def _parked(run: Run, record: Record, event: ev.Parked) -> None:
+    run.subs[record.sub].parked = event
+
+
+def _unparked(run: Run, record: Record, event: ev.Unparked) -> None:
+    run.subs[record.sub].parked = None
+
+
+# --- steps -----------------------------------------------------------------------------------------------
+
+
+def _model_asked(run: Run, record: Record, event: ev.ModelAsked) -> None:
+    sub = run.subs[record.sub]
+    sub.asking, sub.step = event, event.step
+    run.tickets[event.ticket] = (event.pools, event.reserved)
+
+
+def _settle(run: Run, sub: Sub, ticket: str, spent: dict[str, int], *, estimated: bool = False) -> None:
+    pools, _ = run.tickets.pop(ticket, ((), {}))
+    for pool in pools:
+        booked = run.booked.setdefault(pool, {})
+        for unit, amount in spent.items():
+            booked[unit] = booked.get(unit, 0) + amount
+    sub.spend.add(spent, estimated=estimated)
+    run.spend.add(spent, estimated=estimated)
+
+
+def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
+    sub = run.subs[record.sub]
+    sub.asking, sub.failures, sub.answered = None, 0, event.step
+    turn = Turn(event.step, reply=event.reply, calls=[CallState(call) for call in event.reply.calls], seq=record.seq)
+    sub.turns.append(turn)
+    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+    if not turn.calls:
+        _witness(sub, Step(event.step, sub.agent, "", "", digest(event.reply.content), event=record.seq))
+
+
+def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
+    sub = run.subs[record.sub]
+    sub.asking, sub.last_failure = None, event
+    if event.kind not in ("interrupted", "budget"):
+        sub.failures += 1
+    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+
+
+def _witness(sub: Sub, step: Step) -> None:
+    sub.evidence.append(step)
+    if len(sub.evidence) > EVIDENCE:
+        del sub.evidence[0]
+
+
+def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
+    sub = run.subs[record.sub]
+    state = sub.find(event.step, event.index)
+    if state is not None:
+        state.asked, state.seq = event, record.seq
+    if event.approval:
+        run.approvals[event.approval].state = "used"
+    if event.ticket:
+        run.tickets[event.ticket] = (event.pools, event.reserved)
+
+
+def _tool_stepped(run: Run, record: Record, event: ev.ToolStepped) -> None:
+    state = run.subs[record.sub].find(event.step, event.index)
+    if state is not None:
+        state.recorded[event.name] = event.result
+
+
+def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, kind: str = "", seq: int = 0) -> None:
+    """A call has its outcome. When it is the last one of its turn, the turn's calls become evidence, in their order."""
+    state = sub.find(*at)
+    if state is None or state.done:
+        return
+    state.done, state.ok, state.outcome, state.kind = True, ok, outcome, kind
+    state.seq = state.seq or seq
+    if state.asked is not None and state.asked.ticket:
+        _settle(run, sub, state.asked.ticket, state.asked.reserved)
+    turn = next(turn for turn in reversed(sub.turns) if turn.step == at[0] and turn.reply is not None)
+    if not turn.open:
+        for call in turn.calls:
+            _witness(sub, _act(sub, turn.step, call))
+
+
+def _act(sub: Sub, step: int, call: CallState) -> Step:
+    """A closed call as evidence. It is named by its intent, so the order of outcomes does not matter."""
+    asked = call.asked
+    return Step(
+        step,
+        sub.agent,
+        call.call.name,
+        asked.loop_key if asked is not None else call.call.arguments,
+        digest(call.outcome),
+        "" if call.ok else call.outcome or call.kind,
+        world=call.ok and asked is not None and asked.effect != "read",
+        polling=asked is not None and asked.polling,
+        event=call.seq,
+    )
+
+
+def _tool_answered(run: Run, record: Record, event: ev.ToolAnswered) -> None:
+    _close(run, run.subs[record.sub], (event.step, event.index), ok=True, outcome=event.result)
+
+
+def _tool_failed(run: Run, record: Record, event: ev.ToolFailed) -> None:
+    _close(run, run.subs[record.sub], (event.step, event.index), ok=False, outcome=event.error, kind=event.kind)
+
+
+def _tool_rejected(run: Run, record: Record, event: ev.ToolRejected) -> None:
+    at = (event.step, event.index)
+    _close(run, run.subs[record.sub], at, ok=False, outcome=event.error, kind="rejected", seq=record.seq)
+
+
+def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None:
+    sub = run.subs[record.sub]
+    sub.repairs = event.repairs
+    if sub.last is not None:
+        sub.last.rejected = event.error
+
+
+# --- guards, people --------------------------------------------------------------------------------------
+
+
+def _judged(run: Run, record: Record, event: ev.Judged) -> None:
+    sub = run.subs[record.sub]
+    sub.verdicts.append(event.verdict)
+    kind = type(event.verdict.response).__name__
+    if kind == "Restart":
+        sub.restart = record
+    elif kind == "Stop":
+        sub.stop_verdict = event.verdict
+    elif event.note:
+        sub.turns.append(Turn(sub.step, note=event.note, seq=record.seq))
+
+
+def _budget_denied(run: Run, record: Record, event: ev.BudgetDenied) -> None:
+    run.subs[record.sub].denied = event
+
+
+def _budget_breached(run: Run, record: Record, event: ev.BudgetBreached) -> None:
+    over = run.over.setdefault(event.pool, {})
+    over[event.unit] = over.get(event.unit, 0) + event.over
+
+
+def _approval_asked(run: Run, record: Record, event: ev.ApprovalAsked) -> None:
+    run.approvals[event.approval] = Yes(event.approval, record.sub, event, seq=record.seq)
+    state = run.subs[record.sub].find(event.step, event.index)
+    if state is not None:
+        state.approval = event.approval
+
+
+def _approval_given(run: Run, record: Record, event: ev.ApprovalGiven) -> None:
+    yes = run.approvals[event.approval]
+    if yes.state == "pending":
+        yes.state, yes.by, yes.digest = "granted", event.by, event.digest
+
+
+def _approval_refused(run: Run, record: Record, event: ev.ApprovalRefused) -> None:
+    yes = run.approvals[event.approval]
+    if yes.state not in ("pending", "granted"):
+        return
+    yes.state, yes.by, yes.reason = "refused", event.by, event.reason
+    text = f"refused by {event.by}: {event.reason}" if event.reason else f"refused by {event.by}"
+    at = (yes.asked.step, yes.asked.index)
+    _close(run, run.subs[yes.sub], at, ok=False, outcome=text, kind="refused", seq=yes.seq)
+
+
+def _in_doubt(run: Run, record: Record, event: ev.InDoubt) -> None:
+    run.doubts[event.doubt] = Doubt(event.doubt, record.sub, event)
+    state = run.subs[record.sub].find(event.step, event.index)
+    if state is not None:
+        state.doubt = event.doubt
+
+
+def _doubt_settled(run: Run, record: Record, event: ev.DoubtSettled) -> None:
+    doubt = run.doubts[event.doubt]
+    doubt.settled = event.did
+    at = (doubt.event.step, doubt.event.index)
+    if event.did:
+        outcome = event.result or f'{{"settled":"it happened","by":"{event.by}"}}'
+        _close(run, run.subs[doubt.sub], at, ok=True, outcome=outcome)
+        return
+    state = run.subs[doubt.sub].find(*at)
+    if state is not None:  # it did not happen: the call is planned anew, and needs a new yes
+        state.asked, state.doubt, state.approval = None, "", ""
+        state.seq = 0
+
+
+def _backed_off(run: Run, record: Record, event: ev.BackedOff) -> None:
+    run.restarts += 1
+    run.subs[record.sub].rest_until = record.at + event.delay
+
+
+_HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = {
+    ev.RunStarted: _run_started,
+    ev.SubStarted: _sub_started,
+    ev.AttemptStarted: _attempt_started,
+    ev.Resumed: _resumed,
+    ev.StopAsked: _stop_asked,
+    ev.Finished: _finished,
+    ev.HandedOff: _handed_off,
+    ev.Parked: _parked,
+    ev.Unparked: _unparked,
+    ev.ModelAsked: _model_asked,
+    ev.ModelAnswered: _model_answered,
+    ev.ModelFailed: _model_failed,
+    ev.ToolAsked: _tool_asked,
+    ev.ToolStepped: _tool_stepped,
+    ev.ToolAnswered: _tool_answered,
+    ev.ToolFailed: _tool_failed,
+    ev.ToolRejected: _tool_rejected,
+    ev.OutputRejected: _output_rejected,
+    ev.Judged: _judged,
+    ev.BudgetDenied: _budget_denied,
+    ev.BudgetBreached: _budget_breached,
+    ev.ApprovalAsked: _approval_asked,
+    ev.ApprovalGiven: _approval_given,
+    ev.ApprovalRefused: _approval_refused,
+    ev.InDoubt: _in_doubt,
+    ev.DoubtSettled: _doubt_settled,
+    ev.BackedOff: _backed_off,
+}

@@ -1,0 +1,181 @@
+"""The journal's writer: numbers events, checks who writes, chains checksums, commits in groups.
+
+`append` is synchronous and only puts a record into the buffer: what a fold needs is there at once. Nothing may be
+relied on outside before `barrier` has returned: it waits until everything appended so far is committed. Records
+without a barrier ride with the next commit, at the latest after `LINGER` seconds.
+
+When the store fails, nothing after the failure is written: every later append and barrier raises that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from understudy.actors.clock import Clock
+from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed, StaleWriter
+from understudy.actors.journal.events import AnyEvent, Record, decode, encode
+from understudy.actors.journal.store import Head, JournalStore, Row, chain
+from understudy.actors.telemetry import Listeners
+
+LINGER: Final = 0.05
+BUFFER: Final = 10_000
+"""Records that may wait for a commit; more means that the disk stands still, and is refused."""
+BATCH: Final = 512
+
+
+class Journal:
+    """The one writer of a store. `open` and `aclose` belong to the system."""
+
+    def __init__(self, store: JournalStore, clock: Clock) -> None:
+        self.store = store
+        self.listeners = Listeners[Record]("journal")
+        self._clock = clock
+        self._heads: dict[str, tuple[int, int]] = {}
+        self._current: dict[str, int] = {}
+        self._buffer: list[tuple[Row, float]] = []
+        self._appended = 0
+        self._committed = 0
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._failure: JournalError | None = None
+        self._open = False
+
+    async def open(self) -> list[Head]:
+        """Open the store as its owner; every stream it holds."""
+        await self.store.open(owner=True)
+        heads = await self.store.heads()
+        self._heads = {head.run: (head.seq, head.crc) for head in heads}
+        self._open = True
+        return heads
+
+    async def aclose(self) -> None:
+        """Commit what is buffered and close the store. Safe to call twice."""
+        if not self._open:
+            return
+        try:
+            if self._failure is None:
+                await self.barrier()
+        finally:
+            self._open = False
+            if self._linger is not None:
+                self._linger.cancel()
+            if self._flusher is not None:
+                await asyncio.wait([self._flusher])
+            await self.store.aclose()
+
+    async def read(self, run: str) -> list[Record]:
+        """A whole stream, verified. Raises `JournalDamaged` also for a payload that is no record."""
+        return decode_rows(self.store.path, await self.store.read(run))
+
+    def knows(self, run: str) -> bool:
+        """Whether there is a stream of this name."""
+        return run in self._heads
+
+    def enter(self, path: str, incarnation: int) -> None:
+        """From now on only this incarnation of `path` may write in its name."""
+        if incarnation < self._current.get(path, 0):
+            raise StaleWriter(self.store.path, f"{path} #{incarnation} came after #{self._current[path]}")
+        self._current[path] = incarnation
+
+    def append(
+        self, run: str, event: AnyEvent, *, sub: int = 0, path: str = "", incarnation: int = 0, cause: int = 0
+    ) -> Record:
+        """Number an event and put it into the buffer. Raises `JournalError`; then nothing was appended."""
+        self._check_usable()
+        if incarnation and self._current.get(path, incarnation) != incarnation:
+            raise StaleWriter(self.store.path, f"{path} #{incarnation} is not current, #{self._current[path]} is")
+        seq, crc = self._heads.get(run, (0, 0))
+        seq += 1
+        at = self._clock.wall()
+        record = Record(run, seq, at, self._clock.monotonic(), sub, path, incarnation, cause, event)
+        payload = encode(record)
+        crc = chain(crc, run, seq, payload)
+        self._heads[run] = (seq, crc)
+        self._buffer.append((Row(run, seq, payload, len(payload), crc), at))
+        self._appended += 1
+        self._arm()
+        self.listeners.tell(record)
+        return record
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._open:
+            raise JournalClosed(self.store.path, "the journal is closed")
+        if len(self._buffer) >= BUFFER:
+            raise JournalFailed(self.store.path, f"{BUFFER} events wait for a commit; the disk stands still")
+
+    def _arm(self) -> None:
+        if len(self._buffer) >= BATCH:
+            self._flush_now()
+        elif self._linger is None and self._flusher is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self._flush_now)
+
+    def _flush_now(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        if self._flusher is None and self._buffer:
+            self._flusher = asyncio.Task(self._flush(), name="understudy-journal")
+
+    async def barrier(self) -> None:
+        """Wait until everything appended so far is committed. Raises what the store raised."""
+        if self._failure is not None:
+            raise self._failure
+        if self._committed >= self._appended:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append((self._appended, waiter))
+        self._flush_now()
+        await waiter
+
+    async def _flush(self) -> None:
+        try:
+            while self._buffer:
+                batch, self._buffer = self._buffer, []
+                await self.store.write([row for row, _ in batch], [at for _, at in batch])
+                self._committed += len(batch)
+                self._release()
+        except JournalError as error:
+            self._fail(error)
+        except BaseException as error:
+            self._fail(JournalFailed(self.store.path, f"{type(error).__name__}: {error}"))
+            raise
+        finally:
+            self._flusher = None
+
+    def _release(self) -> None:
+        kept = []
+        for number, waiter in self._waiters:
+            if number > self._committed:
+                kept.append((number, waiter))
+            elif not waiter.done():
+                waiter.set_result(None)
+        self._waiters = kept
+
+    def _fail(self, error: JournalError) -> None:
+        self._failure = error
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._waiters = []
+
+    async def meta(self) -> Mapping[str, str]:
+        """What is kept beside the events."""
+        return await self.store.meta()
+
+
+def decode_rows(path: str, rows: list[Row]) -> list[Record]:
+    """The records of verified rows. Raises `JournalDamaged` for a payload that is no record."""
+    records = []
+    for row in rows:
+        try:
+            records.append(decode(row.payload))
+        except msgspec.MsgspecError as error:
+            raise JournalDamaged(path, row.run, row.seq, f"not an event: {error}") from error
+    return records

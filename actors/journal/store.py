@@ -1,0 +1,182 @@
+"""Where a journal is kept: the contract, and the store in memory.
+
+A store keeps rows it does not understand: `payload` is what `events.encode` made. Every stream has gap-free
+sequence numbers from 1, and a chained CRC-32: `crc = chain(previous crc, run, seq, payload)`, 0 before the
+first. One process owns a store for writing; others only add to the insert-only *inbox* and read.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed
+
+
+class Row(Struct, frozen=True):
+    """One stored event: `length` is that of `payload` in bytes, so a cut payload is seen."""
+
+    run: str
+    seq: int
+    payload: bytes
+    length: int
+    crc: int
+
+
+class InboxRow(Struct, frozen=True):
+    """A word from another process: an approval, a settled doubt, a stop. `body` is JSON, `id` counts from 1."""
+
+    id: int
+    at: float
+    kind: str
+    body: bytes
+
+
+class Head(Struct, frozen=True):
+    """What a listing needs of one stream: its last sequence number, its last CRC, when it began and ended."""
+
+    run: str
+    seq: int
+    crc: int
+    first_at: float
+    last_at: float
+
+
+def chain(previous: int, run: str, seq: int, payload: bytes) -> int:
+    """The CRC of a row, over the one before it, its address and its bytes."""
+    return zlib.crc32(payload, zlib.crc32(f"{run}:{seq}:{len(payload)}:".encode(), previous))
+
+
+def verify(path: str, rows: Sequence[Row]) -> None:
+    """Check one whole stream, oldest first. Raises `JournalDamaged` at the first row that does not fit."""
+    crc = 0
+    for number, row in enumerate(rows, 1):
+        if row.seq != number:
+            raise JournalDamaged(path, row.run, number, f"event {number} is missing, {row.seq} follows")
+        if row.length != len(row.payload):
+            raise JournalDamaged(path, row.run, number, f"{len(row.payload)} bytes where {row.length} were written")
+        crc = chain(crc, row.run, row.seq, row.payload)
+        if crc != row.crc:
+            raise JournalDamaged(path, row.run, number, "checksum does not match")
+
+
+class JournalStore(Protocol):
+    """A place for rows. Every method may raise `JournalError`; none retries.
+
+    `write` is atomic: all rows (of one or several streams) or none, durable as the store's profile says
+    when it returns. Calls are made one at a time by the journal's writer.
+    """
+
+    @property
+    def path(self) -> str:
+        """The file, or ':memory:'."""
+        ...
+
+    async def open(self, *, owner: bool = True) -> None:
+        """Open; with `owner`, become the one process that may write. Raises `JournalOwned` if another lives."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close, and give ownership up. Safe to call twice."""
+        ...
+
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        """Append rows; `at` are their wall times, in the same order."""
+        ...
+
+    async def read(self, run: str) -> list[Row]:
+        """The whole stream, oldest first and verified. Empty when there is none."""
+        ...
+
+    async def heads(self) -> list[Head]:
+        """Every stream, oldest first."""
+        ...
+
+    async def meta(self) -> Mapping[str, str]:
+        """Names and values kept beside the events: format version, the app's name, its options."""
+        ...
+
+    async def set_meta(self, values: Mapping[str, str]) -> None:
+        """Add or replace values. Only the owner may."""
+        ...
+
+    async def post(self, kind: str, body: bytes, at: float) -> int:
+        """Put a word into the inbox, from any process, owner or not. Returns its id."""
+        ...
+
+    async def take(self, after: int) -> list[InboxRow]:
+        """Inbox rows with an id above `after`, oldest first."""
+        ...
+
+
+class MemoryStore:
+    """A `JournalStore` in memory: gone with the process, which `waiting` results say."""
+
+    path = ":memory:"
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[Row]] = {}
+        self._times: dict[str, tuple[float, float]] = {}
+        self._meta: dict[str, str] = {}
+        self._inbox: list[InboxRow] = []
+        self._open = False
+
+    def _check(self) -> None:
+        if not self._open:
+            raise JournalClosed(self.path, "the journal is closed")
+
+    async def open(self, *, owner: bool = True) -> None:
+        """See `JournalStore.open`; there is no other process to own it."""
+        self._open = True
+
+    async def aclose(self) -> None:
+        """See `JournalStore.aclose`; what was written stays readable after another `open`."""
+        self._open = False
+
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        """See `JournalStore.write`. Raises `JournalFailed` for a gap or a repeated number."""
+        self._check()
+        expected = {run: len(kept) for run, kept in self._rows.items()}
+        for row in rows:
+            expected[row.run] = expected.get(row.run, 0) + 1
+            if row.seq != expected[row.run]:
+                raise JournalFailed(self.path, f"{row.run}:{row.seq} written where {expected[row.run]} is next")
+        for row, moment in zip(rows, at, strict=True):
+            self._rows.setdefault(row.run, []).append(row)
+            self._times[row.run] = (self._times.get(row.run, (moment, moment))[0], moment)
+
+    async def read(self, run: str) -> list[Row]:
+        """See `JournalStore.read`."""
+        self._check()
+        rows = list(self._rows.get(run, ()))
+        verify(self.path, rows)
+        return rows
+
+    async def heads(self) -> list[Head]:
+        """See `JournalStore.heads`."""
+        self._check()
+        return [Head(run, rows[-1].seq, rows[-1].crc, *self._times[run]) for run, rows in self._rows.items()]
+
+    async def meta(self) -> Mapping[str, str]:
+        """See `JournalStore.meta`."""
+        self._check()
+        return dict(self._meta)
+
+    async def set_meta(self, values: Mapping[str, str]) -> None:
+        """See `JournalStore.set_meta`."""
+        self._check()
+        self._meta.update(values)
+
+    async def post(self, kind: str, body: bytes, at: float) -> int:
+        """See `JournalStore.post`."""
+        self._check()
+        self._inbox.append(InboxRow(len(self._inbox) + 1, at, kind, body))
+        return len(self._inbox)
+
+    async def take(self, after: int) -> list[InboxRow]:
+        """See `JournalStore.take`."""
+        self._check()
+        return self._inbox[after:]

@@ -1,0 +1,131 @@
+"""A bounded mailbox with two lanes.
+
+The *control* lane carries what must overtake work (start, down notices, timers of the supervisor); the *work*
+lane everything else, first in, first out. When the work lane is full, by `overflow`:
+
+- ``refuse``: the new message is not taken; `offer` says so;
+- ``drop_newest``: the new message is dropped, which the sender does not see;
+- ``drop_oldest``: the oldest waiting message is dropped for it.
+
+Senders that wait for room queue up in order; room goes to the longest waiting first, so nobody is overtaken.
+Nothing here knows an event loop: what is waiting is told by a callback.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, Literal, TypeVar
+
+from msgspec import Struct
+
+from understudy.actors.errors import SpecError
+
+E = TypeVar("E")
+
+Overflow = Literal["refuse", "drop_newest", "drop_oldest"]
+Offer = Literal["taken", "full", "dropped"]
+
+DEFAULT_LIMIT: Final = 1_000
+CONTROL_LIMIT: Final = 4_096
+
+
+class MailboxStatistics(Struct, frozen=True):
+    """Counts of one mailbox: messages waiting in each lane, senders waiting for room, messages lost to overflow."""
+
+    work: int
+    control: int
+    waiting: int
+    dropped: int
+    limit: int
+
+
+class Mailbox(Generic[E]):
+    """See the module. `limit` is in messages and counts the work lane only."""
+
+    __slots__ = ("_control", "_dropped", "_waiting", "_work", "limit", "overflow")
+
+    def __init__(self, limit: int = DEFAULT_LIMIT, overflow: Overflow = "refuse") -> None:
+        if limit < 1:
+            raise SpecError(f"mailbox limit {limit!r}: at least 1")
+        self.limit = limit
+        self.overflow = overflow
+        self._work: deque[E] = deque()
+        self._control: deque[E] = deque()
+        self._waiting: deque[tuple[E, Callable[[], bool]]] = deque()
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._work) + len(self._control)
+
+    @property
+    def has_control(self) -> bool:
+        """Whether the control lane holds something."""
+        return bool(self._control)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the work lane holds something."""
+        return bool(self._work)
+
+    def offer(self, entry: E) -> tuple[Offer, E | None]:
+        """Put `entry` into the work lane if the policy allows; the second value is what was dropped, if any."""
+        if len(self._work) < self.limit and not self._waiting:
+            self._work.append(entry)
+            return "taken", None
+        if self.overflow == "refuse":
+            return "full", None
+        self._dropped += 1
+        if self.overflow == "drop_newest":
+            return "dropped", entry
+        oldest = self._work.popleft()
+        self._work.append(entry)
+        return "taken", oldest
+
+    def force(self, entry: E) -> None:
+        """Put `entry` into the work lane whatever its size: for work that was accepted before (a resume)."""
+        self._work.append(entry)
+
+    def put_control(self, entry: E) -> bool:
+        """Put `entry` into the control lane; False when even that is full."""
+        if len(self._control) >= CONTROL_LIMIT:
+            self._dropped += 1
+            return False
+        self._control.append(entry)
+        return True
+
+    def wait_for_room(self, entry: E, granted: Callable[[], bool]) -> None:
+        """Queue up for room. `granted` is called when `entry` was put in; if it returns False, room goes on."""
+        self._waiting.append((entry, granted))
+
+    def take_control(self) -> E | None:
+        """The oldest entry of the control lane."""
+        return self._control.popleft() if self._control else None
+
+    def take_work(self) -> E | None:
+        """The oldest entry of the work lane; the freed place goes to the longest waiting sender."""
+        if not self._work:
+            return None
+        entry = self._work.popleft()
+        if self._waiting:
+            self._grant()
+        return entry
+
+    def _grant(self) -> None:
+        while self._waiting and len(self._work) < self.limit:
+            entry, granted = self._waiting.popleft()
+            if granted():
+                self._work.append(entry)
+
+    def drain(self) -> Iterator[E]:
+        """Empty both lanes and the queue of waiting senders, control first."""
+        while self._control:
+            yield self._control.popleft()
+        while self._work:
+            yield self._work.popleft()
+        while self._waiting:
+            yield self._waiting.popleft()[0]
+
+    def statistics(self) -> MailboxStatistics:
+        """Counts, now."""
+        return MailboxStatistics(len(self._work), len(self._control), len(self._waiting), self._dropped, self.limit)

@@ -1,0 +1,134 @@
+"""What the commands need of a running system, and how they get one: contracts the composition root fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from understudy.actors.agents.results import Approval, Result
+from understudy.actors.journal.events import Effect, Record
+
+DEMO: Final = "understudy.demo"
+"""Value of a journal's meta entry `app` by which the built-in demo is recognised."""
+
+
+class DoubtRow(Struct, frozen=True):
+    """A call of which nobody knows whether it happened. `arguments` is JSON, `key` its idempotency key or ""."""
+
+    id: str
+    run: str
+    tool: str
+    arguments: str
+    effect: Effect
+    key: str
+
+
+@dataclass(frozen=True)
+class ConnectOptions:
+    """Where to connect: the journal's file, the app as `module:attribute` (None: see `meta`), the journal's meta."""
+
+    journal: str
+    app: str | None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runnable(self) -> bool:
+        """Whether it is known which agents to run: an app was named, or the journal is the demo's."""
+        return self.app is not None or self.meta.get("app") == DEMO
+
+
+class Desk(Protocol):
+    """A system that owns the journal, as far as people need it."""
+
+    async def approve(self, approval: str, *, by: str) -> str:
+        """Say yes; the run it belongs to. Raises `UnknownRun`, `UsageError` (not allowed, expired, answered)."""
+        ...
+
+    async def refuse(self, approval: str, *, by: str, reason: str = "") -> str:
+        """Say no; the run it belongs to. Raises as `approve`."""
+        ...
+
+    async def settle(self, doubt: str, *, did: bool, by: str) -> str:
+        """Say whether a call in doubt happened; the run it belongs to. Raises `UnknownRun`, `UsageError`."""
+        ...
+
+    def approvals(self) -> list[Approval]:
+        """Every yes that is asked for, oldest first."""
+        ...
+
+    def doubts(self) -> list[DoubtRow]:
+        """Every call in doubt, oldest first."""
+        ...
+
+    def unfinished(self) -> list[str]:
+        """Runs that have not ended, oldest first."""
+        ...
+
+    # Any: the output's type is the agent's, which only the app knows.
+    async def resume(self, run: str) -> Result[Any]:
+        """Drive a run on until it has ended or waits. Raises `UnknownRun`."""
+        ...
+
+    def listen(self, listener: Callable[[Record], None]) -> Callable[[], None]:
+        """Call `listener` with every event from now on; the returned function ends that."""
+        ...
+
+
+class Replayed(Protocol):
+    """What a replay found: `understudy.actors.journal.replay.ReplayReport` is one."""
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        ...
+
+    @property
+    def events(self) -> int:
+        """Events that were replayed."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Model steps among them."""
+        ...
+
+    @property
+    def identical(self) -> bool:
+        """Whether every command came out as recorded."""
+        ...
+
+    @property
+    def at(self) -> int | None:
+        """Sequence number of the first command that did not, else None."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The actor that decided it."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Its step."""
+        ...
+
+    @property
+    def recorded(self) -> str:
+        """The command as recorded, readable."""
+        ...
+
+    @property
+    def now(self) -> str:
+        """The command as it comes out now, readable."""
+        ...
+
+
+Connect = Callable[[ConnectOptions], AbstractAsyncContextManager[Desk]]
+"""Opens the journal as its owner. Raises `JournalOwned` when a live process has it."""
+
+Replayer = Callable[[ConnectOptions, list[Record]], Replayed]
+"""Replays a run without owning the journal and without network. Raises `UsageError` for an app that cannot be had."""

@@ -1,0 +1,183 @@
+"""Finding a journal, opening it beside its owner, and resolving what people type: `@`, `@2`, `7f3a`, `7f3a:58`."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed, JournalForeign, UnknownRun, UsageError
+from understudy.actors.journal.events import NODE_STREAM, Record
+from understudy.actors.journal.fold import Run, fold
+from understudy.actors.journal.journal import decode_rows
+from understudy.actors.journal.store import Head
+from understudy.supervisors.operator.text import shorten
+from understudy.transports.journals.sqlite import SQLiteStore
+
+CANDIDATES: Final = 200
+"""Files `*.db` of a folder that are looked at to find a journal."""
+_TARGET: Final = re.compile(r"(?P<run>@[0-9]{0,6}|[^@:\s]*)(?::(?P<seq>[0-9]{1,12}))?", re.ASCII)
+
+
+class Place(Struct, frozen=True):
+    """A run by its whole id, and one of its events, or 0 for all of it."""
+
+    run: str
+    seq: int = 0
+
+
+class Reader:
+    """A journal opened without owning it. Nothing here writes events."""
+
+    def __init__(self, store: SQLiteStore, heads: Sequence[Head], meta: Mapping[str, str]) -> None:
+        self.store = store
+        self.runs = [head.run for head in heads if head.run != NODE_STREAM]
+        self.meta = meta
+
+    @property
+    def path(self) -> str:
+        """The file, as it was given."""
+        return self.store.path
+
+    def short(self, run: str) -> str:
+        """The id as shown: the shortest unique prefix of at least four characters."""
+        return shorten(run, self.runs)
+
+    async def records(self, run: str) -> list[Record]:
+        """A whole stream, verified. Raises `JournalDamaged`."""
+        return decode_rows(self.path, await self.store.read(run))
+
+    async def state(self, run: str) -> Run:
+        """The folded state of a run. Raises `JournalDamaged`."""
+        return folded(self.path, await self.records(run))
+
+    async def owned(self) -> bool:
+        """Whether a live process owns the journal."""
+        return await self.store.owned()
+
+    def resolve(self, text: str) -> Place:
+        """What `text` names. Raises `UnknownRun` when nothing, `UsageError` when it is ambiguous or malformed."""
+        found = _TARGET.fullmatch(text)
+        if found is None or not text:
+            raise UsageError(f"{text!r} names no run: it is @ (newest), @2, a run id, its beginning, or one with :event")
+        return Place(self._run(found["run"]), int(found["seq"] or 0))
+
+    def _run(self, name: str) -> str:
+        if not self.runs:
+            raise UnknownRun(f"{self.path}: no run in this journal yet")
+        if name in self.runs:
+            return name
+        if name in ("", "@") or name.startswith("@"):
+            return self._newest(int(name[1:] or 1))
+        found = [run for run in self.runs if run.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(f"run {name!r} is ambiguous: {listed(self.short(run) for run in found)}")
+        raise UnknownRun(f"{self.path}: no run {name!r}; newest: {listed(self.short(r) for r in self.runs[::-1])}")
+
+    def _newest(self, number: int) -> str:
+        if not 1 <= number <= len(self.runs):
+            raise UnknownRun(f"{self.path}: no run @{number}, the journal has {len(self.runs)}")
+        return self.runs[-number]
+
+
+def listed(names: Any, most: int = 8) -> str:  # Any: an iterable of str, consumed once
+    """Names with commas, the first `most` of them."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def folded(path: str, records: list[Record]) -> Run:
+    """The state after `records`. Raises `JournalDamaged` when they do not fit together."""
+    try:
+        return fold(records)
+    except (LookupError, ValueError, AssertionError) as error:
+        run = records[0].run if records else "?"
+        raise JournalDamaged(path, run, len(records), f"events do not fit together: {error}") from error
+
+
+@asynccontextmanager
+async def reading(path: str) -> AsyncIterator[Reader]:
+    """Open the journal at `path` beside its owner, if any. Raises `JournalError`, and `UsageError` for a bad path."""
+    store = SQLiteStore(checked_path(path))
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such journal")
+    await store.open(owner=False)
+    try:
+        yield Reader(store, await store.heads(), await store.meta())
+    finally:
+        await store.aclose()
+
+
+def checked_path(path: str) -> str:
+    """`path` unless no file can have that name. Raises `UsageError`."""
+    if not path or "\0" in path:
+        raise UsageError(f"journal {path!r} is no file name")
+    return path
+
+
+async def find_journal(given: str | None, environ: Mapping[str, str], folder: Path) -> str:
+    """The journal: `given`, else UNDERSTUDY_JOURNAL, else the only one in `folder`. Raises `UsageError`."""
+    if given is not None:
+        return checked_path(given)
+    if environ.get("UNDERSTUDY_JOURNAL"):
+        return checked_path(environ["UNDERSTUDY_JOURNAL"])
+    files = sorted(folder.glob("*.db"))[:CANDIDATES]
+    found = [file.name for file in files if await is_journal(str(file))]
+    if not found:
+        raise UsageError("no journal (*.db) in this folder; name one with --journal or UNDERSTUDY_JOURNAL")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} journals in this folder, choose one with --journal: {listed(found)}")
+    return found[0]
+
+
+async def is_journal(path: str) -> bool:
+    """Whether the file is an understudy journal, of whatever version and in whatever state."""
+    store = SQLiteStore(path)
+    try:
+        await store.open(owner=False)
+    except (JournalForeign, JournalFailed):
+        return False
+    except JournalError:  # newer or damaged: ours all the same, and told when it is opened
+        return True
+    await store.aclose()
+    return True
+
+
+def find_app(given: str | None, environ: Mapping[str, str], folder: Path) -> str | None:
+    """The app: `given`, else UNDERSTUDY_APP, else `[tool.understudy] app` of pyproject.toml, else None.
+
+    Raises `UsageError` for one that is not `module:attribute` or a pyproject.toml that cannot be read.
+    """
+    if given is not None:
+        return _checked_app(given, "--app")
+    if environ.get("UNDERSTUDY_APP"):
+        return _checked_app(environ["UNDERSTUDY_APP"], "UNDERSTUDY_APP")
+    app = _configured(folder / "pyproject.toml")
+    return None if app is None else _checked_app(app, "pyproject.toml [tool.understudy] app")
+
+
+def _configured(file: Path) -> object:
+    if not file.is_file():
+        return None
+    try:
+        tools: Any = tomllib.loads(file.read_text("utf-8")).get("tool", {})  # Any: anybody may have written it
+    except ValueError as error:
+        raise UsageError(f"pyproject.toml cannot be read: {error}") from error
+    section = tools.get("understudy", {}) if isinstance(tools, dict) else {}
+    return section.get("app") if isinstance(section, dict) else None
+
+
+def _checked_app(app: object, where: str) -> str:
+    if isinstance(app, str):
+        module, _, attribute = app.partition(":")
+        if all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
+            return app
+    raise UsageError(f"{where} is {app!r}: it must be module:attribute")

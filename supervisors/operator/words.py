@@ -1,0 +1,280 @@
+"""One line per durable fact, in the order in which they become durable: `Narrator.facts(record)`. Pure.
+
+The end of the run itself is not told here: `ending` does, with the result in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from understudy.actors.agents.guards import Nudge, Restart
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.events import Record
+from understudy.actors.journal.fold import Run, Sub, apply
+from understudy.actors.lifecycle import Exit
+from understudy.supervisors.operator.paths import Paths
+from understudy.supervisors.operator.text import call_text, clean, duration, many, name_of
+
+VERB: Final = 12
+"""Columns of the verb, which stands at the right of them."""
+WHO: Final = 12
+TEXT: Final = 56
+
+E = TypeVar("E", bound=ev.Event)
+
+Describe = Callable[[str, str], "tuple[str, str] | None"]
+"""From an agent's name and its output (JSON) to the verb and the text for it; None for the plain words."""
+
+
+class Fact(Struct, frozen=True):
+    """A verb, whom it is about, what, and what stands at the end of the line."""
+
+    verb: str
+    who: str
+    text: str
+    tail: str = ""
+
+    def line(self) -> str:
+        """The line, verb to the right of its columns."""
+        line = f"{self.verb:>{VERB}}  {self.who:<{WHO}} {self.text}"
+        return f"{line:<{VERB + WHO + TEXT}}  {self.tail}" if self.tail else line
+
+
+class Narrator:
+    """Tells the facts of every run whose stream it is given, whole or from some event on.
+
+    `short` writes a run's id; `describe` puts the output of a sub-run into words; `opening` is said of a run
+    that starts, instead of the agent and what it was asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        short: Callable[[str], str] = lambda run: run[:4],
+        describe: Describe | None = None,
+        opening: str = "",
+    ) -> None:
+        self._short = short
+        self._describe = describe
+        self._opening = opening
+        self.runs: dict[str, Run] = {}
+        self._paths: dict[str, Paths] = {}
+        self._exits: dict[str, Exit] = {}
+
+    def learn(self, records: list[Record]) -> None:
+        """Take in the past of a run without telling it."""
+        for record in records:
+            self.facts(record)
+
+    def who(self, record: Record) -> str:
+        """The actor of the record last given, as people see it."""
+        return name_of(self._paths[record.run].holders.get(record.sub, record.path))
+
+    def facts(self, record: Record) -> list[Fact]:
+        """What to say about `record`, mostly nothing."""
+        path = self._paths.setdefault(record.run, Paths()).of(record)
+        run = self._fold(record)
+        teller = _TELLERS.get(type(record.event))
+        found = teller(self, record, name_of(path), run) if teller is not None else []
+        if isinstance(record.event, ev.ChildExited):
+            self._exits[record.path] = record.event.exit
+        return found
+
+    def _fold(self, record: Record) -> Run | None:
+        """The state after `record`; None for a stream whose beginning was not seen."""
+        run = self.runs.get(record.run)
+        if run is None and record.seq != 1:
+            return None
+        if run is not None and record.seq != run.seq + 1:
+            return run
+        run = apply(run or Run(record.run), record)
+        if run.subs:
+            self.runs[record.run] = run
+        return run
+
+    # -- the tellers, one a kind of event; `run` is None when its past is unknown ------------------------------
+
+    def started(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A request from outside."""
+        event = _typed(record, ev.RunStarted)
+        text = self._opening or f"{event.type} {clean(event.message, 48)}"
+        return [Fact("Started", f"{name_of(event.agent)}:" if self._opening else who, text, f"run {self._place(record)}")]
+
+    def resumed(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A process took the run up again."""
+        event = _typed(record, ev.Resumed)
+        by = f" by {clean(event.by)}" if event.reopen and event.by else ""
+        return [Fact("Resumed", who, f"run {self._short(record.run)}{by}", self._at(record))]
+
+    def finished(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A sub-run ended."""
+        event = _typed(record, ev.Finished)
+        if record.sub == 0:
+            return []
+        sub = _sub(run, record)
+        tail = many(sub.spend.steps, "step") if sub is not None else ""
+        if event.status in ("stopped", "failed"):
+            return [Fact(event.status.capitalize(), who, clean(event.reason, 160), tail)]
+        told = self._describe(sub.agent, event.output) if self._describe is not None and sub is not None else None
+        verb, text = told or ("Finished", event.status + (f": {event.reason}" if event.reason else ""))
+        return [Fact(verb, who, clean(text, 160), tail)]
+
+    def handed_off(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The output went on to another agent."""
+        event = _typed(record, ev.HandedOff)
+        return [Fact("Handed on", who, f"{clean(event.type)} to {clean(event.to)}", self._at(record))]
+
+    def judged(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A guard's verdict, and the first rung if it is said at once."""
+        event = _typed(record, ev.Judged)
+        facts = [Fact("Looped", who, clean(event.verdict.what, 160), self._at(record))]
+        if isinstance(event.verdict.response, Nudge):
+            facts.append(Fact("Nudged", who, "told what repeated", f"ladder {event.verdict.rung + 1}"))
+        return facts
+
+    def exited(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """An incarnation crashed; one that a verdict ended was told of already."""
+        event = _typed(record, ev.ChildExited)
+        if event.intended or event.exit.expected or event.exit.kind == "loop":
+            return []
+        return [Fact("Crashed", name_of(event.child), clean(str(event.exit), 160), self._at(record))]
+
+    def backed_off(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The supervisor starts the next incarnation after a pause."""
+        event = _typed(record, ev.BackedOff)
+        sub = _sub(run, record)
+        changes = [f"in {duration(event.delay)}", *altered(sub.restart if sub is not None else None)]
+        if len(changes) == 1 and (exit := event.exit or self._exits.get(event.child)) is not None:
+            changes.append(f"after {clean(str(exit), 80)}")
+        return [Fact("Restarted", name_of(event.child), " · ".join(changes), f"restarts {event.in_window} in window")]
+
+    def gave_up(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """Too many restarts."""
+        event = _typed(record, ev.GaveUp)
+        text = f"more than {many(event.intensity, 'restart')} in {duration(event.within)}: {name_of(event.child)}"
+        return [Fact("Gave up", name_of(event.supervisor), text, clean(str(event.exit), 80))]
+
+    def denied(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The ledger said no."""
+        return [Fact("Denied", who, denial(_typed(record, ev.BudgetDenied)), self._at(record))]
+
+    def breached(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A bill above the cap."""
+        event = _typed(record, ev.BudgetBreached)
+        return [Fact("Overspent", who, f"{clean(event.pool)}: {event.over} {event.unit} over the cap", self._at(record))]
+
+    def approval_asked(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A person is waited for."""
+        event = _typed(record, ev.ApprovalAsked)
+        policy = f" ({clean(event.policy)})" if event.policy else ""
+        text = f"{call_text(event.name, event.arguments)} needs a yes{policy}"
+        return [Fact("Waiting", who, text, f"understudy approve {self.handle(event.approval)}")]
+
+    def approved(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A person said yes."""
+        event = _typed(record, ev.ApprovalGiven)
+        text = f"{self.handle(event.approval)} by {clean(event.by)}"
+        return [Fact("Approved", who, text, self._at(record))]
+
+    def refused(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A person said no, or the yes no longer holds."""
+        event = _typed(record, ev.ApprovalRefused)
+        reason = f": {clean(event.reason, 120)}" if event.reason else ""
+        return [Fact("Refused", who, f"{self.handle(event.approval)} by {clean(event.by)}{reason}", self._at(record))]
+
+    def doubted(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """Nobody knows whether a call happened."""
+        event = _typed(record, ev.InDoubt)
+        text = f"{call_text(event.name, event.arguments)} may have happened or not"
+        return [Fact("Doubted", who, text, f"understudy doubts {self.handle(event.doubt)} --did | --did-not")]
+
+    def settled(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """Somebody said whether it did."""
+        event = _typed(record, ev.DoubtSettled)
+        text = f"{self.handle(event.doubt)} {'did happen' if event.did else 'did not happen'}, says {clean(event.by)}"
+        return [Fact("Settled", who, text, self._at(record))]
+
+    def rejected(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """An answer did not fit its type."""
+        event = _typed(record, ev.OutputRejected)
+        return [Fact("Rejected", who, f"its answer: {clean(event.error, 120)}", f"repair {event.repairs}")]
+
+    def erred(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A model call went wrong."""
+        event = _typed(record, ev.ModelFailed)
+        return [Fact("Erred", who, f"model {clean(event.kind)}: {clean(event.error, 120)}", self._at(record))]
+
+    def stopping(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """Somebody asked the run to end or to rest."""
+        event = _typed(record, ev.StopAsked)
+        by = f", says {clean(event.by)}" if event.by else ""
+        return [Fact("Stopping" if event.how == "stop" else "Parking", who, clean(event.reason) + by, self._at(record))]
+
+    def handle(self, name: str) -> str:
+        """An approval's or doubt's id with its run's id shortened: `7f3a-a1`."""
+        run, dash, rest = name.rpartition("-")
+        return clean(f"{self._short(run)}{dash}{rest}" if dash else name)
+
+    def _at(self, record: Record) -> str:
+        return f"{self._short(record.run)}:{record.seq}"
+
+    def _place(self, record: Record) -> str:
+        return self._short(record.run)
+
+
+def altered(restart: Record | None) -> list[str]:
+    """What a verdict of restart changes for the next attempt, in words."""
+    event = restart.event if restart is not None else None
+    if not isinstance(event, ev.Judged) or not isinstance(event.verdict.response, Restart):
+        return []
+    note = " → 1 note" if event.note else ""
+    changes = []
+    if event.dropped:
+        changes += [f"back to step {event.rewind_to}", f"{many(event.dropped, 'exchange')}{note}"]
+    if event.temperature is not None:
+        changes.append(f"temperature {event.temperature:g}")
+    return changes
+
+
+def denial(event: ev.BudgetDenied) -> str:
+    """What the ledger refused, with its numbers."""
+    parts = [f"{event.spent} spent"]
+    parts += [f"{event.reserved} reserved"] if event.reserved else []
+    parts += [f"{event.wanted} wanted"] if event.wanted else []
+    return f"{clean(event.pool)}: {event.unit} {' + '.join(parts)} of {event.limit}"
+
+
+def _sub(run: Run | None, record: Record) -> Sub | None:
+    return run.subs.get(record.sub) if run is not None else None
+
+
+def _typed(record: Record, kind: type[E]) -> E:
+    assert isinstance(record.event, kind)  # noqa: S101  # the table below says so
+    return record.event
+
+
+Teller = Callable[[Narrator, Record, str, "Run | None"], list[Fact]]
+
+_TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
+    ev.RunStarted: Narrator.started,
+    ev.Resumed: Narrator.resumed,
+    ev.Finished: Narrator.finished,
+    ev.HandedOff: Narrator.handed_off,
+    ev.Judged: Narrator.judged,
+    ev.ChildExited: Narrator.exited,
+    ev.BackedOff: Narrator.backed_off,
+    ev.GaveUp: Narrator.gave_up,
+    ev.BudgetDenied: Narrator.denied,
+    ev.BudgetBreached: Narrator.breached,
+    ev.ApprovalAsked: Narrator.approval_asked,
+    ev.ApprovalGiven: Narrator.approved,
+    ev.ApprovalRefused: Narrator.refused,
+    ev.InDoubt: Narrator.doubted,
+    ev.DoubtSettled: Narrator.settled,
+    ev.OutputRejected: Narrator.rejected,
+    ev.ModelFailed: Narrator.erred,
+    ev.StopAsked: Narrator.stopping,
+}

@@ -1,0 +1,101 @@
+"""Who gets the next message: pools of like children, and routes by the type of a message.
+
+Which member was chosen is an outcome, journalled with the work it gets; the choice itself is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from understudy.actors.cell import Cell
+from understudy.actors.errors import ActorStopped, NotHandled
+from understudy.actors.lifecycle import GONE
+from understudy.actors.messages import Asks
+from understudy.actors.refs import Mr, Ref, Refused, T
+from understudy.supervisors.specs import Spread
+
+Load = Callable[[Cell], int]
+"""How busy a member is; messages waiting and running are added to it."""
+
+
+class Pool:
+    """Members behind one name. `load` adds what the mailbox does not show (runs an agent has)."""
+
+    def __init__(self, name: str, find: Callable[[], Sequence[Cell]], spread: Spread, load: Load | None = None) -> None:
+        self.name = name
+        self.spread: Spread = spread
+        self._find = find
+        self._load = load
+        self._turn = -1
+
+    def pick(self) -> Cell:
+        """The member that is next: one that runs, if any does. Raises `ActorStopped` when there is none at all."""
+        members = self._find()
+        if not members:
+            raise ActorStopped(self.name, GONE)
+        able = [cell for cell in members if cell.state in ("running", "starting", "new")] or list(members)
+        self._turn += 1
+        if self.spread == "least_busy":
+            start = self._turn % len(able)
+            return min(able[start:] + able[:start], key=self._busy)
+        return able[self._turn % len(able)]
+
+    def _busy(self, cell: Cell) -> int:
+        waiting = len(cell.mailbox) if cell.mailbox is not None else 0
+        return waiting + cell.running + (self._load(cell) if self._load is not None else 0)
+
+
+class PoolRef(Ref[Any]):
+    """The address of a pool: each message goes to the member that is next."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.pick())
+        self._pool = pool
+
+    @property
+    def path(self) -> str:
+        """The pool's name."""
+        return self._pool.name
+
+    def cell(self) -> Cell:
+        """The next member."""
+        return self._pool.pick()
+
+
+class RouteRef(Ref[Any]):
+    """The address of a supervisor: each message goes where its routes say."""
+
+    __slots__ = ("_refs",)
+
+    def __init__(self, cell: Cell, refs: Mapping[type, Ref[Any]]) -> None:
+        super().__init__(cell)
+        self._refs = refs
+
+    def tell(self, message: Any) -> Literal[True] | Refused:
+        """Deliver by route; `unknown` without one."""
+        ref = self._refs.get(type(message))
+        return ref.tell(message) if ref is not None else Refused("unknown", self.path)
+
+    async def send(self, message: Any, *, timeout: float = 5.0) -> Literal[True] | Refused:
+        """Deliver by route as soon as there is room."""
+        ref = self._refs.get(type(message))
+        return await ref.send(message, timeout=timeout) if ref is not None else Refused("unknown", self.path)
+
+    async def ask(
+        self,
+        message: Asks[Mr, T],
+        *,
+        timeout: float | None = None,
+        cancel: bool = False,
+        on_restart: Literal["wait", "fail"] = "wait",
+        wait: bool = False,
+    ) -> T:
+        """Ask by route. Raises `NotHandled` without one."""
+        ref = self._refs.get(type(message))
+        if ref is None:
+            raise NotHandled(self.path, type(message), tuple(sorted(t.__name__ for t in self._refs)))
+        reply: T = await ref.ask(message, timeout=timeout, cancel=cancel, on_restart=on_restart, wait=wait)
+        return reply

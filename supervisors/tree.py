@@ -1,0 +1,224 @@
+"""From a description to a tree that can start: checks it whole, then hands every agent its policy.
+
+Checked before anything runs, each with one error that names the value and the place: names, strategies, routes
+(target known, and with a handler), outputs that lead nowhere, delegates that are not in the tree, approval policies
+nobody may answer, and pools in money with a model without a price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Any, Final
+
+from understudy.actors.actor import Actor
+from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.policy import Policy
+from understudy.actors.clock import Dice
+from understudy.actors.errors import SpecError
+from understudy.supervisors.guards.approvals import Approvals
+from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.specs import ChildSpec, Route, Spread, Supervisor
+from understudy.supervisors.strategies import check_supported
+from understudy.supervisors.supervisor import ChildPlan, Observer, SupervisorActor, SupervisorPlan
+
+DEFAULT_BUDGET: Final = Budget(steps=200, tokens=1_000_000, seconds=3_600)
+"""Of a root supervisor that says nothing: per run, so that nothing runs for ever by oversight."""
+DEFAULT_LOOPS: Final = Loops()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a child stands: its address, its spec, the routes and spread that lead to it."""
+
+    path: str
+    spec: ChildSpec[Any]
+    spread: Spread = "round_robin"
+
+    def members(self) -> tuple[str, ...]:
+        """Paths of its actors: itself, or `path/1` … of a pool."""
+        if self.spec.count == 1:
+            return (self.path,)
+        return tuple(f"{self.path}/{n}" for n in range(1, self.spec.count + 1))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A checked tree. `policies` is by agent name, `places` by child name, `supervisors` by path."""
+
+    root: Supervisor
+    policies: Mapping[str, Policy]
+    places: Mapping[str, Place]
+    supervisors: Mapping[str, Supervisor]
+    models: tuple[Any, ...] = ()
+
+
+@dataclass
+class _Guards:
+    """What a supervisor passes down."""
+
+    loops: LoopGuard | None
+    budgets: tuple[tuple[str, BudgetRule], ...]
+    routes: Mapping[type, str]
+    spreads: Mapping[str, Spread]
+    approvals: ApprovalRule | None
+
+
+@dataclass
+class _Builder:
+    places: dict[str, Place] = field(default_factory=dict)
+    supervisors: dict[str, Supervisor] = field(default_factory=dict)
+    guards: dict[str, _Guards] = field(default_factory=dict)
+
+
+def root_of(tree: Supervisor | Agent[Any, Any]) -> Supervisor:
+    """The tree itself, or the implicit supervisor of a plain agent: safe defaults on, and named `main`."""
+    return tree if isinstance(tree, Supervisor) else Supervisor("main", [tree])
+
+
+def plan(root: Supervisor) -> Tree:
+    """Check a tree and make its policies. Raises `SpecError`."""
+    builder = _Builder()
+    _walk(builder, root, root.name, _Guards(DEFAULT_LOOPS, (), {}, {}, None), top=True)
+    policies = {place.spec.name: _policy(builder, place) for place in _agents(builder)}
+    for policy in policies.values():
+        _check_delegates(policy, policies)
+        _check_money(policy)
+        _check_approvals(policy)
+    for path, supervisor in builder.supervisors.items():
+        for route in supervisor.routes:
+            _check_route(builder, path, route)
+    models = {id(policy.agent.model): policy.agent.model for policy in policies.values()}
+    return Tree(root, policies, builder.places, builder.supervisors, tuple(models.values()))
+
+
+def _walk(builder: _Builder, supervisor: Supervisor, path: str, above: _Guards, *, top: bool = False) -> None:
+    check_supported(supervisor.strategy)
+    guards = _pass_down(supervisor, above, top=top)
+    builder.supervisors[path] = supervisor
+    for child in supervisor.children:
+        below = f"{path}/{child.name}"
+        if isinstance(child, Supervisor):
+            _walk(builder, child, below, guards)
+            continue
+        if child.name in builder.places:
+            raise SpecError(f"{below}: the name {child.name!r} is also that of {builder.places[child.name].path}")
+        spread: Spread = "least_busy" if isinstance(child.child, Agent) else "round_robin"
+        builder.places[child.name] = Place(below, child, guards.spreads.get(child.name, spread))
+        builder.guards[child.name] = guards
+
+
+def _pass_down(supervisor: Supervisor, above: _Guards, *, top: bool) -> _Guards:
+    budget = supervisor.budget
+    if isinstance(budget, EllipsisType):
+        budget = DEFAULT_BUDGET if top else None
+    own = ((supervisor.name, budget),) if budget is not None else ()
+    loops = above.loops if isinstance(supervisor.loops, EllipsisType) else supervisor.loops
+    routes = {route.message: route.to for route in supervisor.routes}
+    spreads = {route.to: route.spread for route in supervisor.routes}
+    approvals = supervisor.approvals if supervisor.approvals is not None else above.approvals
+    return _Guards(loops, own + above.budgets, {**above.routes, **routes}, {**above.spreads, **spreads}, approvals)
+
+
+def _agents(builder: _Builder) -> Iterator[Place]:
+    return (place for place in builder.places.values() if isinstance(place.spec.child, Agent))
+
+
+def _policy(builder: _Builder, place: Place) -> Policy:
+    agent: Agent[Any, Any] = place.spec.child  # type: ignore[assignment]  # _agents yields agents only
+    guards = builder.guards[place.spec.name]
+    own = ((agent.name, agent.budget),) if agent.budget is not None else ()
+    answers = agent.result.members()
+    routes = {kind: to for kind, to in guards.routes.items() if kind in agent.output.members() and kind not in answers}
+    for kind in agent.output.members():
+        if agent.output is not agent.result and kind not in answers and kind not in routes:
+            wanted = ", ".join(member.__name__ for member in answers)
+            raise SpecError(f"{place.path}: output {kind.__name__} is neither {wanted} nor routed on")
+    return Policy(
+        agent,
+        place.path,
+        agent.loops if agent.loops is not None else guards.loops,
+        own + guards.budgets,
+        routes,
+        agent.approvals if agent.approvals is not None else guards.approvals,
+    )
+
+
+def _check_delegates(policy: Policy, policies: Mapping[str, Policy]) -> None:
+    for delegate in policy.agent.delegates:
+        known = policies.get(delegate.name)
+        if known is None or known.agent is not delegate:
+            raise SpecError(f"{policy.path}: delegate {delegate.name!r} is not in the tree")
+
+
+def _check_money(policy: Policy) -> None:
+    for owner, budget in policy.budgets:
+        if "usd" in budget.pool(owner, "").limits and policy.agent.model.price is None:
+            model = policy.agent.model.name
+            raise SpecError(f"{policy.path}: the budget of {owner!r} counts money, but model {model!r} has no price")
+
+
+def _check_approvals(policy: Policy) -> None:
+    for tool in policy.agent.tools:
+        if tool.policy is not None and isinstance(policy.approvals, Approvals):
+            policy.approvals.check(tool.policy, f"{policy.path}: tool {tool.name!r}")
+
+
+def _check_route(builder: _Builder, path: str, route: Route[Any]) -> None:
+    where = f"{path}: route of {route.message.__name__}"
+    place = builder.places.get(route.to)
+    if place is None:
+        raise SpecError(f"{where} leads to {route.to!r}, which is not in the tree")
+    child = place.spec.child
+    if isinstance(child, Agent):
+        if child.accepts is not route.message:
+            raise SpecError(f"{where} leads to {place.path}, which accepts {child.accepts.__name__}")
+    elif isinstance(child, type) and issubclass(child, Actor) and route.message not in child.handlers:
+        raise SpecError(f"{where} leads to {place.path}, which has no handler for it")
+
+
+def factory_of(
+    tree: Tree,
+    supervisor: Supervisor,
+    path: str,
+    *,
+    agent_actor: Callable[[Policy], Actor[Any]],
+    observe: Observer,
+    dice: Dice,
+    numbers: Callable[[str], int],
+) -> Callable[[], SupervisorActor]:
+    """What makes the actor of a supervisor and, through it, of everything below."""
+
+    def plans() -> Iterator[ChildPlan]:
+        for child in supervisor.children:
+            if isinstance(child, Supervisor):
+                below = factory_of(
+                    tree,
+                    child,
+                    f"{path}/{child.name}",
+                    agent_actor=agent_actor,
+                    observe=observe,
+                    dice=dice,
+                    numbers=numbers,
+                )
+                yield ChildPlan(child.name, below, shutdown=60.0)
+                continue
+            for member in tree.places[child.name].members():
+                yield _child_plan(tree, child, member.removeprefix(f"{path}/"), agent_actor)
+
+    def make() -> SupervisorActor:
+        plan_ = SupervisorPlan(tuple(plans()), supervisor.intensity, supervisor.backoff, dice, observe, numbers=numbers)
+        return SupervisorActor(plan_)
+
+    return make
+
+
+def _child_plan(tree: Tree, spec: ChildSpec[Any], name: str, agent_actor: Callable[[Policy], Actor[Any]]) -> ChildPlan:
+    child = spec.child
+    if isinstance(child, Agent):
+        policy = tree.policies[child.name]
+        return ChildPlan(name, lambda: agent_actor(policy), spec.restart, spec.shutdown, child.concurrency)
+    return ChildPlan(name, child, spec.restart, spec.shutdown)

@@ -1,0 +1,34 @@
+"""Settings for every test: the event loop, and how long Hypothesis looks."""
+
+import asyncio
+import os
+import sys
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+LOOP = os.environ.get("UNDERSTUDY_TEST_LOOP", "asyncio")
+
+settings.register_profile("default", deadline=None, max_examples=100, print_blob=True)
+settings.register_profile(
+    "campaign", deadline=None, max_examples=2_000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("UNDERSTUDY_TEST_PROFILE", "default"))
+
+if LOOP == "uvloop":
+    import uvloop  # type: ignore[import-not-found, unused-ignore]  # only the matrix installs it
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # for tests that call asyncio.run themselves
+elif LOOP != "asyncio":
+    raise pytest.UsageError(f"UNDERSTUDY_TEST_LOOP is {LOOP!r}; it must be 'asyncio' or 'uvloop'")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The one supported backend; anyio's plugin runs `@pytest.mark.anyio` tests on it."""
+    return "asyncio", {"use_uvloop": LOOP == "uvloop"}
+
+
+def pytest_report_header() -> str:
+    debug = bool(os.environ.get("PYTHONASYNCIODEBUG")) or sys.flags.dev_mode
+    return f"event loop: {LOOP}, debug {'on' if debug else 'off'}"

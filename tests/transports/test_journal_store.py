@@ -1,0 +1,116 @@
+"""The conformance suite, run by the stores we ship; and stores that break a promise, which it must refuse."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import pytest
+
+from understudy.actors.errors import JournalFailed
+from understudy.actors.journal.store import Head, InboxRow, JournalStore, MemoryStore, Row
+from understudy.transports.journals.sqlite import SQLiteStore
+from understudy.transports.testing.journal_store import CHECKS, check_store
+
+STORES: Mapping[str, Callable[[Path], JournalStore]] = {
+    "memory": lambda folder: MemoryStore(),
+    "sqlite, normal": lambda folder: SQLiteStore(folder / "desk.db"),
+    "sqlite, full": lambda folder: SQLiteStore(folder / "desk.db", durability="full"),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("kind", STORES)
+def test_our_stores_conform(kind: str, check: str, tmp_path: Path) -> None:
+    anyio.run(CHECKS[check], STORES[kind](tmp_path))
+
+
+def test_the_suite_as_a_whole_makes_a_store_for_each_check() -> None:
+    made: list[MemoryStore] = []
+
+    def make() -> MemoryStore:
+        made.append(MemoryStore())
+        return made[-1]
+
+    anyio.run(check_store, make)
+    assert len(made) == len(CHECKS)
+
+
+class WritesRowByRow(MemoryStore):
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        for row, time in zip(rows, at, strict=True):
+            await super().write([row], [time])
+
+
+class AcceptsGaps(MemoryStore):
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        try:
+            await super().write(rows, at)
+        except JournalFailed:
+            return
+
+
+class DoesNotVerify(MemoryStore):
+    async def read(self, run: str) -> list[Row]:
+        self._check()
+        return list(self._rows.get(run, ()))
+
+
+class ForgetsOnClose(MemoryStore):
+    async def aclose(self) -> None:
+        await super().aclose()
+        self._rows.clear()
+
+
+class SortsHeadsByName(MemoryStore):
+    async def heads(self) -> list[Head]:
+        return sorted(await super().heads(), key=lambda head: head.run)
+
+
+class ReplacesAllMeta(MemoryStore):
+    async def set_meta(self, values: Mapping[str, str]) -> None:
+        self._meta.clear()
+        await super().set_meta(values)
+
+
+class TakesFromTheWrongPlace(MemoryStore):
+    async def take(self, after: int) -> list[InboxRow]:
+        return await super().take(max(after - 1, 0))
+
+
+class EmptiesTheInbox(MemoryStore):
+    async def take(self, after: int) -> list[InboxRow]:
+        words = await super().take(after)
+        self._inbox.clear()
+        return words
+
+
+class StaysOpen(MemoryStore):
+    async def aclose(self) -> None:
+        return
+
+
+class TextOnly(MemoryStore):
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        for row in rows:
+            row.payload.decode()
+        await super().write(rows, at)
+
+
+@pytest.mark.parametrize(
+    ("broken", "caught"),
+    [
+        (WritesRowByRow, "a_gap_refuses_the_whole_write"),
+        (AcceptsGaps, "a_stream_goes_on_after_opening_again"),
+        (DoesNotVerify, "a_damaged_row_is_refused_with_its_place"),
+        (ForgetsOnClose, "rows_come_back_as_written"),
+        (SortsHeadsByName, "one_write_may_hold_several_streams"),
+        (ReplacesAllMeta, "meta_is_added_and_replaced"),
+        (TakesFromTheWrongPlace, "the_inbox_only_grows"),
+        (EmptiesTheInbox, "the_inbox_only_grows"),
+        (StaysOpen, "a_closed_store_refuses_every_call"),
+        (TextOnly, "payloads_are_opaque"),
+    ],
+)
+def test_the_suite_refuses_a_store_that_breaks_a_promise(broken: type[MemoryStore], caught: str) -> None:
+    with pytest.raises(AssertionError, match=f"^{caught}: "):
+        anyio.run(check_store, broken)
