@@ -25,17 +25,16 @@ from understudy.actors.agents import answers
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
 from understudy.actors.agents.driver import AgentActor
-from understudy.actors.agents.results import Approval, Result, Waiting
+from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
 from understudy.actors.errors import JournalError, SpecError, UnderstudyError, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import Doubt, Run
 from understudy.actors.journal.journal import Journal
+from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import JournalStore, MemoryStore
 from understudy.actors.kernel import Kernel
-from understudy.actors.lifecycle import Exit
 from understudy.actors.loop import Scheduler
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
@@ -120,6 +119,7 @@ class System:
             raise self.kernel.interrupted
 
     async def _open(self, stack: AsyncExitStack) -> None:
+        self._drained_by = float("inf")
         self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
         self.journal = Journal(self._store(), self._clock)
         await self.journal.open()
@@ -193,16 +193,25 @@ class System:
 
     async def _drain(self, grace: float) -> None:
         self.runs.closing = True
-        deadline = self.kernel.loop.time() + grace
+        now = self.kernel.loop.time()
+        # To drain first and leave then is one grace period, not two.
+        self._drained_by = min(now + grace, self._drained_by)
+        while self._park_idle() and self.kernel.loop.time() < self._drained_by:  # noqa: ASYNC110  # bounded by grace
+            await asyncio.sleep(0.02)
+        for run in self.runs.live():  # who waits for a step that outlasts the grace period is told `waiting`, too
+            for sub in list(run.subs):
+                self.runs.announce(run.id, sub)
+        await self.journal.barrier()
+
+    def _park_idle(self) -> bool:
+        """Park every (sub-)run that no agent is in a step of; whether there are others. Also those handed on since."""
         for run in self.runs.live():
             for sub in list(run.subs.values()):
                 key = (run.id, sub.id)
                 if sub.finished is None and sub.parked is None and key not in self.runs.driving:
                     self.runs.append(run.id, ev.Parked("shutdown", ()), sub=sub.id)
                     self.runs.announce(*key)
-        while self.runs.driving and self.kernel.loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        await self.journal.barrier()
+        return bool(self.runs.driving)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
@@ -348,8 +357,8 @@ class System:
         """Every yes that is asked for and not answered, oldest first."""
         return answers.approvals(self.runs)
 
-    def doubts(self) -> list[tuple[str, Doubt]]:
-        """Every call in doubt, with its run, oldest first."""
+    def doubts(self) -> list[OpenDoubt]:
+        """Every call in doubt, oldest first."""
         return answers.doubts(self.runs)
 
     async def approve(self, approval: Approval | str, *, by: str) -> str:
@@ -413,6 +422,3 @@ class _Word(msgspec.Struct):
 async def _cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-__all__ = ["Exit", "System"]

@@ -27,7 +27,7 @@ from understudy.actors.agents.runs import Runs, delegate_outcome
 from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool
 from understudy.actors.errors import ModelError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import CallState, Run, Sub
+from understudy.actors.journal.state import CallState, Run, Sub
 
 MODEL_SECONDS: Final = 120.0
 RETRY_FIRST: Final = 0.25

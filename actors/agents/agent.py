@@ -1,7 +1,7 @@
 """An agent: an inert description of instructions, model, tools and what it answers.
 
-Nothing runs and nothing is opened here; one description may serve in many systems and loops. The public
-`understudy.Agent` adds `run` and `stream`.
+Nothing runs and nothing is opened here; one description may serve in many systems and loops. `run` and `stream`
+need a composition root, which the front door installs (`use_runner`): this module imports nothing above it.
 
 `O` is what the asker gets, `M` the message it accepts: `Prompt` unless `accepts` says otherwise. With `accepts`
 and `output` both given, `output` is the agent's own answer; members of it that are routed go on to another agent
@@ -10,8 +10,9 @@ and `output` both given, `output` is the agent's own answer; members of it that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args, overload
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, get_args, overload
 
 import msgspec
 
@@ -21,8 +22,9 @@ from understudy.actors.agents.outputs import OutputSpec
 from understudy.actors.agents.results import Result
 from understudy.actors.agents.schema import schema_of, strict
 from understudy.actors.agents.tools import Tool
-from understudy.actors.errors import SpecError
-from understudy.actors.journal.fold import Sub
+from understudy.actors.errors import SpecError, UsageError
+from understudy.actors.journal.events import Record
+from understudy.actors.journal.state import Sub
 from understudy.actors.messages import Message, check_message, reply_type
 
 if TYPE_CHECKING:
@@ -65,6 +67,34 @@ class Ctx:
         """(arguments, result) of the successful calls of one tool or delegate, oldest first."""
         found = [c for c in self._sub.calls() if c.ok and c.call.name == tool]
         return [(msgspec.json.decode(c.call.arguments), msgspec.json.decode(c.outcome)) for c in found]
+
+
+class Runner(Protocol):
+    """What runs an agent on its own: the composition root."""
+
+    async def run(self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None) -> Result[Any]:
+        """Run once."""
+        ...
+
+    def stream(
+        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None
+    ) -> AsyncIterator[Record | Result[Any]]:
+        """Run once, giving events."""
+        ...
+
+
+_installed: list[Runner] = []
+
+
+def use_runner(runner: Runner) -> None:
+    """Install the composition root that `Agent.run` and `Agent.stream` use, in place of a former one."""
+    _installed[:] = [runner]
+
+
+def _runner() -> Runner:
+    if not _installed:
+        raise UsageError("Agent.run needs the front door: import understudy")
+    return _installed[0]
 
 
 Instructions = str | Callable[[Ctx], str]
@@ -231,6 +261,23 @@ class Agent(Generic[O, M]):
 
     def __repr__(self) -> str:
         return f"<agent {self.name}>"
+
+    async def run(self, task: str | M, *, journal: PathLike[str] | str | None = None) -> Result[O]:
+        """Run the agent once, in a system of its own: under an implicit supervisor with the default guards.
+
+        `task` is a message it accepts, or text for an agent that accepts `Prompt`. Without `journal` the run is kept in
+        memory: a `waiting` result then says that it cannot be answered later. How the run ends is the result; raises
+        `UsageError` and `JournalError` only.
+        """
+        result: Result[O] = await _runner().run(self, task, journal)
+        return result
+
+    async def stream(
+        self, task: str | M, *, journal: PathLike[str] | str | None = None
+    ) -> AsyncIterator[Record | Result[O]]:
+        """As `run`, giving every journalled event as it happens; the last item is the result."""
+        async for item in _runner().stream(self, task, journal):
+            yield item
 
     def _check_names(self, where: str) -> None:
         check_message(self.accepts, where)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeVar
 
-from understudy.actors.agents.results import Approval
+from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs, approval_of
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import Doubt, Run, Yes
+from understudy.actors.journal.state import Doubt, Run, Yes
 
 A = TypeVar("A", Yes, Doubt)
 
@@ -28,9 +28,14 @@ def approvals(runs: Runs) -> list[Approval]:
     ]
 
 
-def doubts(runs: Runs) -> list[tuple[str, Doubt]]:
-    """Every doubt that is not settled, with its run."""
-    return [(run.id, doubt) for run in runs.live() for doubt in run.doubts.values() if doubt.settled is None]
+def doubts(runs: Runs) -> list[OpenDoubt]:
+    """Every doubt that is not settled, oldest first."""
+    return [
+        OpenDoubt(d.id, run.id, d.event.name, d.event.arguments, d.event.effect, d.event.key)
+        for run in runs.live()
+        for d in run.doubts.values()
+        if d.settled is None
+    ]
 
 
 def _matches(full: str, given: str) -> bool:
@@ -70,7 +75,7 @@ async def approve(runs: Runs, name: str, by: str, digest: str = "") -> str:
         raise UsageError(f"approval {yes.id}: the call is not the one that was shown (digest {yes.asked.digest})")
     if yes.asked.expires <= runs.kernel.clock.wall():
         expire(runs, run, yes)
-        await runs.journal.barrier()
+        await _wake(runs, run, yes.sub, f"{yes.id} expired")
         raise UsageError(f"approval {yes.id} has expired; that counts as no")
     runs.append(run.id, ev.ApprovalGiven(yes.id, by, yes.asked.digest, yes.asked.policy), sub=yes.sub, cause=yes.seq)
     await _wake(runs, run, yes.sub, f"{yes.id} approved by {by}")

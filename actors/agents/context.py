@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from understudy.actors.agents.agent import Ctx
 from understudy.actors.agents.models import ChatMessage, ModelRequest
 from understudy.actors.agents.policy import Policy
-from understudy.actors.journal.fold import CallState, Sub, Turn, digest
+from understudy.actors.journal.state import CallState, Sub, Turn, digest
 
 REPAIR = "Your answer is not valid: {error}. Answer again with JSON that fits the schema, and nothing else."
 
@@ -33,7 +33,7 @@ def parts_of(run: str, sub: Sub, policy: Policy) -> dict[str, str]:
     return {
         "instructions": digest(instructions_of(run, sub, policy)),
         "request": digest(sub.message),
-        "history": digest(*(turn.fingerprint() for turn in sub.turns)),
+        "history": digest(*(turn.mark for turn in sub.turns)),
         "tools": policy.tools_digest,
         "output": policy.output_digest,
         "options": digest(policy.agent.model.name, repr(temperature_of(sub, policy)), str(policy.agent.max_tokens)),

@@ -1,7 +1,7 @@
 """The next act of a (sub-)run: `decide(run, sub, policy) -> Command`. Pure.
 
 Order of the questions, the first that applies wins: is it over; was it asked to stop; did a guard end it; has the
-newest reply open calls; does the loop guard object; is there an answer; did the model fail too often; else one more
+newest reply open calls; is there an answer; does the loop guard object; did the model fail too often; else one more
 call of the model. All calls of one reply are settled in its order: neighbouring `read` calls and delegations run
 together, every other call alone.
 """
@@ -19,7 +19,7 @@ from understudy.actors.agents.context import ctx_of, parts_of
 from understudy.actors.agents.guards import Nudge, Restart, Verdict
 from understudy.actors.agents.policy import Policy
 from understudy.actors.journal.events import Effect, Status
-from understudy.actors.journal.fold import CallState, Run, Sub, Turn, Yes, digest
+from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes, digest
 
 NUDGE: Final = (
     "Note from the supervisor: {what}. Repeating it will not change the outcome. Take another way, or answer with"
@@ -193,7 +193,16 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return Finish("stopped", checkpoint(run, sub, policy), reason)
     if turn is not None:
         return _settle_calls(run, sub, policy, turn)
-    return _judge(sub, policy) or _answer(run, sub, policy) or _ask_model(run, sub, policy)
+    return _answer(run, sub, policy) or _judge(sub, policy) or _ask_model(run, sub, policy)
+
+
+def decide_safely(run: Run, sub: Sub, policy: Policy) -> Command:
+    """`decide`; a hook of the user's that raises ends the (sub-)run as failed, and says which and why."""
+    try:
+        return decide(run, sub, policy)
+    except Exception as error:
+        text = f"a hook of agent {policy.name!r} raised {type(error).__name__}: {error}"
+        return Finish("failed", "", text)
 
 
 def checkpoint(run: Run, sub: Sub, policy: Policy) -> str:

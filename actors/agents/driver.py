@@ -26,13 +26,13 @@ from understudy.actors.agents.decide import (
     Reject,
     RejectOutput,
     command_digest,
-    decide,
+    decide_safely,
 )
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, Work
 from understudy.actors.errors import JournalError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import Run, Sub
+from understudy.actors.journal.state import Run, Sub
 from understudy.actors.lifecycle import Exit
 from understudy.actors.telemetry import log
 
@@ -107,7 +107,7 @@ class _Drive:
             if self._runs.closing:
                 await self._rest()
                 return
-            command = self._decide()
+            command = decide_safely(self._run, self._sub, self._policy)
             if not await self._carry_out(command):
                 return
 
@@ -130,14 +130,6 @@ class _Drive:
         attempt = sub.attempt + 1 if altered or crashed or not sub.attempt else sub.attempt
         self._acts.append(ev.AttemptStarted(attempt, altered), cause=altered)
         return True
-
-    def _decide(self) -> Command:
-        """What `decide` says; a hook of the user's that raises ends the run as failed."""
-        try:
-            return decide(self._run, self._sub, self._policy)
-        except Exception as error:
-            log.exception("run %s: a hook of agent %s raised", self._run.id, self._policy.name)
-            return Finish("failed", "", f"a hook of agent {self._policy.name!r} raised {type(error).__name__}: {error}")
 
     async def _carry_out(self, command: Command) -> bool:
         """Do it; False when this incarnation is done with the (sub-)run."""

@@ -163,6 +163,10 @@ class Ledger(Protocol):
         """Enter spend of an earlier process, without a reservation."""
         ...
 
+    def forget(self, key: str) -> object:
+        """Drop a pool whose run has ended. Raises `UsageError` while it holds reservations."""
+        ...
+
     def left(self, pools: Sequence[str]) -> dict[str, int]:
         """The least that is left in any of the pools, by unit; unlimited units are missing."""
         ...

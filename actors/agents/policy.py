@@ -13,7 +13,7 @@ from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.models import ToolSchema
 from understudy.actors.agents.tools import Tool
-from understudy.actors.journal.fold import digest
+from understudy.actors.journal.state import digest
 
 HOPS: Final = 8
 """How often a request may be handed on."""

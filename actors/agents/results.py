@@ -13,13 +13,13 @@ output after the repairs.
 
 from __future__ import annotations
 
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar, cast
 
 from msgspec import Struct, field
 
 from understudy.actors.errors import Incomplete
-from understudy.actors.journal.events import Status
-from understudy.actors.journal.fold import Spend
+from understudy.actors.journal.events import Effect, Status
+from understudy.actors.journal.state import Spend
 
 O = TypeVar("O")  # noqa: E741  # the name that users see: output
 
@@ -37,18 +37,27 @@ class Approval(Struct, frozen=True):
     who: tuple[str, ...] = ()
 
 
+class OpenDoubt(Struct, frozen=True):
+    """A call of which nobody knows whether it happened. `arguments` is JSON, `key` its idempotency key or ""."""
+
+    id: str
+    run: str
+    tool: str
+    arguments: str
+    effect: Effect
+    key: str
+
+
 class Complete(Struct, Generic[O], frozen=True, tag="complete", tag_field="status"):
     """Validated, nothing missing."""
+
+    status: ClassVar[Literal["complete"]] = "complete"
+    """The tag."""
 
     run: str
     output: O
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
-
-    @property
-    def status(self) -> Status:
-        """The tag."""
-        return "complete"
 
     def unwrap(self) -> O:
         """The output."""
@@ -58,15 +67,13 @@ class Complete(Struct, Generic[O], frozen=True, tag="complete", tag_field="statu
 class Degraded(Struct, Generic[O], frozen=True, tag="degraded", tag_field="status"):
     """Validated, with a declared fallback that `reason` names."""
 
+    status: ClassVar[Literal["degraded"]] = "degraded"
+    """The tag."""
+
     run: str
     output: O
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
-
-    @property
-    def status(self) -> Status:
-        """The tag."""
-        return "degraded"
 
     def unwrap(self) -> O:
         """The output."""
@@ -76,15 +83,13 @@ class Degraded(Struct, Generic[O], frozen=True, tag="degraded", tag_field="statu
 class Partial(Struct, Generic[O], frozen=True, tag="partial", tag_field="status"):
     """Validated; `reason` names what is missing."""
 
+    status: ClassVar[Literal["partial"]] = "partial"
+    """The tag."""
+
     run: str
     output: O
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
-
-    @property
-    def status(self) -> Status:
-        """The tag."""
-        return "partial"
 
     def unwrap(self) -> O:
         """The output."""
@@ -94,16 +99,14 @@ class Partial(Struct, Generic[O], frozen=True, tag="partial", tag_field="status"
 class Waiting(Struct, Generic[O], frozen=True, tag="waiting", tag_field="status"):
     """Parked: `pending` lists the approvals that are asked for, `reason` says what else it waits for."""
 
+    status: ClassVar[Literal["waiting"]] = "waiting"
+    """The tag."""
+
     run: str
     pending: tuple[Approval, ...] = ()
     output: None = None
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
-
-    @property
-    def status(self) -> Status:
-        """The tag."""
-        return "waiting"
 
     def unwrap(self) -> NoReturn:
         """Raises `Incomplete`."""
@@ -113,15 +116,13 @@ class Waiting(Struct, Generic[O], frozen=True, tag="waiting", tag_field="status"
 class Stopped(Struct, Generic[O], frozen=True, tag="stopped", tag_field="status"):
     """Ended by guard, budget, person or supervisor; `output` is the last valid checkpoint or None."""
 
+    status: ClassVar[Literal["stopped"]] = "stopped"
+    """The tag."""
+
     run: str
     output: O | None = None
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
-
-    @property
-    def status(self) -> Status:
-        """The tag."""
-        return "stopped"
 
     def unwrap(self) -> NoReturn:
         """Raises `Incomplete`: a checkpoint is not the answer."""
@@ -131,15 +132,13 @@ class Stopped(Struct, Generic[O], frozen=True, tag="stopped", tag_field="status"
 class Failed(Struct, Generic[O], frozen=True, tag="failed", tag_field="status"):
     """Error, or invalid output after the repairs."""
 
+    status: ClassVar[Literal["failed"]] = "failed"
+    """The tag."""
+
     run: str
     output: O | None = None
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
-
-    @property
-    def status(self) -> Status:
-        """The tag."""
-        return "failed"
 
     def unwrap(self) -> NoReturn:
         """Raises `Incomplete`."""

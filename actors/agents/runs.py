@@ -21,8 +21,9 @@ from understudy.actors.cell import Cell, Envelope
 from understudy.actors.clock import Dice, Ids
 from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import Run, Sub, apply, fold
+from understudy.actors.journal.fold import apply, fold
 from understudy.actors.journal.journal import Journal
+from understudy.actors.journal.state import Run, Sub
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
@@ -108,6 +109,8 @@ class Runs:
     def dispatch(self, run: str, sub: int) -> None:
         """Send a (sub-)run to the actor that had it, else to the one whose turn it is."""
         state = self._runs[run].subs[sub]
+        if state.finished is not None:
+            return
         cell = self.kernel.registry.find(state.path) if state.path else None
         if cell is None or cell.state in ("stopping", "stopped"):
             cell = self.addresses(state.agent)
@@ -178,7 +181,9 @@ class Runs:
         ended = [run.id for run in self._runs.values() if run.finished is not None]
         for name in ended[: max(0, len(ended) - KEPT)]:
             if not any(key[0] == name for key in self._waiters):
-                del self._runs[name]
+                for pool in self._runs.pop(name).booked:
+                    with contextlib.suppress(UsageError):
+                        self.ledger.forget(pool)
 
     async def settled(self, run: str, sub: int = 0) -> None:
         """Wait until a (sub-)run has ended or parked."""

@@ -1,205 +1,22 @@
-"""The state of a run as a fold of its stream: `fold(records)`, or `apply` one by one.
+"""The fold: `fold(records)` makes the state of a run from its stream, `apply` takes one more record.
 
 `apply` owns the state it is given: it changes and returns it, so that a long run costs as many steps as it has
 events. It is deterministic and looks at nothing but its arguments; records already folded give the same state
 however the stream is cut. Outcomes of one batch may come in any order.
-
-A run holds sub-runs; sub-run 0 is the request itself. A *turn* is one reply of the model with the calls it asks
-for, or a note that the runtime put into the conversation.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from msgspec import Struct, field
-
-from understudy.actors.agents.guards import Step, Verdict
-from understudy.actors.agents.models import ModelReply, ToolCall
+from understudy.actors.agents.guards import Step
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+from understudy.actors.journal.state import CallState, Doubt, Run, Sub, Turn, Yes, digest
 
 EVIDENCE: Final = 256
 """Acts kept as evidence for the loop guard, newest last."""
-
-
-def digest(*parts: str) -> str:
-    """16 hexadecimal digits over the parts and their order."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "replace")
-        hasher.update(len(data).to_bytes(8, "big"))
-        hasher.update(data)
-    return hasher.hexdigest()[:16]
-
-
-class Spend(Struct):
-    """What was spent. `usd` is in micro-dollars; `estimated` says that some of it is a cap, not a bill."""
-
-    steps: int = 0
-    model_calls: int = 0
-    tool_calls: int = 0
-    tokens: int = 0
-    usd: int = 0
-    alive: float = 0.0
-    estimated: bool = False
-
-    def add(self, amounts: dict[str, int], *, estimated: bool = False) -> None:
-        """Add amounts by unit."""
-        for unit, amount in amounts.items():
-            setattr(self, unit, getattr(self, unit) + amount)
-        self.estimated = self.estimated or (estimated and bool(amounts))
-
-
-class Yes(Struct):
-    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`."""
-
-    id: str
-    sub: int
-    asked: ev.ApprovalAsked
-    state: str = "pending"
-    by: str = ""
-    reason: str = ""
-    digest: str = ""
-    seq: int = 0
-
-
-class Doubt(Struct):
-    """A call in doubt; `settled` is None while nobody has said whether it happened."""
-
-    id: str
-    sub: int
-    event: ev.InDoubt
-    settled: bool | None = None
-
-
-class CallState(Struct):
-    """One call of a turn. `outcome` is JSON when `ok`, else the error text."""
-
-    call: ToolCall
-    asked: ev.ToolAsked | None = None
-    done: bool = False
-    ok: bool = False
-    outcome: str = ""
-    kind: str = ""
-    approval: str = ""
-    doubt: str = ""
-    recorded: dict[str, str] = field(default_factory=dict)
-    seq: int = 0
-
-
-class Turn(Struct):
-    """One reply and its calls, or a note (`reply` is None)."""
-
-    step: int
-    reply: ModelReply | None = None
-    calls: list[CallState] = field(default_factory=list)
-    note: str = ""
-    rejected: str = ""
-    seq: int = 0
-
-    @property
-    def open(self) -> bool:
-        """Whether a call has no outcome yet."""
-        return any(not call.done for call in self.calls)
-
-    def fingerprint(self) -> str:
-        """A digest of everything the model sees of this turn."""
-        parts = [self.note, self.rejected]
-        if self.reply is not None:
-            parts.append(self.reply.content)
-        for call in self.calls:
-            parts += [call.call.id, call.call.name, call.call.arguments, str(call.ok), call.outcome]
-        return digest(*parts)
-
-
-class Sub(Struct):
-    """The state of one (sub-)run."""
-
-    id: int
-    agent: str
-    type: str
-    message: str
-    parent: int = -1
-    parent_step: int = 0
-    parent_index: int = 0
-    attempt: int = 0
-    path: str = ""
-    incarnation: int = 0
-    hops: int = 0
-    step: int = 0
-    answered: int = 0
-    turns: list[Turn] = field(default_factory=list)
-    asking: ev.ModelAsked | None = None
-    failures: int = 0
-    last_failure: ev.ModelFailed | None = None
-    repairs: int = 0
-    evidence: list[Step] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
-    restart: Record | None = None
-    rest_until: float = 0.0
-    stop_verdict: Verdict | None = None
-    denied: ev.BudgetDenied | None = None
-    parked: ev.Parked | None = None
-    temperature: float | None = None
-    finished: ev.Finished | None = None
-    spend: Spend = field(default_factory=Spend)
-    seq: int = 0
-
-    @property
-    def last(self) -> Turn | None:
-        """The newest turn."""
-        return self.turns[-1] if self.turns else None
-
-    def calls(self) -> Iterable[CallState]:
-        """All calls, oldest first."""
-        for turn in self.turns:
-            yield from turn.calls
-
-    def find(self, step: int, index: int) -> CallState | None:
-        """The call keyed (step, index)."""
-        for turn in reversed(self.turns):
-            if turn.step == step and turn.reply is not None:
-                return turn.calls[index] if index < len(turn.calls) else None
-        return None
-
-
-class Run(Struct):
-    """The state of a run: its sub-runs by number, and what belongs to all of them."""
-
-    id: str
-    asked_agent: str = ""
-    subs: dict[int, Sub] = field(default_factory=dict)
-    approvals: dict[str, Yes] = field(default_factory=dict)
-    doubts: dict[str, Doubt] = field(default_factory=dict)
-    tickets: dict[str, tuple[tuple[str, ...], dict[str, int]]] = field(default_factory=dict)
-    booked: dict[str, dict[str, int]] = field(default_factory=dict)
-    over: dict[str, dict[str, int]] = field(default_factory=dict)
-    pools: tuple[str, ...] = ()
-    stop: ev.StopAsked | None = None
-    spend: Spend = field(default_factory=Spend)
-    restarts: int = 0
-    seq: int = 0
-    started_at: float = 0.0
-    last_at: float = 0.0
-    mono: float | None = None
-
-    @property
-    def main(self) -> Sub:
-        """Sub-run 0, the request itself."""
-        return self.subs[0]
-
-    @property
-    def finished(self) -> ev.Finished | None:
-        """How the run ended, None while it has not."""
-        return self.subs[0].finished if 0 in self.subs else None
-
-    @property
-    def resting(self) -> bool:
-        """Whether nothing of it is active: every unfinished sub-run is parked."""
-        return all(sub.finished is not None or sub.parked is not None for sub in self.subs.values())
 
 
 def fold(records: Iterable[Record], state: Run | None = None) -> Run:
@@ -266,9 +83,15 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
 def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
     sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
     if judged.note:
-        sub.turns.append(Turn(sub.step, note=judged.note, seq=seq))
+        _add_note(sub, judged.note, seq)
     if judged.temperature is not None:
         sub.temperature = judged.temperature
+
+
+def _add_note(sub: Sub, note: str, seq: int) -> None:
+    turn = Turn(sub.step, note=note, seq=seq)
+    turn.seal()
+    sub.turns.append(turn)
 
 
 def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
@@ -333,6 +156,7 @@ def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
     sub.asking, sub.failures, sub.answered = None, 0, event.step
     turn = Turn(event.step, reply=event.reply, calls=[CallState(call) for call in event.reply.calls], seq=record.seq)
     sub.turns.append(turn)
+    turn.seal()
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
     if not turn.calls:
         _witness(sub, Step(event.step, sub.agent, "", "", digest(event.reply.content), event=record.seq))
@@ -380,6 +204,7 @@ def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, k
         _settle(run, sub, state.asked.ticket, state.asked.reserved)
     turn = next(turn for turn in reversed(sub.turns) if turn.step == at[0] and turn.reply is not None)
     if not turn.open:
+        turn.seal()
         for call in turn.calls:
             _witness(sub, _act(sub, turn.step, call))
 
@@ -418,6 +243,7 @@ def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None
     sub.repairs = event.repairs
     if sub.last is not None:
         sub.last.rejected = event.error
+        sub.last.seal()
 
 
 # --- guards, people --------------------------------------------------------------------------------------
@@ -432,7 +258,7 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
     elif kind == "Stop":
         sub.stop_verdict = event.verdict
     elif event.note:
-        sub.turns.append(Turn(sub.step, note=event.note, seq=record.seq))
+        _add_note(sub, event.note, record.seq)
 
 
 def _budget_denied(run: Run, record: Record, event: ev.BudgetDenied) -> None:

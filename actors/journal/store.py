@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed
+from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, UsageError
 
 
 class Row(Struct, frozen=True):
@@ -139,12 +139,15 @@ class MemoryStore:
     async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
         """See `JournalStore.write`. Raises `JournalFailed` for a gap or a repeated number."""
         self._check()
+        times = list(at)
+        if len(times) != len(rows):
+            raise UsageError(f"{len(rows)} rows with {len(times)} times")
         expected = {run: len(kept) for run, kept in self._rows.items()}
         for row in rows:
             expected[row.run] = expected.get(row.run, 0) + 1
             if row.seq != expected[row.run]:
                 raise JournalFailed(self.path, f"{row.run}:{row.seq} written where {expected[row.run]} is next")
-        for row, moment in zip(rows, at, strict=True):
+        for row, moment in zip(rows, times, strict=True):
             self._rows.setdefault(row.run, []).append(row)
             self._times[row.run] = (self._times.get(row.run, (moment, moment))[0], moment)
 

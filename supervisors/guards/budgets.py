@@ -118,7 +118,8 @@ class _Account:
         self.closed: str | None = None
 
     def denied(self, unit: str, wanted: int) -> Denied:
-        return Denied(self.pool.key, unit, self.limits[unit], self.spent[unit], self.reserved[unit], wanted)
+        closed = self.closed is not None
+        return Denied(self.pool.key, unit, self.limits[unit], self.spent[unit], self.reserved[unit], wanted, closed)
 
     def refuse(self, amounts: Mapping[str, int]) -> Denied | Busy | None:
         """Why `amounts` cannot be taken now; a Denied in one unit outweighs a Busy in another."""

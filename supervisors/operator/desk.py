@@ -7,24 +7,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from msgspec import Struct
-
-from understudy.actors.agents.results import Approval, Result
-from understudy.actors.journal.events import Effect, Record
+from understudy.actors.agents.results import Result
+from understudy.actors.journal.events import Record
 
 DEMO: Final = "understudy.demo"
 """Value of a journal's meta entry `app` by which the built-in demo is recognised."""
-
-
-class DoubtRow(Struct, frozen=True):
-    """A call of which nobody knows whether it happened. `arguments` is JSON, `key` its idempotency key or ""."""
-
-    id: str
-    run: str
-    tool: str
-    arguments: str
-    effect: Effect
-    key: str
 
 
 @dataclass(frozen=True)
@@ -33,7 +20,7 @@ class ConnectOptions:
 
     journal: str
     app: str | None
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def runnable(self) -> bool:
@@ -54,14 +41,6 @@ class Desk(Protocol):
 
     async def settle(self, doubt: str, *, did: bool, by: str) -> str:
         """Say whether a call in doubt happened; the run it belongs to. Raises `UnknownRun`, `UsageError`."""
-        ...
-
-    def approvals(self) -> list[Approval]:
-        """Every yes that is asked for, oldest first."""
-        ...
-
-    def doubts(self) -> list[DoubtRow]:
-        """Every call in doubt, oldest first."""
         ...
 
     def unfinished(self) -> list[str]:

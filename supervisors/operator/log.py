@@ -33,7 +33,7 @@ class Entry(Struct):
     took: float | None = None
     tokens: int | None = None
     open: bool = False
-    records: list[Record] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list[Record])
 
 
 class Log:
@@ -120,8 +120,13 @@ class Log:
                 return self._new(record, path, how, reason, by)
             case ev.Finished(status=status, reason=reason):
                 sign = {"complete": "✓", "failed": "×", "stopped": "×"}.get(status, "!")
-                return self._new(record, path, "end", f"sub-run {record.sub}" if record.sub else "run",
-                                 f"{sign} {status}" + (f": {reason}" if reason else ""))
+                return self._new(
+                    record,
+                    path,
+                    "end",
+                    f"sub-run {record.sub}" if record.sub else "run",
+                    f"{sign} {status}" + (f": {reason}" if reason else ""),
+                )
             case event:
                 return self._new(record, path, "other", type(event).__name__)
 
@@ -230,6 +235,8 @@ def of_actor(rows: Sequence[Entry], wanted: str) -> list[Entry]:
     return [row for row in rows if is_actor(row.path, wanted)]
 
 
+RIGHT: Final = frozenset({0, 1, 6, 7})
+"""Columns of numbers."""
 HEADS: Final = ("EVENT", "TIME", "ACTOR", "KIND", "WHAT", "OUTCOME", "TOOK", "TOKENS")
 
 
@@ -250,7 +257,7 @@ def cells(row: Entry) -> tuple[str, ...]:
 
 def render(rows: Sequence[Entry], *, events: int) -> list[str]:
     """The rows as a table, and a last line that counts them."""
-    lines = table([HEADS, *map(cells, rows)], right=frozenset({0, 1, 6, 7}))
+    lines = table([HEADS, *map(cells, rows)], right=RIGHT)
     foot = f"{many(len(rows), 'row')} of {many(events, 'event')} · --raw every event · --json one per line · --follow"
     return [*lines, foot]
 
@@ -261,9 +268,9 @@ FOLLOWED: Final = (6, 8, 12, 8, WHAT, OUTCOME, 8, 6)
 
 def followed(row: Entry) -> str:
     """One row on its own."""
-    shown = cells(row)
-    parts = [c.rjust(w) if n in (0, 1, 6, 7) else c.ljust(w) for n, (c, w) in enumerate(zip(shown, FOLLOWED, strict=True))]
-    return "  ".join(parts).rstrip()
+    shown = zip(cells(row), FOLLOWED, strict=True)
+    padded = [cell.rjust(width) if n in RIGHT else cell.ljust(width) for n, (cell, width) in enumerate(shown)]
+    return "  ".join(padded).rstrip()
 
 
 def raw(record: Record, began: float) -> str:

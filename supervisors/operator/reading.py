@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import anyio.to_thread
+import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed, JournalForeign, UnknownRun, UsageError
 from understudy.actors.journal.events import NODE_STREAM, Record
-from understudy.actors.journal.fold import Run, fold
+from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
+from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import Head
 from understudy.supervisors.operator.text import shorten
 from understudy.transports.journals.sqlite import SQLiteStore
@@ -30,6 +33,20 @@ class Place(Struct, frozen=True):
 
     run: str
     seq: int = 0
+
+
+class _Own(Struct, frozen=True):
+    app: object = None
+
+
+class _Tool(Struct, frozen=True):
+    understudy: _Own = _Own()
+
+
+class _Project(Struct, frozen=True):
+    """What of a pyproject.toml is ours."""
+
+    tool: _Tool = _Tool()
 
 
 class Reader:
@@ -65,7 +82,9 @@ class Reader:
         """What `text` names. Raises `UnknownRun` when nothing, `UsageError` when it is ambiguous or malformed."""
         found = _TARGET.fullmatch(text)
         if found is None or not text:
-            raise UsageError(f"{text!r} names no run: it is @ (newest), @2, a run id, its beginning, or one with :event")
+            raise UsageError(
+                f"{text!r} names no run: it is @ (newest), @2, a run id, its beginning, or one with :event"
+            )
         return Place(self._run(found["run"]), int(found["seq"] or 0))
 
     def _run(self, name: str) -> str:
@@ -88,7 +107,7 @@ class Reader:
         return self.runs[-number]
 
 
-def listed(names: Any, most: int = 8) -> str:  # Any: an iterable of str, consumed once
+def listed(names: Iterable[str], most: int = 8) -> str:
     """Names with commas, the first `most` of them."""
     every = list(names)
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
@@ -104,10 +123,10 @@ def folded(path: str, records: list[Record]) -> Run:
 
 
 @asynccontextmanager
-async def reading(path: str) -> AsyncIterator[Reader]:
+async def reading(path: str) -> AsyncGenerator[Reader, None]:
     """Open the journal at `path` beside its owner, if any. Raises `JournalError`, and `UsageError` for a bad path."""
     store = SQLiteStore(checked_path(path))
-    if not os.path.exists(path):
+    if not await anyio.to_thread.run_sync(os.path.exists, path):
         raise UsageError(f"{path}: no such journal")
     await store.open(owner=False)
     try:
@@ -129,7 +148,7 @@ async def find_journal(given: str | None, environ: Mapping[str, str], folder: Pa
         return checked_path(given)
     if environ.get("UNDERSTUDY_JOURNAL"):
         return checked_path(environ["UNDERSTUDY_JOURNAL"])
-    files = sorted(folder.glob("*.db"))[:CANDIDATES]
+    files = await anyio.to_thread.run_sync(lambda: sorted(folder.glob("*.db"))[:CANDIDATES])
     found = [file.name for file in files if await is_journal(str(file))]
     if not found:
         raise UsageError("no journal (*.db) in this folder; name one with --journal or UNDERSTUDY_JOURNAL")
@@ -168,11 +187,9 @@ def _configured(file: Path) -> object:
     if not file.is_file():
         return None
     try:
-        tools: Any = tomllib.loads(file.read_text("utf-8")).get("tool", {})  # Any: anybody may have written it
-    except ValueError as error:
+        return msgspec.convert(tomllib.loads(file.read_text("utf-8")), _Project).tool.understudy.app
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or `tool` is no table
         raise UsageError(f"pyproject.toml cannot be read: {error}") from error
-    section = tools.get("understudy", {}) if isinstance(tools, dict) else {}
-    return section.get("app") if isinstance(section, dict) else None
 
 
 def _checked_app(app: object, where: str) -> str:

@@ -6,9 +6,8 @@ Whatever a model, a tool or a file said may hold control characters; nothing rea
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 import msgspec
 
@@ -55,7 +54,8 @@ def shorten(run: str, known: Iterable[str]) -> str:
 
 
 def _shared(one: str, other: str) -> int:
-    return len(os.path.commonprefix([one, other]))
+    same = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(same, min(len(one), len(other)))
 
 
 def count(number: int) -> str:
@@ -78,6 +78,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def pause(seconds: float) -> str:
+    """0.5 s: a back-off, as it was configured."""
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+
+
 def many(number: int, thing: str) -> str:
     """`1 step`, `3 steps`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
@@ -98,10 +103,8 @@ def call_text(name: str, arguments: str, limit: int = ARGUMENTS) -> str:
 
 def _arguments(text: str) -> str:
     try:
-        values: Any = msgspec.json.decode(text)  # Any: a model wrote it
-    except msgspec.MsgspecError:
-        return text
-    if not isinstance(values, dict):
+        values = msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.MsgspecError, RecursionError):  # a model wrote it
         return text
     if len(values) == 1:
         return _value(next(iter(values.values())))

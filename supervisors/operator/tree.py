@@ -10,7 +10,8 @@ from msgspec import Struct, field
 
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.journal.fold import Run, fold
+from understudy.actors.journal.fold import fold
+from understudy.actors.journal.state import Run
 from understudy.supervisors.operator.paths import Paths
 from understudy.supervisors.operator.text import call_text, clean, count, duration, name_of, table
 
@@ -60,11 +61,10 @@ class _Actor(Struct):
     restarts: int = 0
     steps: int = 0
     tokens: int = 0
-    held: dict[int, None] = field(default_factory=dict)
     left: int = -1
     down: bool = False
     gave_up: bool = False
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
 
 
 def tree(
@@ -110,8 +110,6 @@ def _actors(records: Sequence[Record]) -> tuple[dict[str, _Actor], dict[int, str
             seen.add(path)
         actor = actors.setdefault(path, _Actor())
         _count(actor, record)
-        if isinstance(record.event, ev.AttemptStarted):
-            actor.held[record.sub] = None
     holders = paths.holders
     # An agent that nobody has taken up yet is shown by its name, until an actor's path replaces it.
     waiting = {path for path in holders.values() if path not in seen}
@@ -173,7 +171,7 @@ def _below(path: str, depth: int, every: Mapping[str, None]) -> list[tuple[str, 
 def _above(path: str, actors: Mapping[str, _Actor]) -> list[str]:
     """Ancestors, outermost first; a pool, whose children are numbers, is no line of its own."""
     parts = path.split("/")
-    found = []
+    found: list[str] = []
     for end in range(1, len(parts)):
         above = "/".join(parts[:end])
         if not parts[end].isdigit() or above in actors:
@@ -190,9 +188,7 @@ def _parent(path: str, every: Mapping[str, None]) -> str | None:
     return None
 
 
-def _row(
-    path: str, depth: int, actors: Mapping[str, _Actor], holders: Mapping[int, str], run: Run, live: bool
-) -> Row:
+def _row(path: str, depth: int, actors: Mapping[str, _Actor], holders: Mapping[int, str], run: Run, live: bool) -> Row:
     own = actors.get(path)
     if own is None or (depth == 0 and any(other.startswith(path + "/") for other in actors)):
         return _sum(path, depth, [a for p, a in actors.items() if p == path or p.startswith(path + "/")], run, live)

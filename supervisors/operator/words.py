@@ -13,10 +13,11 @@ from msgspec import Struct
 from understudy.actors.agents.guards import Nudge, Restart
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.journal.fold import Run, Sub, apply
+from understudy.actors.journal.fold import apply
+from understudy.actors.journal.state import Run, Sub
 from understudy.actors.lifecycle import Exit
 from understudy.supervisors.operator.paths import Paths
-from understudy.supervisors.operator.text import call_text, clean, duration, many, name_of
+from understudy.supervisors.operator.text import call_text, clean, duration, many, name_of, pause
 
 VERB: Final = 12
 """Columns of the verb, which stands at the right of them."""
@@ -69,10 +70,6 @@ class Narrator:
         for record in records:
             self.facts(record)
 
-    def who(self, record: Record) -> str:
-        """The actor of the record last given, as people see it."""
-        return name_of(self._paths[record.run].holders.get(record.sub, record.path))
-
     def facts(self, record: Record) -> list[Fact]:
         """What to say about `record`, mostly nothing."""
         path = self._paths.setdefault(record.run, Paths()).of(record)
@@ -88,9 +85,13 @@ class Narrator:
         run = self.runs.get(record.run)
         if run is None and record.seq != 1:
             return None
-        if run is not None and record.seq != run.seq + 1:
+        if run is not None and record.seq <= run.seq:
             return run
-        run = apply(run or Run(record.run), record)
+        try:
+            run = apply(run or Run(record.run), record)
+        except (LookupError, AssertionError):  # an event in between was missed: go on without the past
+            self.runs.pop(record.run, None)
+            return None
         if run.subs:
             self.runs[record.run] = run
         return run
@@ -101,7 +102,7 @@ class Narrator:
         """A request from outside."""
         event = _typed(record, ev.RunStarted)
         text = self._opening or f"{event.type} {clean(event.message, 48)}"
-        return [Fact("Started", f"{name_of(event.agent)}:" if self._opening else who, text, f"run {self._place(record)}")]
+        return [Fact("Started", who, text, f"run {self._short(record.run)}")]
 
     def resumed(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A process took the run up again."""
@@ -146,7 +147,7 @@ class Narrator:
         """The supervisor starts the next incarnation after a pause."""
         event = _typed(record, ev.BackedOff)
         sub = _sub(run, record)
-        changes = [f"in {duration(event.delay)}", *altered(sub.restart if sub is not None else None)]
+        changes = [f"in {pause(event.delay)}", *altered(sub.restart if sub is not None else None)]
         if len(changes) == 1 and (exit := event.exit or self._exits.get(event.child)) is not None:
             changes.append(f"after {clean(str(exit), 80)}")
         return [Fact("Restarted", name_of(event.child), " · ".join(changes), f"restarts {event.in_window} in window")]
@@ -164,7 +165,8 @@ class Narrator:
     def breached(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A bill above the cap."""
         event = _typed(record, ev.BudgetBreached)
-        return [Fact("Overspent", who, f"{clean(event.pool)}: {event.over} {event.unit} over the cap", self._at(record))]
+        text = f"{clean(event.pool)}: {event.over} {event.unit} over the cap"
+        return [Fact("Overspent", who, text, self._at(record))]
 
     def approval_asked(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A person is waited for."""
@@ -221,9 +223,6 @@ class Narrator:
     def _at(self, record: Record) -> str:
         return f"{self._short(record.run)}:{record.seq}"
 
-    def _place(self, record: Record) -> str:
-        return self._short(record.run)
-
 
 def altered(restart: Record | None) -> list[str]:
     """What a verdict of restart changes for the next attempt, in words."""
@@ -231,7 +230,7 @@ def altered(restart: Record | None) -> list[str]:
     if not isinstance(event, ev.Judged) or not isinstance(event.verdict.response, Restart):
         return []
     note = " → 1 note" if event.note else ""
-    changes = []
+    changes: list[str] = []
     if event.dropped:
         changes += [f"back to step {event.rewind_to}", f"{many(event.dropped, 'exchange')}{note}"]
     if event.temperature is not None:

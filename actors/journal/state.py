@@ -1,0 +1,195 @@
+"""The state of a run, as the fold makes it: what was asked, said, done, spent, and what is still open.
+
+A run holds sub-runs; sub-run 0 is the request itself. A *turn* is one reply of the model with the calls it asks for,
+or a note that the runtime put into the conversation. Only `fold.apply` changes these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from msgspec import Struct, field
+
+from understudy.actors.agents.guards import Step, Verdict
+from understudy.actors.agents.models import ModelReply, ToolCall
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.events import Record
+
+
+def digest(*parts: str) -> str:
+    """16 hexadecimal digits over the parts and their order."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "replace")
+        hasher.update(len(data).to_bytes(8, "big"))
+        hasher.update(data)
+    return hasher.hexdigest()[:16]
+
+
+class Spend(Struct):
+    """What was spent. `usd` is in micro-dollars; `estimated` says that some of it is a cap, not a bill."""
+
+    steps: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    usd: int = 0
+    alive: float = 0.0
+    estimated: bool = False
+
+    def add(self, amounts: dict[str, int], *, estimated: bool = False) -> None:
+        """Add amounts by unit."""
+        for unit, amount in amounts.items():
+            setattr(self, unit, getattr(self, unit) + amount)
+        self.estimated = self.estimated or (estimated and bool(amounts))
+
+
+class Yes(Struct):
+    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`."""
+
+    id: str
+    sub: int
+    asked: ev.ApprovalAsked
+    state: str = "pending"
+    by: str = ""
+    reason: str = ""
+    digest: str = ""
+    seq: int = 0
+
+
+class Doubt(Struct):
+    """A call in doubt; `settled` is None while nobody has said whether it happened."""
+
+    id: str
+    sub: int
+    event: ev.InDoubt
+    settled: bool | None = None
+
+
+class CallState(Struct):
+    """One call of a turn. `outcome` is JSON when `ok`, else the error text."""
+
+    call: ToolCall
+    asked: ev.ToolAsked | None = None
+    done: bool = False
+    ok: bool = False
+    outcome: str = ""
+    kind: str = ""
+    approval: str = ""
+    doubt: str = ""
+    recorded: dict[str, str] = field(default_factory=dict)
+    seq: int = 0
+
+
+class Turn(Struct):
+    """One reply and its calls, or a note (`reply` is None)."""
+
+    step: int
+    reply: ModelReply | None = None
+    calls: list[CallState] = field(default_factory=list)
+    note: str = ""
+    rejected: str = ""
+    seq: int = 0
+    mark: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether a call has no outcome yet."""
+        return any(not call.done for call in self.calls)
+
+    def seal(self) -> None:
+        """Set `mark`, the digest of everything the model sees of this turn: once for each change, not at each step."""
+        parts = [self.note, self.rejected]
+        if self.reply is not None:
+            parts.append(self.reply.content)
+        for call in self.calls:
+            parts += [call.call.id, call.call.name, call.call.arguments, str(call.ok), call.outcome]
+        self.mark = digest(*parts)
+
+
+class Sub(Struct):
+    """The state of one (sub-)run."""
+
+    id: int
+    agent: str
+    type: str
+    message: str
+    parent: int = -1
+    parent_step: int = 0
+    parent_index: int = 0
+    attempt: int = 0
+    path: str = ""
+    incarnation: int = 0
+    hops: int = 0
+    step: int = 0
+    answered: int = 0
+    turns: list[Turn] = field(default_factory=list)
+    asking: ev.ModelAsked | None = None
+    failures: int = 0
+    last_failure: ev.ModelFailed | None = None
+    repairs: int = 0
+    evidence: list[Step] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    restart: Record | None = None
+    rest_until: float = 0.0
+    stop_verdict: Verdict | None = None
+    denied: ev.BudgetDenied | None = None
+    parked: ev.Parked | None = None
+    temperature: float | None = None
+    finished: ev.Finished | None = None
+    spend: Spend = field(default_factory=Spend)
+    seq: int = 0
+
+    @property
+    def last(self) -> Turn | None:
+        """The newest turn."""
+        return self.turns[-1] if self.turns else None
+
+    def calls(self) -> Iterable[CallState]:
+        """All calls, oldest first."""
+        for turn in self.turns:
+            yield from turn.calls
+
+    def find(self, step: int, index: int) -> CallState | None:
+        """The call keyed (step, index)."""
+        for turn in reversed(self.turns):
+            if turn.step == step and turn.reply is not None:
+                return turn.calls[index] if index < len(turn.calls) else None
+        return None
+
+
+class Run(Struct):
+    """The state of a run: its sub-runs by number, and what belongs to all of them."""
+
+    id: str
+    asked_agent: str = ""
+    subs: dict[int, Sub] = field(default_factory=dict)
+    approvals: dict[str, Yes] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
+    tickets: dict[str, tuple[tuple[str, ...], dict[str, int]]] = field(default_factory=dict)
+    booked: dict[str, dict[str, int]] = field(default_factory=dict)
+    over: dict[str, dict[str, int]] = field(default_factory=dict)
+    pools: tuple[str, ...] = ()
+    stop: ev.StopAsked | None = None
+    spend: Spend = field(default_factory=Spend)
+    restarts: int = 0
+    seq: int = 0
+    started_at: float = 0.0
+    last_at: float = 0.0
+    mono: float | None = None
+
+    @property
+    def main(self) -> Sub:
+        """Sub-run 0, the request itself."""
+        return self.subs[0]
+
+    @property
+    def finished(self) -> ev.Finished | None:
+        """How the run ended, None while it has not."""
+        return self.subs[0].finished if 0 in self.subs else None
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing of it is active: every unfinished sub-run is parked."""
+        return all(sub.finished is not None or sub.parked is not None for sub in self.subs.values())

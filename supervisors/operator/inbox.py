@@ -1,0 +1,112 @@
+"""Questions that wait in a journal, found by what people type, and answers posted to its owner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from understudy.actors.errors import UnknownRun, UsageError
+from understudy.actors.journal.state import Doubt, Run, Yes
+from understudy.supervisors.operator.reading import Reader, listed
+from understudy.supervisors.operator.text import call_text, clean, shorten
+
+TAKEN_WITHIN: Final = 10.0
+"""Seconds that a live owner has to take an answer."""
+POLL: Final = 0.1
+
+Q = TypeVar("Q", Yes, Doubt)
+
+
+class Word(Struct, frozen=True):
+    """An answer as it is posted; kinds are "approve", "refuse" and "settle"."""
+
+    id: str
+    by: str
+    did: bool = False
+    reason: str = ""
+    digest: str = ""
+
+
+async def find_yes(reader: Reader, name: str) -> tuple[Run, Yes]:
+    """The approval `name` names: `a1` if only one waits, `7f3a-a1`, or the whole id.
+
+    Raises `UnknownRun`, and `UsageError` when it is ambiguous or malformed.
+    """
+    return await _find(reader, name, "approval", lambda run: run.approvals, lambda yes: yes.state == "pending")
+
+
+async def find_doubt(reader: Reader, name: str) -> tuple[Run, Doubt]:
+    """The call in doubt `name` names, as `find_yes`."""
+    return await _find(reader, name, "doubt", lambda run: run.doubts, lambda doubt: doubt.settled is None)
+
+
+async def _find(
+    reader: Reader, name: str, what: str, of: Callable[[Run], dict[str, Q]], is_open: Callable[[Q], bool]
+) -> tuple[Run, Q]:
+    prefix, _, tail = name.rpartition("-")
+    if not tail:
+        raise UsageError(f"{name!r} names no {what}; they look like {what[0]}1 or 7f3a-{what[0]}1")
+    states = [await reader.state(run) for run in reader.runs if run.startswith(prefix)]
+    found = [(run, q) for run in states if (q := of(run).get(f"{run.id}-{tail}")) is not None]
+    waiting = [pair for pair in found if is_open(pair[1])] or found
+    if len(waiting) == 1:
+        return waiting[0]
+    if waiting:
+        names = listed(handle(reader, q.id) for _, q in waiting)
+        raise UsageError(f"{what} {name!r} is ambiguous: {names}")
+    every = listed(handle(reader, q.id) for run in states for q in of(run).values() if is_open(q)) or "none"
+    raise UnknownRun(f"{reader.path}: no {what} {name!r}; open: {every}")
+
+
+def handle(reader: Reader, name: str) -> str:
+    """The id of an approval or doubt with its run's id shortened."""
+    run, _, tail = name.rpartition("-")
+    return clean(f"{shorten(run, reader.runs)}-{tail}")
+
+
+def check_answerable(yes: Yes, by: str, now: float) -> None:
+    """Raise `UsageError` when `yes` was answered, has expired, or is not for `by` to answer. The owner checks again."""
+    if yes.state != "pending":
+        said = "refused" if yes.state == "refused" else "approved"
+        raise UsageError(f"approval {yes.id} was {said} already by {yes.by or 'somebody'}")
+    if yes.asked.expires <= now:
+        raise UsageError(f"approval {yes.id} has expired; that counts as no")
+    if yes.asked.who and by not in yes.asked.who:
+        raise UsageError(f"approval {yes.id}: {by!r} may not answer; {', '.join(yes.asked.who)} may")
+
+
+def described(yes: Yes, now: float) -> list[str]:
+    """What a person must see before a yes: the call in full, its digest, the policy, who may answer, until when."""
+    asked = yes.asked
+    hours, minutes = divmod(int(max(0.0, asked.expires - now)) // 60, 60)
+    who = ", ".join(asked.who) or "anybody"
+    return [
+        f"{'Asked':>12}  {call_text(asked.name, asked.arguments, 0)}",
+        f"{'':>12}  digest {asked.digest} · policy {clean(asked.policy) or 'none'} · by {clean(who)} ·"
+        f" expires in {hours}:{minutes:02} h",
+    ]
+
+
+async def post(reader: Reader, kind: str, word: Word, at: float) -> int:
+    """Put an answer into the inbox, durably; its number there."""
+    return await reader.store.post(kind, msgspec.json.encode(word), at)
+
+
+async def taken(
+    reader: Reader, run: str, done: Callable[[Run], str], *, within: float = TAKEN_WITHIN, poll: float = POLL
+) -> str:
+    """What `done` says as soon as it says something about the run; "" after `within` seconds."""
+    deadline = time.monotonic() + within
+    version = -1
+    while True:
+        before, version = version, await reader.store.data_version()
+        if before != version and (said := done(await reader.state(run))):
+            return said
+        if time.monotonic() >= deadline:
+            return ""
+        await anyio.sleep(poll)

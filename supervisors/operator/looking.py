@@ -1,0 +1,162 @@
+"""The commands that only look: `tree`, `log`, `why`, `replay`. None owns the journal; `replay` alone needs the app."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Final
+
+import anyio
+import msgspec
+
+from understudy.actors.errors import UnknownRun, UsageError
+from understudy.actors.journal.events import Record
+from understudy.supervisors.operator import log as logs
+from understudy.supervisors.operator import tree as trees
+from understudy.supervisors.operator import why as whys
+from understudy.supervisors.operator.desk import Replayed
+from understudy.supervisors.operator.ending import COMPLETE, DIVERGED
+from understudy.supervisors.operator.reading import Place, Reader, folded, listed, reading
+from understudy.supervisors.operator.shell import Shell, no_app
+from understudy.supervisors.operator.text import clean, duration, many, name_of
+
+POLL: Final = 0.2
+"""Seconds between two looks of `log --follow`."""
+
+
+async def _stream(reader: Reader, text: str) -> tuple[Place, list[Record]]:
+    """The place and the whole stream of its run. Raises `UnknownRun` for an event that is not there."""
+    place = reader.resolve(text)
+    records = await reader.records(place.run)
+    folded(reader.path, records)
+    if place.seq > len(records):
+        raise UnknownRun(f"{reader.path}: no event {reader.short(place.run)}:{place.seq}, it has {len(records)}")
+    return place, records
+
+
+async def show_tree(shell: Shell, args: Namespace) -> int:
+    """`understudy tree [RUN[:EVENT]]`: the actors of a run, as they stand or stood at an event."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        live = bool(place.seq) or await reader.owned()
+        found = trees.tree(records[: place.seq or None], owners=trees.owners_of(reader.meta), live=live)
+        if args.json:
+            shell.data(msgspec.json.encode(found).decode())
+        else:
+            shell.data(*trees.render(found, short=reader.short(place.run), journal=reader.path))
+    return COMPLETE
+
+
+async def show_why(shell: Shell, args: Namespace) -> int:
+    """`understudy why [RUN[:EVENT]]`: what went wrong, with proof."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        name = args.run.partition(":")[0] or "@"
+        found = whys.why(records, name=name, live=await reader.owned())
+        found = whys.at_event(found, place.seq) if place.seq else found
+        if args.json:
+            shell.data(msgspec.json.encode(found).decode())
+        else:
+            shell.data(*whys.render(found, reader.short))
+    return COMPLETE
+
+
+async def show_log(shell: Shell, args: Namespace) -> int:
+    """`understudy log [RUN[:EVENT]]`: what happened, an act a row, or every event."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        if args.follow:
+            if place.seq:
+                raise UsageError("--follow shows a run as it grows; leave the event out")
+            await _follow(shell, args, reader, place.run)
+        else:
+            _print_log(shell, args, place, records)
+    return COMPLETE
+
+
+def _print_log(shell: Shell, args: Namespace, place: Place, records: list[Record]) -> None:
+    rows = _chosen(args, place, logs.entries(records))
+    if args.raw or args.json:
+        events = sorted((record for row in rows for record in row.records), key=lambda record: record.seq)
+        shell.data(*(_event(args, record, records[0].at) for record in events))
+    else:
+        *lines, foot = logs.render(rows, events=len(records))
+        shell.data(*lines)
+        shell.fact(foot)
+
+
+def _event(args: Namespace, record: Record, began: float) -> str:
+    return logs.as_json(record) if args.json else logs.raw(record, began)
+
+
+def _chosen(args: Namespace, place: Place, rows: list[logs.Entry]) -> list[logs.Entry]:
+    """The rows asked for. Raises `UsageError` for an actor that is not in the run."""
+    if args.actor is not None:
+        chosen = logs.of_actor(rows, args.actor)
+        if not chosen:
+            raise UsageError(f"no actor {args.actor!r} in this run; it has {listed(logs.actors(rows))}")
+        rows = chosen
+    if place.seq:
+        rows = [row for row in rows if any(record.seq == place.seq for record in row.records)]
+    return rows
+
+
+async def _follow(shell: Shell, args: Namespace, reader: Reader, run: str) -> None:
+    """Print rows as they are complete (events as they come) until the run has ended."""
+    log = logs.Log()
+    seen = 0
+    printed: set[int] = set()
+    version = -1
+    while True:
+        before, version = version, await reader.store.data_version()
+        if before != version:
+            records = await reader.records(run)
+            fresh = [(record, log.add(record)) for record in records[seen:]]
+            seen = len(records)
+            ended = folded(reader.path, records).finished is not None
+            if args.raw or args.json:
+                lines = [_event(args, r, records[0].at) for r, row in fresh if _wanted(args, row)]
+            else:
+                done = [row for row in log.entries if row.seq not in printed and (ended or not row.open)]
+                printed.update(row.seq for row in done)
+                lines = [logs.followed(row) for row in done if _wanted(args, row)]
+            shell.data(*lines)
+            if ended:
+                return
+        await anyio.sleep(POLL)
+
+
+def _wanted(args: Namespace, row: logs.Entry) -> bool:
+    return args.actor is None or bool(logs.of_actor([row], args.actor))
+
+
+async def replay(shell: Shell, args: Namespace) -> int:
+    """`understudy replay [RUN]`: decide everything again and compare; exit 5 when something comes out differently."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        if place.seq:
+            raise UsageError(f"replay takes a whole run, {args.run!r} names an event")
+        options = shell.options(args.app, reader)
+        if not options.runnable:
+            raise no_app(options, "replay")
+        short = reader.short(place.run)
+    began = shell.clock.monotonic()
+    report = shell.replayer(options, records)
+    return _replayed(shell, report, short, shell.clock.monotonic() - began)
+
+
+def _replayed(shell: Shell, report: Replayed, short: str, seconds: float) -> int:
+    if report.identical:
+        size = f"{many(report.events, 'event')}, {many(report.steps, 'step')}"
+        calls = f"0 model calls, 0 tool calls · {duration(seconds)}"
+        shell.fact(f"{'Replayed':>12}  {short} · {size} · {calls}")
+        shell.data("identical")
+        return COMPLETE
+    shell.data(f"diverged {short}:{report.at}")
+    before = many(max(0, (report.at or 1) - 1), "identical event")
+    shell.fact(
+        f"{'Diverged':>12}  at {short}:{report.at}, {name_of(report.path)} step {report.step}, after {before}",
+        f"{'recorded':>12}  {clean(report.recorded, 400)}",
+        f"{'now':>12}  {clean(report.now, 400)}",
+        f"{'Next':>12}  understudy log {short}:{report.at} --raw · why {short}",
+    )
+    return DIVERGED

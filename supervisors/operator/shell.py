@@ -1,0 +1,61 @@
+"""What every command is given: where to write, how to connect, which journal and app are meant."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from understudy.actors.clock import Clock
+from understudy.actors.errors import UsageError
+from understudy.supervisors.operator.desk import Connect, ConnectOptions, Replayer
+from understudy.supervisors.operator.reading import Reader, find_app, find_journal
+from understudy.supervisors.operator.text import say
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Streams, clock and connections of one call of `main`."""
+
+    connect: Connect
+    replayer: Replayer
+    clock: Clock
+    stdin: TextIO
+    stdout: TextIO
+    stderr: TextIO
+    environ: Mapping[str, str]
+    folder: Path
+
+    def data(self, *lines: str) -> None:
+        """Lines for the next program."""
+        say(self.stdout, *lines)
+
+    def fact(self, *lines: str) -> None:
+        """Lines for people."""
+        say(self.stderr, *lines)
+
+    async def journal(self, given: str | None) -> str:
+        """The journal that is meant. Raises `UsageError`."""
+        return await find_journal(given, self.environ, self.folder)
+
+    def options(self, app: str | None, reader: Reader) -> ConnectOptions:
+        """How to connect to the journal of `reader`. Raises `UsageError` for a malformed app."""
+        return ConnectOptions(reader.path, find_app(app, self.environ, self.folder), dict(reader.meta))
+
+
+def no_app(options: ConnectOptions, what: str) -> UsageError:
+    """The error for a command that cannot do without the agents; the journal's own word is only a hint."""
+    said = options.meta.get("app", "")
+    hint = f"; the journal says that {said!r} wrote it" if said else ""
+    return UsageError(f"{what} needs the agents: --app module:attribute, or UNDERSTUDY_APP{hint}")
+
+
+def login() -> str:
+    """Who sits at the terminal: the login name, else the user's number."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"

@@ -1,0 +1,224 @@
+"""Streams for tests of fold, decide and replay: what a driver would journal, without any driver.
+
+`play` asks `decide` again and again and answers each command with outcomes that a script chooses, so every stream it
+makes is one that a real run could have left.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from understudy.actors.agents import decide as cmd
+from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.decide import call_digest, command_digest, decide
+from understudy.actors.agents.models import ModelReply, ModelSession, Price, ToolCall, Usage
+from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.tools import tool
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.events import Record
+from understudy.actors.journal.fold import apply
+from understudy.actors.journal.state import Run
+from understudy.supervisors.guards.loops import Loops
+
+
+class Answer(Struct, frozen=True):
+    text: str
+
+
+class NoModel:
+    """A description of a model that nobody opens."""
+
+    name = "none"
+    price = Price(1, 1)
+
+    def session(self) -> AbstractAsyncContextManager[ModelSession]:
+        raise AssertionError("a pure test opened a model")
+
+
+@tool(effect="read")
+def look(what: str) -> str:
+    """Look."""
+    return what
+
+
+@tool(effect="idempotent")
+def put(what: str) -> str:
+    """Put."""
+    return what
+
+
+@tool(effect="irreversible", approve="boss")
+def send(what: str) -> str:
+    """Send."""
+    return what
+
+
+def make_policy(*, loops: Loops | None = None, instructions: str = "Do it.", repairs: int = 2) -> Policy:
+    agent = Agent(
+        "clerk",
+        model=NoModel(),
+        output=Answer,
+        tools=[look, put, send],
+        instructions=instructions,
+        repairs=repairs,
+        checkpoint=lambda ctx: Answer(f"{len(ctx.results('look'))} looked at") if ctx.results("look") else None,
+    )
+    return Policy(agent, "main/clerk", loops=loops if loops is not None else Loops())
+
+
+Choice = Callable[[str, Sequence[str]], str]
+"""Chooses one of the given options; the first argument says what for."""
+
+
+@dataclass
+class Play:
+    """A run being played: its records and its state. `choose` decides everything the world decides."""
+
+    policy: Policy
+    choose: Choice
+    records: list[Record] = field(default_factory=list)
+    state: Run = field(default_factory=lambda: Run("t0"))
+    incarnation: int = 1
+
+    def add(self, event: ev.AnyEvent) -> None:
+        seq = len(self.records) + 1
+        record = Record("t0", seq, float(seq), float(seq), 0, "main/clerk", self.incarnation, seq - 1, event)
+        record = ev.decode(ev.encode(record))
+        self.records.append(record)
+        self.state = apply(self.state, record)
+
+    def run(self, commands: int = 60) -> list[Record]:
+        self.add(ev.RunStarted("clerk", "Prompt", '{"$":"Prompt","text":"go"}'))
+        self.add(ev.AttemptStarted(1))
+        for _ in range(commands):
+            if self.state.finished is not None:
+                break
+            self.step(decide(self.state, self.state.main, self.policy))
+        return self.records
+
+    def step(self, command: cmd.Command) -> None:
+        digest = command_digest(command)
+        match command:
+            case cmd.CallModel():
+                self._model(command, digest)
+            case cmd.CallTools():
+                self._tools(command)
+            case cmd.Reject():
+                self.add(
+                    ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)
+                )
+            case cmd.RejectOutput():
+                self.add(ev.OutputRejected(command.step, command.error, command.repairs, digest))
+            case cmd.Judge():
+                self.add(
+                    ev.Judged(
+                        command.verdict, command.note, command.rewind_to, command.dropped, command.temperature, digest
+                    )
+                )
+            case cmd.EndIncarnation():
+                restart = self.state.main.restart
+                assert restart is not None
+                self.incarnation += 1
+                self.add(ev.AttemptStarted(self.state.main.attempt + 1, restart.seq))
+            case cmd.AskYes():
+                self.add(
+                    ev.ApprovalAsked(
+                        command.approval,
+                        command.step,
+                        command.index,
+                        command.name,
+                        command.arguments,
+                        command.digest,
+                        command.policy,
+                        1e12,
+                        command.who,
+                        digest,
+                    )
+                )
+            case cmd.Park():
+                self._person(command)
+            case cmd.RefuseYes():
+                self.add(ev.ApprovalRefused(command.approval, "check", command.reason))
+            case cmd.Finish():
+                self.add(ev.Finished(command.status, command.output, command.reason, True, digest))
+            case _:
+                raise AssertionError(f"unexpected {command}")
+
+    def _model(self, command: cmd.CallModel, digest: str) -> None:
+        ticket = f"m{len(self.records)}"
+        reserved = {"steps": 1, "model_calls": 1, "tokens": 100}
+        self.add(
+            ev.ModelAsked(
+                command.step, command.parts, command.max_tokens, reserved, ("p",), ticket, command.try_, digest
+            )
+        )
+        what = self.choose("reply", ["answer", "look", "looks", "put", "send", "mixed", "nonsense", "unknown", "fail"])
+        if what == "fail":
+            self.add(ev.ModelFailed(command.step, ticket, "overloaded", "503", True, dict(reserved), estimated=True))
+            return
+        self.add(ev.ModelAnswered(command.step, ticket, self._reply(what, command.step), dict(reserved)))
+
+    def _reply(self, what: str, step: int) -> ModelReply:
+        usage = Usage(10, 5)
+        name = self.choose("what", ["a", "b"])
+
+        def call(number: int, tool_name: str, arguments: object) -> ToolCall:
+            return ToolCall(f"c{step}_{number}", tool_name, json.dumps(arguments))
+
+        match what:
+            case "answer":
+                return ModelReply(json.dumps({"text": name}), usage=usage)
+            case "nonsense":
+                return ModelReply("I think so", usage=usage)
+            case "look":
+                return ModelReply(calls=(call(0, "look", {"what": name}),), usage=usage)
+            case "looks":
+                return ModelReply(calls=tuple(call(n, "look", {"what": f"{name}{n}"}) for n in range(3)), usage=usage)
+            case "put":
+                return ModelReply(calls=(call(0, "put", {"what": name}),), usage=usage)
+            case "send":
+                return ModelReply(calls=(call(0, "send", {"what": name}),), usage=usage)
+            case "mixed":
+                names = ["look", "look", "put", "look", "send", "look"]
+                calls = tuple(call(n, each, {"what": f"{name}{n}"}) for n, each in enumerate(names))
+                return ModelReply(calls=calls, usage=usage)
+            case _:
+                bad = (call(0, "lok", {"what": name}), call(1, "look", {"wat": name}), call(2, "look", {"what": name}))
+                return ModelReply(calls=bad, usage=usage)
+
+    def _tools(self, command: cmd.CallTools) -> None:
+        for planned in command.calls:
+            self.add(
+                ev.ToolAsked(
+                    planned.step,
+                    planned.index,
+                    planned.name,
+                    planned.arguments,
+                    planned.effect,
+                    planned.loop_key,
+                    planned.polling,
+                    planned.key,
+                    planned.approval,
+                    command=command_digest(planned),
+                )
+            )
+        for planned in command.calls:
+            if self.choose("outcome", ["ok", "error"]) == "ok":
+                self.add(ev.ToolAnswered(planned.step, planned.index, json.dumps(f"{planned.name} did")))
+            else:
+                self.add(ev.ToolFailed(planned.step, planned.index, "OSError", "OSError: no"))
+
+    def _person(self, command: cmd.Park) -> None:
+        yes = self.state.approvals[command.ids[0]]
+        self.add(ev.Parked(command.on, command.ids))
+        if self.choose("person", ["yes", "no"]) == "yes":
+            digest = call_digest(yes.asked.name, yes.asked.arguments)
+            self.add(ev.ApprovalGiven(yes.id, "ana", digest, yes.asked.policy))
+        else:
+            self.add(ev.ApprovalRefused(yes.id, "ana", "not now"))
+        self.add(ev.Unparked("answered"))

@@ -1,0 +1,100 @@
+"""`understudy …` and `python -m understudy …`: gives the commands what they need, and imports only what they use."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from understudy.actors.agents.agent import Agent
+    from understudy.actors.journal.events import Record
+    from understudy.actors.journal.replay import ReplayReport
+    from understudy.supervisors.operator.desk import ConnectOptions
+    from understudy.supervisors.specs import Supervisor
+    from understudy.system import System
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from understudy.demo.command import demo
+
+    return demo(argv)
+
+
+def load_app(app: str) -> Supervisor | Agent[Any, Any]:
+    """The tree that `module:attribute` names: a supervisor, an agent, or a function without parameters that makes one.
+
+    Raises `UsageError` naming what is missing.
+    """
+    from understudy.actors.agents.agent import Agent
+    from understudy.actors.errors import UsageError
+    from understudy.supervisors.specs import Supervisor
+
+    module_name, _, attribute = app.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"app {app!r}: write it as module:attribute")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except ImportError as error:
+        raise UsageError(f"app {app!r}: {error}") from error
+    except AttributeError:
+        raise UsageError(f"app {app!r}: module {module_name!r} has no {attribute!r}") from None
+    if callable(found):
+        found = found()
+    if not isinstance(found, Supervisor | Agent):
+        raise UsageError(f"app {app!r} is a {type(found).__name__}, not a supervisor or an agent")
+    return found
+
+
+@contextlib.asynccontextmanager
+async def connect(options: ConnectOptions) -> AsyncIterator[System]:
+    """The system that owns the journal, for one command."""
+    from understudy.system import System
+
+    if options.app is None:
+        from understudy.demo.app import open_demo, options_of
+
+        async with open_demo(options.journal, options_of(options.meta)) as system:
+            yield system
+    else:
+        async with System(load_app(options.app), journal=options.journal) as system:
+            yield system
+
+
+def replayer(options: ConnectOptions, records: list[Record]) -> ReplayReport:
+    """Replay without network, tools or ownership."""
+    from understudy.actors.journal.replay import replay
+    from understudy.supervisors import tree
+
+    if options.app is None:
+        from understudy.demo.app import options_of, team
+
+        root = team(options_of(options.meta))
+    else:
+        root = tree.root_of(load_app(options.app))
+    return replay(records, tree.plan(root).policies)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    from understudy.actors.clock import SystemClock
+    from understudy.supervisors.operator import cli
+
+    return cli.main(
+        sys.argv[1:] if argv is None else argv,
+        connect=connect,
+        replayer=replayer,
+        commands={"demo": _demo},
+        clock=SystemClock(),
+        stdin=sys.stdin,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
