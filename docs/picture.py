@@ -177,7 +177,7 @@ class Picture:
     def _lanes(self) -> None:
         for path, y in LANES.items():
             self.text(16, y + 4, path.rpartition("/")[2])
-            self.line(LEFT - 8, y, WIDTH - RIGHT, y, "var(--line)")
+            self.line(LEFT - 8, y, self.x(self.events[-1].mono), y, "var(--line)")
 
     def _acts(self) -> None:
         """Model calls and tool calls: from their intent to their outcome."""

@@ -12,7 +12,7 @@ from understudy.actors.cell import Cell
 from understudy.actors.errors import ActorStopped, NotHandled
 from understudy.actors.lifecycle import GONE
 from understudy.actors.messages import Asks
-from understudy.actors.refs import Mr, Ref, Refused, T
+from understudy.actors.refs import Ref, Refused, T
 from understudy.supervisors.specs import Spread
 
 Load = Callable[[Cell], int]
@@ -86,7 +86,7 @@ class RouteRef(Ref[Any]):
 
     async def ask(
         self,
-        message: Asks[Mr, T],
+        message: Asks[Any, T],
         *,
         timeout: float | None = None,
         cancel: bool = False,

@@ -69,9 +69,9 @@ class _Guards:
 
 @dataclass
 class _Builder:
-    places: dict[str, Place] = field(default_factory=dict)
-    supervisors: dict[str, Supervisor] = field(default_factory=dict)
-    guards: dict[str, _Guards] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    supervisors: dict[str, Supervisor] = field(default_factory=dict[str, Supervisor])
+    guards: dict[str, _Guards] = field(default_factory=dict[str, _Guards])
 
 
 def root_of(tree: Supervisor | Agent[Any, Any]) -> Supervisor:
@@ -118,7 +118,7 @@ def _pass_down(supervisor: Supervisor, above: _Guards, *, top: bool) -> _Guards:
     own = ((supervisor.name, budget),) if budget is not None else ()
     loops = above.loops if isinstance(supervisor.loops, EllipsisType) else supervisor.loops
     routes = {route.message: route.to for route in supervisor.routes}
-    spreads = {route.to: route.spread for route in supervisor.routes}
+    spreads: dict[str, Spread] = {route.to: route.spread for route in supervisor.routes}
     approvals = supervisor.approvals if supervisor.approvals is not None else above.approvals
     return _Guards(loops, own + above.budgets, {**above.routes, **routes}, {**above.spreads, **spreads}, approvals)
 

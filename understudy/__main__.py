@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def load_app(app: str) -> Supervisor | Agent[Any, Any]:
 
 
 @contextlib.asynccontextmanager
-async def connect(options: ConnectOptions) -> AsyncIterator[System]:
+async def connect(options: ConnectOptions) -> AsyncGenerator[System, None]:
     """The system that owns the journal, for one command."""
     from understudy.system import System
 
@@ -71,9 +71,11 @@ def replayer(options: ConnectOptions, records: list[Record]) -> ReplayReport:
     from understudy.supervisors import tree
 
     if options.app is None:
-        from understudy.demo.app import options_of, team
+        from understudy.demo.app import offline, options_of_run
+        from understudy.demo.team import team
 
-        root = team(options_of(options.meta))
+        chosen = options_of_run(records)
+        root = team(chosen, model=offline(chosen))
     else:
         root = tree.root_of(load_app(options.app))
     return replay(records, tree.plan(root).policies)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
@@ -214,7 +214,7 @@ class System:
         return bool(self.runs.driving)
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, app: object) -> AsyncIterator[None]:
+    async def lifespan(self, app: object) -> AsyncGenerator[None, None]:
         """For Starlette and FastAPI: `FastAPI(lifespan=system.lifespan)`. May be entered again after it was left."""
         async with self:
             yield

@@ -228,7 +228,7 @@ class Acts:
         if not await self._reserve(prefix, pools, {"tool_calls": len(calls)}):
             return None
         self._runs.ledger.settle(prefix, {"tool_calls": len(calls)})
-        events = []
+        events: list[ev.ToolAsked] = []
         for planned in calls:
             number = self._runs.next_sub(self._run) if planned.delegate else 0
             event = ev.ToolAsked(
@@ -277,6 +277,7 @@ class Acts:
         arguments, error = act.bind(event.arguments)
         if arguments is None:
             return ev.ToolFailed(event.step, event.index, "arguments", error)
+        kind, text = "error", ""
         for number in range(act.retries + 1):
             call = Call(event.key, self._sub.attempt, self._recorded(event), self._recorder(event))
             kind, text = await self._once(act, call, arguments)

@@ -15,7 +15,7 @@ from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell, current
 from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError
 from understudy.actors.messages import Asks
-from understudy.actors.refs import Mr, Ref, Refused, T
+from understudy.actors.refs import Ref, Refused, T
 
 RUN_SECONDS: Final = 3_600.0
 """Deadline of an ask whose run has no budget in seconds."""
@@ -66,7 +66,7 @@ class AgentRef(Ref[Any]):
 
     async def ask(
         self,
-        message: Asks[Mr, T],
+        message: Asks[Any, T],
         *,
         timeout: float | None = None,
         cancel: bool = False,

@@ -30,7 +30,7 @@ class Policy:
     path: str
     loops: LoopGuard | None = None
     budgets: tuple[tuple[str, BudgetRule], ...] = ()
-    routes: Mapping[type, str] = field(default_factory=dict)
+    routes: Mapping[type, str] = field(default_factory=dict[type, str])
     approvals: ApprovalRule | None = None
     hops: int = HOPS
 

@@ -286,7 +286,7 @@ class Runs:
 
     async def load(self) -> list[str]:
         """Fold every unfinished run of the journal. Their ids, oldest first."""
-        loaded = []
+        loaded: list[str] = []
         for head in await self.journal.store.heads():
             if head.run == ev.NODE_STREAM or head.run in self._runs:
                 continue

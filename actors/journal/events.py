@@ -174,7 +174,7 @@ class ToolAsked(Event, frozen=True):
     approval: str = ""
     sub: int = 0
     ticket: str = ""
-    reserved: dict[str, int] = field(default_factory=dict)
+    reserved: dict[str, int] = field(default_factory=dict[str, int])
     pools: tuple[str, ...] = ()
     command: str = ""
 

@@ -150,7 +150,7 @@ class Journal:
             self._flusher = None
 
     def _release(self) -> None:
-        kept = []
+        kept: list[tuple[int, asyncio.Future[None]]] = []
         for number, waiter in self._waiters:
             if number > self._committed:
                 kept.append((number, waiter))
@@ -172,7 +172,7 @@ class Journal:
 
 def decode_rows(path: str, rows: list[Row]) -> list[Record]:
     """The records of verified rows. Raises `JournalDamaged` for a payload that is no record."""
-    records = []
+    records: list[Record] = []
     for row in rows:
         try:
             records.append(decode(row.payload))

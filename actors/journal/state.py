@@ -78,7 +78,7 @@ class CallState(Struct):
     kind: str = ""
     approval: str = ""
     doubt: str = ""
-    recorded: dict[str, str] = field(default_factory=dict)
+    recorded: dict[str, str] = field(default_factory=dict[str, str])
     seq: int = 0
 
 
@@ -87,7 +87,7 @@ class Turn(Struct):
 
     step: int
     reply: ModelReply | None = None
-    calls: list[CallState] = field(default_factory=list)
+    calls: list[CallState] = field(default_factory=list[CallState])
     note: str = ""
     rejected: str = ""
     seq: int = 0
@@ -124,13 +124,13 @@ class Sub(Struct):
     hops: int = 0
     step: int = 0
     answered: int = 0
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list[Turn])
     asking: ev.ModelAsked | None = None
     failures: int = 0
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
-    evidence: list[Step] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
+    evidence: list[Step] = field(default_factory=list[Step])
+    verdicts: list[Verdict] = field(default_factory=list[Verdict])
     restart: Record | None = None
     rest_until: float = 0.0
     stop_verdict: Verdict | None = None
@@ -164,12 +164,14 @@ class Run(Struct):
 
     id: str
     asked_agent: str = ""
-    subs: dict[int, Sub] = field(default_factory=dict)
-    approvals: dict[str, Yes] = field(default_factory=dict)
-    doubts: dict[str, Doubt] = field(default_factory=dict)
-    tickets: dict[str, tuple[tuple[str, ...], dict[str, int]]] = field(default_factory=dict)
-    booked: dict[str, dict[str, int]] = field(default_factory=dict)
-    over: dict[str, dict[str, int]] = field(default_factory=dict)
+    subs: dict[int, Sub] = field(default_factory=dict[int, Sub])
+    approvals: dict[str, Yes] = field(default_factory=dict[str, Yes])
+    doubts: dict[str, Doubt] = field(default_factory=dict[str, Doubt])
+    tickets: dict[str, tuple[tuple[str, ...], dict[str, int]]] = field(
+        default_factory=dict[str, tuple[tuple[str, ...], dict[str, int]]]
+    )
+    booked: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    over: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     pools: tuple[str, ...] = ()
     stop: ev.StopAsked | None = None
     spend: Spend = field(default_factory=Spend)

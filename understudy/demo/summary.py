@@ -64,11 +64,6 @@ def steps_of(records: Iterable[Record]) -> dict[str, int]:
     return dict(sorted(steps.items()))
 
 
-def restarts_of(records: Iterable[Record]) -> int:
-    """Incarnations after the first, of all members."""
-    return sum(isinstance(record.event, ev.ChildStarted) for record in records)
-
-
 def written(run: Run) -> Written | None:
     """The files of the report, None while they are not written."""
     for call in run.main.calls():
@@ -100,7 +95,7 @@ def summary(
         "run": result.run,
         "reason": result.reason,
         "spend": msgspec.to_builtins(result.spend),
-        "restarts": restarts_of(records),
+        "restarts": run.restarts,
         "loops_caught": loops_caught(records),
         "overspend": over or 0,
         "report_digest": findings.digest(report.findings) if report is not None else None,
