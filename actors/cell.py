@@ -63,18 +63,23 @@ class Envelope:
 
 
 class Life:
-    """One incarnation. `tasks` maps the envelopes of suspended handlers to the tasks they run on."""
+    """One incarnation. `tasks` maps the envelopes of suspended handlers to the tasks they run on.
 
-    __slots__ = ("actor", "began", "context", "fenced", "number", "tasks", "timers")
+    `ready` is set when `on_start` has returned; without it there is nothing for `on_stop` to undo.
+    """
+
+    __slots__ = ("actor", "began", "context", "fenced", "number", "ready", "tasks", "timers", "watching")
 
     def __init__(self, number: int, context: contextvars.Context, began: float) -> None:
         self.number = number
         self.context = context
         self.began = began
         self.actor: Actor[Any] | None = None
+        self.ready = False
         self.fenced = False
         self.tasks: dict[Envelope, asyncio.Task[Any]] = {}
         self.timers: list[Timer] = []
+        self.watching: dict[Cell, None] = {}
 
     def cancel(self) -> None:
         """Ask every suspended handler to end."""
@@ -89,7 +94,7 @@ class Life:
 
 
 START: Final = object()
-"""The first entry of a life: make the actor and call its `on_start`."""
+"""What a life begins with, before any message: make the actor and call its `on_start`."""
 
 
 class Cell:
@@ -100,8 +105,10 @@ class Cell:
         "concurrency",
         "exit",
         "factory",
+        "fresh",
         "idle",
         "kernel",
+        "leaving",
         "life",
         "limit",
         "mailbox",
@@ -112,7 +119,6 @@ class Cell:
         "parent",
         "path",
         "reaper",
-        "restarting",
         "running",
         "scheduled",
         "shutdown",
@@ -137,7 +143,8 @@ class Cell:
         self.concurrency = 1
         self.running = 0
         self.scheduled = False
-        self.restarting = False
+        self.fresh = False
+        self.leaving = False
         self.table: dict[type, Callable[..., Any]] | None = None
         self.parent: Cell | None = None
         self.children: dict[str, Cell] = {}
@@ -163,22 +170,28 @@ class Cell:
             self.mailbox = Mailbox(self.limit, self.overflow)
         return self.mailbox
 
+    def takes(self) -> tuple[str, ...]:
+        """Names of the message types there is a handler for, sorted."""
+        return tuple(sorted(kind.__name__ for kind in self.table or ()))
+
     def runnable(self) -> bool:
         """Whether a worker could begin something now."""
-        box = self.mailbox
-        if box is None or self.running >= self.concurrency:
+        if self.running >= self.concurrency:
             return False
         if self.state == "running":
-            return box.has_work or box.has_control
-        return self.state == "starting" and box.has_control and self.running == 0
+            return bool(self.mailbox)
+        return self.fresh and self.state == "starting"
 
     def take(self) -> Envelope | None:
-        """The next envelope that may begin now."""
-        if not self.runnable():
+        """What may begin now: the start of a life before any message, then control, then work."""
+        if self.running >= self.concurrency:
             return None
-        box = self.mailbox
-        assert box is not None  # noqa: S101  # runnable() says so
-        return box.take_control() or box.take_work()
+        if self.state == "running":
+            return self.mailbox.take() if self.mailbox is not None else None
+        if self.fresh and self.state == "starting":
+            self.fresh = False
+            return Envelope(START)
+        return None
 
 
 class Delivery:

@@ -7,10 +7,11 @@ awaits, and a spare worker takes over the queue. So `current_task()` is one obje
 and anyio scopes, timeouts, task groups and threads work in it.
 
 Rules, by their numbers in the design: workers are made past the user's task factory (1); every end of a handler
-is an outcome (2); a worker that is cancelled while it owns the queue, or idle, hands over first and retires (3);
-a worker left cancelled or inside an open anyio scope is *dirty* and retires after its handler (4); `def` handlers
-run in the delivery context too (7); the dispatcher asks a `Scheduler` which ready cell is next and at the end of a
-turn (12), production has none.
+is an outcome (2); a worker that is cancelled while it owns the queue, or idle, hands over first and retires, and
+one that ends in any other way has its ownership taken up when its task is done (3); a worker left cancelled or
+inside an open anyio scope is *dirty* and retires after its handler (4); `def` handlers run in the delivery context
+too (7); two spares are kept ready, and more than 32 retire (8); the dispatcher asks a `Scheduler` which ready cell
+is next and at the end of a turn (12), production has none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Final, Protocol
 
 from understudy.actors.cell import DELIVERY, Cell, Delivery, Envelope, Life
-from understudy.actors.scopes import inside_open_scope
+from understudy.actors.scopes import ScopeProbe
+from understudy.actors.telemetry import log
 
 BATCH: Final = 16
 """Messages one cell may handle before the next ready cell has its turn."""
@@ -57,15 +59,15 @@ class Scheduler(Protocol):
         ...
 
 
+Handler = Callable[[Any, Any], Any]
+"""What is called with the actor and the message."""
+
+
 class Outcomes(Protocol):
-    """What the kernel does with the end of a delivery."""
+    """What the kernel does at the begin and the end of a delivery."""
 
-    def expired(self, cell: Cell, envelope: Envelope) -> bool:
-        """Whether the envelope is not wanted any more; it was then disposed of."""
-        ...
-
-    def entry(self, cell: Cell, envelope: Envelope) -> Callable[[], Any]:
-        """What to call for this envelope, in the delivery's context."""
+    def admit(self, cell: Cell, life: Life, envelope: Envelope) -> Handler | None:
+        """The handler for the envelope; None when it is not wanted any more, and was disposed of."""
         ...
 
     def done(self, cell: Cell, life: Life, envelope: Envelope, value: object) -> None:
@@ -77,17 +79,20 @@ class Outcomes(Protocol):
         ...
 
     def settled(self, cell: Cell) -> None:
-        """A delivery has ended, in any way."""
+        """The last running delivery of a cell has ended, and somebody waits for that."""
         ...
 
 
 _Suspended = tuple[Coroutine[Any, Any, Any], Any, contextvars.Context]
+_Ended = tuple[Any, BaseException | None]
 
 
-def _enter(delivery: Delivery, call: Callable[[], Any]) -> tuple[Any, Coroutine[Any, Any, Any] | None]:
+def _enter(
+    delivery: Delivery, handler: Handler, actor: object, message: object
+) -> tuple[Any, Coroutine[Any, Any, Any] | None]:
     """Run to the first suspension, inside the delivery's context: (value, None), or (what it awaits, coroutine)."""
     DELIVERY.set(delivery)
-    value = call()
+    value = handler(actor, message)
     if type(value) is not types.CoroutineType:
         return value, None
     try:
@@ -102,31 +107,28 @@ def _turn() -> Generator[None, None, None]:
 
 
 @types.coroutine
-def _adopt(suspended: _Suspended) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that has already yielded, as the task that awaits this."""
+def _adopt(suspended: _Suspended) -> Generator[Any, Any, _Ended]:
+    """Go on with a coroutine that has already yielded, as the task that awaits this, to its end: (value, error).
+
+    Whatever is thrown into the task belongs to the handler. Raises only when this is closed itself.
+    """
     coroutine, waiting, context = suspended
     argument: Any
     while True:
-        step: Callable[[Any], Any]
+        step: Callable[[Any], Any] = coroutine.send
         try:
             argument = yield waiting
-        except BaseException as error:  # whatever was thrown into the task belongs to the handler
+        except GeneratorExit:  # the loop was closed under us: nobody is left to tell
+            coroutine.close()
+            raise
+        except BaseException as error:
             step, argument = coroutine.throw, error
-        else:
-            step = coroutine.send
         try:
             waiting = context.run(step, argument)
         except StopIteration as stop:
-            return stop.value
-
-
-class _Spare:
-    """A parked worker. `future` wakes it; it then owns the queue."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
+            return stop.value, None
+        except BaseException as error:  # rule 2
+            return None, error
 
 
 class Dispatcher:
@@ -137,8 +139,9 @@ class Dispatcher:
         self._outcomes = outcomes
         self._scheduler = scheduler
         self._ready: deque[Cell] = deque()
+        self._owner: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._spares: list[_Spare] = []
+        self._spares: list[tuple[asyncio.Task[None], asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._start(owner=True)
@@ -146,7 +149,7 @@ class Dispatcher:
             self._start(owner=False)
 
     def schedule(self, cell: Cell) -> None:
-        """Put a runnable cell into the run queue, once."""
+        """Put a runnable cell that is not in the run queue into it."""
         cell.scheduled = True
         self._ready.append(cell)
         wake = self._wake
@@ -172,71 +175,89 @@ class Dispatcher:
 
     # -- workers -------------------------------------------------------------------------------------------
 
-    def _start(self, owner: bool) -> None:
+    def _start(self, *, owner: bool) -> None:
         if self._closing:
             return
         task: asyncio.Task[None] = asyncio.Task(self._worker(owner), loop=self._loop, name="understudy-worker")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if owner:
+            self._owner = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The net of rule 3: a worker may be cancelled before its first step, and then runs no code of ours."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a worker ended with %r", error, exc_info=error)
+        if task is self._owner:
+            self._start(owner=True)
 
     def _hand_over(self) -> None:
-        while self._spares:
-            future = self._spares.pop().future
+        """Make another worker the owner of the queue."""
+        self._owner = None
+        while self._spares and self._owner is None:
+            task, future = self._spares.pop()
             if not future.done():
                 future.set_result(None)
-                if len(self._spares) < SPARES:
-                    self._start(owner=False)
-                return
-        self._start(owner=True)
+                self._owner = task
+        if self._owner is None:
+            self._start(owner=True)
+        if len(self._spares) < SPARES:
+            self._start(owner=False)
 
     async def _worker(self, owner: bool) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a worker is a task
+        probe = ScopeProbe(task)
         while not self._closing:
-            if not owner and not await self._park():
+            if not owner and not await self._park(task):
                 return
             owner = False
-            if not await self._drain(task):
+            if not await self._drain(task, probe):
+                if task is self._owner:
+                    self._hand_over()
                 return
             if len(self._spares) >= SPARES_KEPT:
                 return
 
-    async def _park(self) -> bool:
-        """Wait as a spare; False when cancelled, which retires the worker."""
-        spare = _Spare(self._loop.create_future())
+    async def _park(self, task: asyncio.Task[None]) -> bool:
+        """Wait as a spare until the queue is ours; False when cancelled, which retires the worker."""
+        spare = (task, self._loop.create_future())
         self._spares.append(spare)
         try:
-            await spare.future
+            await spare[1]
         except asyncio.CancelledError:
             if spare in self._spares:
                 self._spares.remove(spare)
-            elif spare.future.done() and not spare.future.cancelled():
-                self._start(owner=True)  # it was given the queue at the same moment
+            elif task is self._owner:  # it was given the queue at the same moment
+                self._hand_over()
             return False
         return True
 
-    async def _drain(self, task: asyncio.Task[None]) -> bool:
+    async def _drain(self, task: asyncio.Task[None], probe: ScopeProbe) -> bool:
         """Own the queue until a handler suspends, then finish that handler. False when the worker must retire."""
-        handled, began = 0, self._loop.time()
+        ready, now = self._ready, self._loop.time
+        handled, began = 0, now()
         while True:
-            if not self._ready and not await self._await_ready():
-                return False
-            while self._ready:
-                cell = self._next()
-                suspended = self._serve(cell, task)
-                if isinstance(suspended, int):
-                    handled += suspended
-                else:
-                    self._hand_over()
-                    return await self._finish(cell, *suspended, task)
-                if self._is_dirty(task):
-                    self._start(owner=True)
+            if not ready:
+                if not await self._await_ready():
                     return False
-                if handled >= TURN or self._ends_turn(handled, began):
-                    if not await self._give_turn():
-                        return False
-                    handled, began = 0, self._loop.time()
-            began = self._loop.time()
+                handled, began = 0, now()
+            cell = self._next()
+            served = self._serve(cell, task)
+            if not isinstance(served, int):
+                self._hand_over()
+                await self._finish(cell, *served)
+                return not _is_dirty(task, probe)
+            if _is_dirty(task, probe):
+                return False
+            handled += served
+            if self._scheduler.end_turn(handled) if self._scheduler else now() - began > TURN_SECONDS:
+                handled = TURN
+            if handled >= TURN:
+                if not await self._give_turn():
+                    return False
+                handled, began = 0, now()
 
     def _next(self) -> Cell:
         if self._scheduler is None or len(self._ready) == 1:
@@ -246,26 +267,19 @@ class Dispatcher:
         del self._ready[index]
         return cell
 
-    def _ends_turn(self, handled: int, began: float) -> bool:
-        if self._scheduler is not None:
-            return self._scheduler.end_turn(handled)
-        return self._loop.time() - began > TURN_SECONDS
-
     async def _await_ready(self) -> bool:
         self._wake = wake = self._loop.create_future()
         try:
             await wake
         except asyncio.CancelledError:
             self._wake = None
-            self._start(owner=True)
             return False
-        return True
+        return bool(self._ready)
 
     async def _give_turn(self) -> bool:
         try:
             await _turn()
         except asyncio.CancelledError:
-            self._start(owner=True)
             return False
         return True
 
@@ -275,12 +289,13 @@ class Dispatcher:
         """Handle up to a batch of messages. The number handled, or the handler that suspended."""
         count = 0
         while count < BATCH and (envelope := cell.take()) is not None:
-            if self._outcomes.expired(cell, envelope):
-                continue
             count += 1
             life = cell.life
             assert life is not None  # noqa: S101  # take() returns nothing without a life
-            suspended = self._first_step(cell, life, envelope)
+            handler = self._outcomes.admit(cell, life, envelope)
+            if handler is None:
+                continue
+            suspended = self._first_step(cell, life, envelope, handler)
             if suspended is not None:
                 life.tasks[envelope] = task
                 self._requeue(cell)
@@ -292,17 +307,16 @@ class Dispatcher:
 
     def _requeue(self, cell: Cell) -> None:
         if cell.runnable():
-            cell.scheduled = True
             self._ready.append(cell)
         else:
             cell.scheduled = False
 
-    def _first_step(self, cell: Cell, life: Life, envelope: Envelope) -> _Suspended | None:
+    def _first_step(self, cell: Cell, life: Life, envelope: Envelope, handler: Handler) -> _Suspended | None:
         context = life.context.copy()
+        delivery = Delivery(cell, life, envelope)
         cell.running += 1
         try:
-            call = self._outcomes.entry(cell, envelope)
-            value, coroutine = context.run(_enter, Delivery(cell, life, envelope), call)
+            value, coroutine = context.run(_enter, delivery, handler, life.actor, envelope.message)
         except BaseException as error:  # rule 2
             self._end(cell, life, envelope, None, error)
             return None
@@ -312,31 +326,23 @@ class Dispatcher:
         return None
 
     def _end(self, cell: Cell, life: Life, envelope: Envelope, value: object, error: BaseException | None) -> None:
-        cell.running -= 1
+        if not life.fenced:  # what a fenced life still runs is counted no more
+            cell.running -= 1
         if error is None:
             self._outcomes.done(cell, life, envelope, value)
         else:
             self._outcomes.failed(cell, life, envelope, error)
-        self._outcomes.settled(cell)
+        if cell.idle is not None and cell.running == 0:
+            self._outcomes.settled(cell)
 
-    async def _finish(
-        self, cell: Cell, life: Life, envelope: Envelope, suspended: _Suspended, task: asyncio.Task[None]
-    ) -> bool:
-        """Be the handler's task until it ends. False when the worker must retire."""
-        value: object = None
-        failure: BaseException | None = None
-        try:
-            value = await _adopt(suspended)
-        except GeneratorExit:  # the loop was closed under us: nobody is left to tell
-            raise
-        except BaseException as error:  # rule 2
-            failure = error
+    async def _finish(self, cell: Cell, life: Life, envelope: Envelope, suspended: _Suspended) -> None:
+        """Be the handler's task until it ends."""
+        value, error = await _adopt(suspended)
         life.tasks.pop(envelope, None)
-        self._end(cell, life, envelope, value, failure)
+        self._end(cell, life, envelope, value, error)
         if not cell.scheduled and cell.runnable():
             self.schedule(cell)
-        return not self._is_dirty(task)
 
-    @staticmethod
-    def _is_dirty(task: asyncio.Task[None]) -> bool:
-        return bool(task.cancelling()) or inside_open_scope(task)
+
+def _is_dirty(task: asyncio.Task[None], probe: ScopeProbe) -> bool:
+    return bool(task.cancelling()) or probe.inside_open_scope()

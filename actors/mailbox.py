@@ -1,6 +1,6 @@
 """A bounded mailbox with two lanes.
 
-The *control* lane carries what must overtake work (start, down notices, timers of the supervisor); the *work*
+The *control* lane carries what must overtake work (down notices, timers, a supervisor's own notices); the *work*
 lane everything else, first in, first out. When the work lane is full, by `overflow`:
 
 - ``refuse``: the new message is not taken; `offer` says so;
@@ -26,6 +26,9 @@ E = TypeVar("E")
 Overflow = Literal["refuse", "drop_newest", "drop_oldest"]
 Offer = Literal["taken", "full", "dropped"]
 
+Settle = Callable[[bool], bool]
+"""Told True: room is given; it says whether that is still wanted. Told False: there will be none."""
+
 DEFAULT_LIMIT: Final = 1_000
 CONTROL_LIMIT: Final = 4_096
 
@@ -41,7 +44,7 @@ class MailboxStatistics(Struct, frozen=True):
 
 
 class Mailbox(Generic[E]):
-    """See the module. `limit` is in messages and counts the work lane only."""
+    """See the module. `limit` is in messages and counts the work lane only. Raises `SpecError` below 1."""
 
     __slots__ = ("_control", "_dropped", "_waiting", "_work", "limit", "overflow")
 
@@ -52,11 +55,14 @@ class Mailbox(Generic[E]):
         self.overflow = overflow
         self._work: deque[E] = deque()
         self._control: deque[E] = deque()
-        self._waiting: deque[tuple[E, Callable[[], bool]]] = deque()
+        self._waiting: deque[tuple[E, Settle]] = deque()
         self._dropped = 0
 
     def __len__(self) -> int:
         return len(self._work) + len(self._control)
+
+    def __bool__(self) -> bool:
+        return bool(self._work or self._control)
 
     @property
     def has_control(self) -> bool:
@@ -82,21 +88,34 @@ class Mailbox(Generic[E]):
         self._work.append(entry)
         return "taken", oldest
 
+    def count_lost(self) -> None:
+        """Count a message that its sender gave up because there was no room."""
+        self._dropped += 1
+
     def force(self, entry: E) -> None:
         """Put `entry` into the work lane whatever its size: for work that was accepted before (a resume)."""
         self._work.append(entry)
 
-    def put_control(self, entry: E) -> bool:
-        """Put `entry` into the control lane; False when even that is full."""
-        if len(self._control) >= CONTROL_LIMIT:
+    def put_control(self, entry: E, *, bounded: bool = True) -> bool:
+        """Put `entry` into the control lane; False when even that is full and `bounded`."""
+        if bounded and len(self._control) >= CONTROL_LIMIT:
             self._dropped += 1
             return False
         self._control.append(entry)
         return True
 
-    def wait_for_room(self, entry: E, granted: Callable[[], bool]) -> None:
-        """Queue up for room. `granted` is called when `entry` was put in; if it returns False, room goes on."""
-        self._waiting.append((entry, granted))
+    def wait_for_room(self, entry: E, settle: Settle) -> None:
+        """Queue up for room. `settle` is called once, when `entry` was put in or never will be."""
+        self._waiting.append((entry, settle))
+
+    def give_up(self, entry: E) -> None:
+        """Take a waiting sender out of the queue; one that is not in it is passed over."""
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[0] is not entry)
+        self._grant()
+
+    def take(self) -> E | None:
+        """The oldest entry, control first."""
+        return self._control.popleft() if self._control else self.take_work()
 
     def take_control(self) -> E | None:
         """The oldest entry of the control lane."""
@@ -113,18 +132,34 @@ class Mailbox(Generic[E]):
 
     def _grant(self) -> None:
         while self._waiting and len(self._work) < self.limit:
-            entry, granted = self._waiting.popleft()
-            if granted():
+            entry, settle = self._waiting.popleft()
+            if settle(True):
                 self._work.append(entry)
 
+    def withdraw(self, wanted: Callable[[E], bool]) -> list[E]:
+        """Take out of the work lane, and from among the waiting, what `wanted` chooses; in order."""
+        out = [entry for entry in self._work if wanted(entry)]
+        waiting = [pair for pair in self._waiting if wanted(pair[0])]
+        if out:
+            self._work = deque(entry for entry in self._work if not wanted(entry))
+        if waiting:
+            self._waiting = deque(pair for pair in self._waiting if not wanted(pair[0]))
+        for _, settle in waiting:
+            settle(False)
+        self._grant()
+        return out + [entry for entry, _ in waiting]
+
+    def clear_control(self) -> None:
+        """Forget the control lane: it is addressed to one incarnation."""
+        self._control.clear()
+
     def drain(self) -> Iterator[E]:
-        """Empty both lanes and the queue of waiting senders, control first."""
-        while self._control:
-            yield self._control.popleft()
+        """Empty everything: forget the control lane, give the work lane, refuse the waiting senders."""
+        self._control.clear()
         while self._work:
             yield self._work.popleft()
         while self._waiting:
-            yield self._waiting.popleft()[0]
+            self._waiting.popleft()[1](False)
 
     def statistics(self) -> MailboxStatistics:
         """Counts, now."""

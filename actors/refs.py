@@ -27,6 +27,7 @@ else:
 
 if TYPE_CHECKING:
     from understudy.actors.cell import Cell
+    from understudy.actors.timers import Timer
 
 Mr = DefaultTypeVar("Mr", contravariant=True, default=Any)
 T = TypeVar("T")
@@ -80,21 +81,24 @@ class Ref(Generic[Mr]):
         """Deliver now, without a reply. Raises `WrongLoop` from another thread."""
         cell = self.cell()
         delivery = current()
-        chain = () if delivery is None else delivery.envelope.chain
-        sender = "" if delivery is None else delivery.cell.path
-        return cell.kernel.post(cell, Envelope(message, sender, chain=chain))
+        return cell.kernel.post(cell, Envelope(message, "" if delivery is None else delivery.cell.path))
 
     def tell_threadsafe(self, message: Mr) -> None:
         """Deliver soon, from any thread. A refusal shows only as a dead letter."""
-        cell = self._cell
-        cell.kernel.loop.call_soon_threadsafe(cell.kernel.post, cell, Envelope(message))
+        delivery = current()
+        sender = "" if delivery is None else delivery.cell.path
+        kernel = self._cell.kernel
+        kernel.loop.call_soon_threadsafe(self._deliver, message, sender, context=kernel.context.copy())
+
+    def _deliver(self, message: Mr, sender: str) -> None:
+        cell = self.cell()
+        cell.kernel.post(cell, Envelope(message, sender))
 
     async def send(self, message: Mr, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
         """Deliver as soon as there is room, within `timeout` seconds. Never raises for a full mailbox."""
         cell = self.cell()
         delivery = current()
-        sender = "" if delivery is None else delivery.cell.path
-        envelope = Envelope(message, sender, chain=() if delivery is None else delivery.envelope.chain)
+        envelope = Envelope(message, "" if delivery is None else delivery.cell.path)
         return await cell.kernel.post_when_room(cell, envelope, timeout)
 
     async def ask(
@@ -118,24 +122,31 @@ class Ref(Generic[Mr]):
         kernel = cell.kernel
         kernel.check_thread()
         envelope = _request(cell, message, ASK_SECONDS if timeout is None else timeout, on_restart == "fail")
-        assert envelope.reply is not None  # noqa: S101  # _request made it
-        assert envelope.deadline is not None  # noqa: S101
-        seconds = envelope.deadline - kernel.loop.time()
-        timer = kernel.timers.at(envelope.deadline, lambda: envelope.fail(AskTimeout(cell.path, seconds)))
+        reply, deadline = envelope.reply, envelope.deadline
+        assert reply is not None  # noqa: S101  # _request made both
+        assert deadline is not None  # noqa: S101
+        seconds = max(0.0, deadline - kernel.loop.time())
+        if not seconds:
+            raise AskTimeout(cell.path, seconds)
+        timer: Timer | None = None
         try:
             posted = kernel.post(cell, envelope, quiet=True)
             if not posted and posted.reason == "full":
                 posted = await kernel.post_when_room(cell, envelope, seconds)
-            if not posted:
+            if not posted and not reply.done():
                 raise _refusal(cell, posted, message)
-            reply: T = await envelope.reply
-            return reply
+            timer = kernel.timers.at(deadline, lambda: envelope.fail(AskTimeout(cell.path, seconds)))
+            result: T = await reply
+            return result
         except asyncio.CancelledError:
             if cancel:
                 kernel.cancel_request(cell, envelope)
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # both came at once; nobody else will look
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
 
 def _request(cell: Cell, message: object, timeout: float, fail_fast: bool) -> Envelope:
@@ -151,7 +162,7 @@ def _request(cell: Cell, message: object, timeout: float, fail_fast: bool) -> En
             deadline = min(deadline, delivery.envelope.deadline)
         if len(chain) > CHAIN_LIMIT or (cell.path in chain and cell.running >= cell.concurrency):
             raise CallCycle(cell.path, (*chain[chain.index(cell.path) if cell.path in chain else 0 :], cell.path))
-    if fail_fast and cell.state in ("failed", "starting"):
+    if fail_fast and (cell.state == "failed" or (cell.state == "starting" and cell.exit is not GONE)):
         raise ActorStopped(cell.path, cell.exit)
     return Envelope(message, sender, kernel.loop.create_future(), deadline, chain, fail_fast)
 
@@ -160,9 +171,8 @@ def _refusal(cell: Cell, refused: Refused, message: object) -> Exception:
     if refused.reason == "full":
         return MailboxFull(cell.path, cell.limit)
     if refused.reason == "unknown":
-        names = tuple(sorted(t.__name__ for t in cell.table or ()))
-        return NotHandled(cell.path, type(message), names)
-    return ActorStopped(cell.path, cell.exit if cell.state == "stopped" else GONE)
+        return NotHandled(cell.path, type(message), cell.takes())
+    return ActorStopped(cell.path, cell.exit)
 
 
 class Key(Generic[T]):

@@ -2,8 +2,7 @@
 
 A handler that leaves a scope open would make the next handler on the same worker a victim of that scope's
 cancellation. anyio has no public question for it, so its table of task states is read, after a self-test at
-import. If the table is not as expected, every worker that ran a suspending handler is taken for dirty: slower,
-and correct.
+import. If the table is not as expected, every worker is taken for dirty: slower, and correct.
 """
 
 from __future__ import annotations
@@ -12,30 +11,42 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 log = logging.getLogger("understudy.actors")
 
-
 # anyio's TaskState has no public type.
-def _find_table() -> Mapping[asyncio.Task[Any], Any] | None:
+_Table = Mapping[ReferenceType[asyncio.Task[Any]], Any]
+
+
+def _find_table() -> _Table | None:
     try:
         from anyio._backends import _asyncio as backend
 
-        states: Mapping[asyncio.Task[Any], Any] = backend._task_states
-        if "cancel_scope" not in backend.TaskState.__slots__:
+        states: Any = backend._task_states  # a name without a promise, so nothing is known of it
+        if not isinstance(states, WeakKeyDictionary) or "cancel_scope" not in backend.TaskState.__slots__:
             raise AttributeError("TaskState.cancel_scope")
+        table: _Table = states.data  # type: ignore[attr-defined]  # of every WeakKeyDictionary, undocumented
     except (ImportError, AttributeError) as error:  # pragma: no cover - another anyio than was tried
         log.warning("anyio's task table is not as expected (%s); workers are not reused", error)
         return None
-    return states
+    return table
 
 
-_states = _find_table()
+_table = _find_table()
 
 
-def inside_open_scope(task: asyncio.Task[Any]) -> bool:
-    """True when code that has ended on `task` left a cancel scope open, or when that cannot be known."""
-    if _states is None:
-        return True
-    state = _states.get(task)
-    return state is not None and state.cancel_scope is not None
+class ScopeProbe:
+    """Asks the same question about one task again and again, cheaply."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._key = ref(task)
+
+    def inside_open_scope(self) -> bool:
+        """True when code that has ended on the task left a cancel scope open, or when that cannot be known."""
+        if _table is None:
+            return True
+        state = _table.get(self._key)
+        return state is not None and state.cancel_scope is not None

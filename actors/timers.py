@@ -7,9 +7,12 @@ Cancelled timers stay in the heap until they come up or make up half of it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Final
+
+from understudy.actors.telemetry import log
 
 _COMPACT_FROM: Final = 64
 
@@ -32,11 +35,20 @@ class Timer:
 
 
 class Timers:
-    """See the module. `pick` chooses among timers that are due together (an index); None takes the first."""
+    """See the module. `pick` chooses among timers that are due together (an index); None takes the first.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pick: Callable[[Sequence[float]], int] | None = None) -> None:
+    Calls are made in `context`, not in that of whoever set the timer. One that raises is logged; the others fire.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pick: Callable[[Sequence[float]], int] | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
         self._loop = loop
         self._pick = pick
+        self._context = context
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = 0
         self._cancelled = 0
@@ -66,6 +78,7 @@ class Timers:
     def close(self) -> None:
         """Forget all timers."""
         self._heap.clear()
+        self._cancelled = 0
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -77,7 +90,7 @@ class Timers:
                 return
             self._handle.cancel()
         self._armed = when
-        self._handle = self._loop.call_at(when, self._fire)
+        self._handle = self._loop.call_at(when, self._fire, context=self._context)
 
     def _fire(self) -> None:
         self._handle = None
@@ -90,8 +103,15 @@ class Timers:
             timer = due.pop(index)[2]
             call, timer.call = timer.call, None
             if call is not None:
-                call()
+                _run(call)
             elif self._cancelled:
                 self._cancelled -= 1
         if self._heap:
             self._arm()
+
+
+def _run(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except Exception:
+        log.exception("a timer's call %r raised", call)

@@ -36,10 +36,8 @@ async def main() -> None:
         result = await system.run(refunds, "Order 1042 arrived broken.")
         if result.status == "waiting":  # or `understudy approve ID --by ana`, days later, elsewhere
             await system.approve(result.pending[0], by="ana")
-            again = await system.resume(result.run)
-            print(again.status, again.output)
-        else:
-            print(result.status, result.output)
+            result = await system.resume(result.run)
+        print(result.status, result.output)
 
 
 if __name__ == "__main__":

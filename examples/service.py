@@ -155,6 +155,7 @@ class Service:
         self.system = system
         self.writer = writer
         self.draining = False
+        self._waiting: set[asyncio.Event] = set()
         self.app = Starlette(
             routes=[
                 Path("/tickets", self.ticket, methods=["POST"]),
@@ -179,14 +180,19 @@ class Service:
         """Take nothing new and park every run after its present step; open requests are answered by that."""
         self.draining = True
         await self.system.drain()
+        for waiting in self._waiting:
+            waiting.set()
 
     async def ticket(self, request: Request) -> Response:
         """Ask the team; a client that goes away takes its ask back."""
         text = (await _body(request, Text)).text
-        if self.draining:
-            raise Problem(503, "shutting down")
+        self._check_open()
         ask = self.system.ref(self.writer).ask(Ticket(text), timeout=ASK_SECONDS)
         return _view(await _unless_gone(request, ask))
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise Problem(503, "shutting down")
 
     async def runs(self, request: Request) -> Response:
         """The runs that have not ended."""
@@ -212,16 +218,19 @@ class Service:
                 settled.set()
 
         unlisten = self.system.listen(hear)
+        self._waiting.add(settled)
         try:
             state = self.system.state(name)
             if seconds > 0 and state.finished is None and not state.resting:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(settled.wait(), seconds)
         finally:
+            self._waiting.discard(settled)
             unlisten()
 
     async def resume(self, request: Request) -> Response:
         """Go on with a run and answer as `POST /tickets` does."""
+        self._check_open()
         return _view(await _unless_gone(request, self.system.resume(request.path_params["run"], timeout=ASK_SECONDS)))
 
     async def answer(self, request: Request) -> Response:

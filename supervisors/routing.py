@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from understudy.actors.cell import Cell
+from understudy.actors.cell import Cell, current
 from understudy.actors.errors import ActorStopped, NotHandled
 from understudy.actors.lifecycle import GONE
 from understudy.actors.messages import Asks
-from understudy.actors.refs import Ref, Refused, T
+from understudy.actors.refs import SEND_SECONDS, Ref, Refused, T
+from understudy.actors.telemetry import DeadLetter, LetterReason
 from understudy.supervisors.specs import Spread
 
 Load = Callable[[Cell], int]
@@ -61,8 +62,25 @@ class PoolRef(Ref[Any]):
         return self._pool.name
 
     def cell(self) -> Cell:
-        """The next member."""
+        """The next member. Raises `ActorStopped` when there is none."""
         return self._pool.pick()
+
+    def tell(self, message: Any) -> Literal[True] | Refused:
+        """Deliver to the next member; `dead` without any."""
+        try:
+            return super().tell(message)
+        except ActorStopped:
+            return _refused(self._cell, self.path, "dead", message)
+
+    async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
+        """Deliver to the next member, waiting for room; `dead` without any."""
+        try:
+            return await super().send(message, timeout=timeout)
+        except ActorStopped:
+            return _refused(self._cell, self.path, "dead", message)
+
+    def _deliver(self, message: Any, sender: str) -> None:
+        self.tell(message)
 
 
 class RouteRef(Ref[Any]):
@@ -77,12 +95,17 @@ class RouteRef(Ref[Any]):
     def tell(self, message: Any) -> Literal[True] | Refused:
         """Deliver by route; `unknown` without one."""
         ref = self._refs.get(type(message))
-        return ref.tell(message) if ref is not None else Refused("unknown", self.path)
+        return ref.tell(message) if ref is not None else _refused(self._cell, self.path, "unknown", message)
 
-    async def send(self, message: Any, *, timeout: float = 5.0) -> Literal[True] | Refused:
+    def _deliver(self, message: Any, sender: str) -> None:
+        self.tell(message)
+
+    async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
         """Deliver by route as soon as there is room."""
         ref = self._refs.get(type(message))
-        return await ref.send(message, timeout=timeout) if ref is not None else Refused("unknown", self.path)
+        if ref is None:
+            return _refused(self._cell, self.path, "unknown", message)
+        return await ref.send(message, timeout=timeout)
 
     async def ask(
         self,
@@ -99,3 +122,11 @@ class RouteRef(Ref[Any]):
             raise NotHandled(self.path, type(message), tuple(sorted(t.__name__ for t in self._refs)))
         reply: T = await ref.ask(message, timeout=timeout, cancel=cancel, on_restart=on_restart, wait=wait)
         return reply
+
+
+def _refused(cell: Cell, path: str, reason: Literal["dead", "unknown"], message: object) -> Refused:
+    delivery = current()
+    sender = "" if delivery is None else delivery.cell.path
+    lost: LetterReason = "stopped" if reason == "dead" else "unknown"
+    cell.kernel.telemetry.dead(DeadLetter(path, sender, lost, message))
+    return Refused(reason, path)

@@ -14,6 +14,7 @@ from typing import Any
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice
+from understudy.actors.errors import UsageError
 from understudy.actors.journal.events import AnyEvent, BackedOff, ChildExited, ChildStarted, GaveUp
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
@@ -87,13 +88,19 @@ class SupervisorActor(Actor[ChildDown | StartAgain]):
         self._windows: dict[str, RestartWindow] = {}
 
     @property
+    def _own(self) -> Cell:
+        if self._cell is None:
+            raise UsageError("a supervisor's actor was not spawned by a kernel")
+        return self._cell
+
+    @property
     def _kernel(self) -> Kernel:
-        return self.context.ref.cell().kernel
+        return self._own.kernel
 
     async def on_start(self) -> None:
         """Start the children one after another; if one fails, those before it are stopped, last first."""
         for plan in self._plan.children:
-            kept = self.keep(plan, self.context.ref.cell())
+            kept = self.keep(plan, self._own)
             failed = await self._kernel.wait_started(kept.cell)
             if failed is not None:
                 raise Leave(Exit("start", f"child {plan.name}: {failed}"))
@@ -115,7 +122,8 @@ class SupervisorActor(Actor[ChildDown | StartAgain]):
         return kept
 
     def _on_exit(self, cell: Cell, number: int, exit: Exit) -> None:
-        self._kernel.control(self.context.ref.cell(), ChildDown(cell.path, number, exit))
+        # Not bounded: a child has one exit at a time, and one that got lost would never be restarted.
+        self._kernel.control(self._own, ChildDown(cell.path, number, exit), bounded=False)
 
     async def child_down(self, m: ChildDown) -> None:
         """Decide by the table what follows from an exit."""
@@ -130,18 +138,23 @@ class SupervisorActor(Actor[ChildDown | StartAgain]):
 
     async def _restart(self, kept: _Kept, exit: Exit) -> None:
         now = self._kernel.loop.time()
-        window = self._windows.setdefault(kept.cell.path, RestartWindow(self._plan.intensity))
-        if not self._plan.per_child:
-            window = self._window
+        window = self._window_of(kept.cell.path)
         if not window.admit(now):
             await self._give_up(kept, exit)
             return
-        before = self._plan.backoff.failures_after(kept.failures, now - kept.began)
+        ran_for = 0.0 if exit.kind == "start" else now - kept.began
+        before = self._plan.backoff.failures_after(kept.failures, ran_for)
         delay = self._plan.backoff.delay(before, self._plan.dice.random())
         kept.failures = before + 1
         event = BackedOff(self.context.path, kept.cell.path, delay, kept.failures, window.count(now), exit)
         self._plan.observe(kept.cell.path, event)
-        self.context.after(delay, StartAgain(kept.cell.path, kept.cell.number))
+        self._kernel.timer(self._own, delay, StartAgain(kept.cell.path, kept.cell.number))
+        self._kernel.will_restart(kept.cell)
+
+    def _window_of(self, path: str) -> RestartWindow:
+        if not self._plan.per_child:
+            return self._window
+        return self._windows.setdefault(path, RestartWindow(self._plan.intensity))
 
     async def _give_up(self, kept: _Kept, exit: Exit) -> None:
         intensity = self._plan.intensity
@@ -155,6 +168,7 @@ class SupervisorActor(Actor[ChildDown | StartAgain]):
 
     async def _remove(self, kept: _Kept, exit: Exit) -> None:
         del self._kept[kept.cell.path]
+        self._windows.pop(kept.cell.path, None)
         await self._kernel.stop(kept.cell, exit)
 
     def start_again(self, m: StartAgain) -> None:

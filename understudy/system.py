@@ -144,9 +144,10 @@ class System:
         await self._start_tree()
         self._spawned: SupervisorActor | None = None
         self._inbox_seen = await self._inbox_start()
+        self.runs.go_on(loaded)
+        await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(_cancelled, poller)
-        self.runs.go_on(loaded)
 
     def _store(self) -> JournalStore:
         where = self._journal_at
@@ -385,14 +386,17 @@ class System:
         """Take words of other processes, and let questions expire."""
         while True:
             try:
-                for row in await self.journal.store.take(self._inbox_seen):
-                    await self._hear(row.kind, row.body)
-                    self._inbox_seen = row.id
-                    await self.journal.store.set_meta({"inbox_taken": str(row.id)})
+                await self._take_inbox()
                 await answers.expire_all(self.runs)
             except JournalError as error:
                 log.error("inbox: %s", error)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _take_inbox(self) -> None:
+        for row in await self.journal.store.take(self._inbox_seen):
+            await self._hear(row.kind, row.body)
+            self._inbox_seen = row.id
+            await self.journal.store.set_meta({"inbox_taken": str(row.id)})
 
     async def _hear(self, kind: str, body: bytes) -> None:
         try:

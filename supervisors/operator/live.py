@@ -147,7 +147,7 @@ class _Panel:
         """A line above the panel."""
         from rich.text import Text
 
-        text = Text(fit(fact.line(), self._stream), overflow="fold", no_wrap=False)
+        text = Text(fit(fact.line(self._console.width), self._stream), overflow="fold", no_wrap=False)
         text.stylize(_STYLES.get(fact.verb, "bold"), 0, 12)
         self._console.print(text)
 

@@ -133,7 +133,6 @@ class _Finder:
         details = [("evidence", line) for line in self._evidence(event.verdict.evidence)]
         details.append(("done", self._response(record, event)))
         details.append(("cost", self._cost(record, event)))
-        details.append(("change it", f"understudy log :{record.seq} --raw shows the note and the thresholds"))
         return self._make("loop", record, f"{event.verdict.rule}: {event.verdict.what}", details)
 
     def _evidence(self, seqs: Sequence[int]) -> list[str]:

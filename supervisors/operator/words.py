@@ -38,10 +38,11 @@ class Fact(Struct, frozen=True):
     text: str
     tail: str = ""
 
-    def line(self) -> str:
-        """The line, verb to the right of its columns."""
+    def line(self, width: int = 0) -> str:
+        """The line, verb to the right of its columns; one longer than `width` does not line its end up."""
         line = f"{self.verb:>{VERB}}  {self.who:<{WHO}} {self.text}"
-        return f"{line:<{VERB + WHO + TEXT}}  {self.tail}" if self.tail else line
+        lined = f"{line:<{VERB + WHO + TEXT}}  {self.tail}".rstrip()
+        return lined if len(lined) <= width or not width else f"{line}  {self.tail}".rstrip()
 
 
 class Narrator:

@@ -32,15 +32,18 @@ pytestmark = pytest.mark.anyio
 
 
 class Desk:
-    """The policy of the model server; `arrived` is set while a call is being answered."""
+    """The policy of the model server; the events are set while a call, or one of the reviewer, is being answered."""
 
     def __init__(self) -> None:
         self.arrived = asyncio.Event()
+        self.reviewing = asyncio.Event()
         self.calls = 0
 
     def __call__(self, request: ChatRequest) -> ChatAnswer:
         self.calls += 1
         self.arrived.set()
+        if not request.tools:
+            self.reviewing.set()
         text = next(message.content or "" for message in request.messages if message.role == "user")
         told = [message.content or "" for message in request.messages if message.role == "tool"]
         ticket = json.loads(text)["text"] if text.startswith("{") else text
@@ -187,10 +190,14 @@ async def test_sigterm_ends_the_process_in_time_though_a_model_does_not_answer(t
         ask = asyncio.create_task(service.client.post("/tickets", json={"text": "late"}))
         with anyio.fail_after(SECONDS):
             await desk.arrived.wait()
+        (run,) = await service.get("/runs")
+        look = asyncio.create_task(service.client.get(f"/runs/{run}?wait=50"))
+        await service.get("/health")
         os.kill(service.process.pid, signal.SIGTERM)
         began = anyio.current_time()
         reply = await ask
-        assert (reply.status_code, reply.json()["status"]) == (202, "waiting")
+        assert (reply.status_code, reply.json()["status"], reply.json()["run"]) == (202, "waiting", run)
+        assert (await look).status_code == 202
         assert await service.ended() == 0
         assert anyio.current_time() - began < 10.0
     async with ModelServer(Desk()) as model, serving(model, journal) as service:
@@ -265,6 +272,25 @@ async def test_a_drained_service_takes_nothing_new_and_may_be_started_again(monk
         assert (await client.get("/health")).status_code == 503
         refused = await client.post("/tickets", json={"text": "too late"})
         assert (refused.status_code, refused.json()["error"]) == (503, "shutting down")
+        assert (await client.post("/runs/any/resume")).status_code == 503
+
+
+async def test_a_drain_in_the_middle_of_handoffs_leaves_nobody_without_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    async with ModelServer(desk, latency=0.01) as model, embedded(model, monkeypatch) as (service, client):
+        asks = [asyncio.create_task(client.post("/tickets", json={"text": f"ticket {n}"})) for n in range(60)]
+        with anyio.fail_after(SECONDS):
+            await desk.reviewing.wait()  # some drafts are with the reviewer, some on their way, most not written
+            await service.drain()
+            replies = await asyncio.gather(*asks)
+        assert {reply.status_code for reply in replies} <= {200, 202}
+        unfinished = {reply.json()["run"] for reply in replies if reply.status_code == 202}
+        assert unfinished == set((await client.get("/runs")).json())
+        states = [service.system.state(run) for run in unfinished]
+        assert {state.main.parked.on for state in states} == {"shutdown"}
+        assert {state.main.agent for state in states} == {"writer", "reviewer"}
 
 
 async def test_a_system_lives_in_a_loop_that_already_runs_and_leaves_it_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""The programs that the documentation shows, run as they are: each in a process of its own, with a model on loopback."""
+"""The programs of the documentation, as they are: each in a process of its own, with a model on loopback."""
 
 import json
 import os

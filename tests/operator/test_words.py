@@ -32,6 +32,12 @@ def test_the_verb_stands_at_the_right_of_its_columns(complete: list[Record]) -> 
     assert line.endswith("run 7f3a")
 
 
+def test_a_line_too_long_for_the_screen_does_not_line_its_end_up(complete: list[Record]) -> None:
+    fact = Narrator().facts(complete[0])[0]
+    assert fact.line(200) == fact.line()
+    assert fact.line(60) == '     Started  planner      Prompt {"text": "audit"}  run 7f3a'
+
+
 def test_a_sub_run_is_put_into_the_callers_words(complete: list[Record]) -> None:
     narrator = Narrator(describe=lambda agent, output: ("Checked", f"{agent}: {output}"))
     facts = [fact for record in complete for fact in narrator.facts(record)]

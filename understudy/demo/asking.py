@@ -44,9 +44,14 @@ async def ask(approval: Approval, stdin: TextIO, stderr: TextIO) -> Said:
 async def read_line(stdin: TextIO) -> str:
     """One line of a terminal, "" at its end. A wait that is cancelled leaves no thread behind."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
+    ready: asyncio.Future[None] = loop.create_future()
     number = stdin.fileno()
-    loop.add_reader(number, lambda: ready.done() or ready.set_result(None))
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(number, wake)
     try:
         await ready
     finally:

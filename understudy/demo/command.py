@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -60,9 +61,30 @@ class _Streams:
     stderr: TextIO
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done and shown. `named`: the journal was named, so the next commands must name it too."""
+
+    options: Options
+    journal: str
+    named: bool
+    json: bool
+    plain: bool
+
+    @property
+    def place(self) -> str:
+        """The journal's whole path."""
+        return os.path.abspath(self.journal)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the journal is there, with something in it."""
+        return os.path.isfile(self.journal) and os.path.getsize(self.journal) > 0
+
+
+@dataclass(frozen=True)
 class _Ended:
-    """How far the run came. `later`: it was left waiting on purpose; `interrupted`: by Ctrl-C or a signal."""
+    """How far the run came. `interrupted`: by a signal, or by the end of the input it waited for."""
 
     result: Result[Report]
     interrupted: bool = False
@@ -80,7 +102,8 @@ def demo(argv: Sequence[str]) -> int:
     except SystemExit as shown:  # --help has been written
         return int(shown.code or 0)
     options = _options(args)
-    return asyncio.run(_run(args, options, _Streams(sys.stdin, sys.stdout, sys.stderr)))
+    plan = _Plan(options, _journal(args.journal), named=args.journal is not None, json=args.json, plain=args.plain)
+    return asyncio.run(_run(plan, args.yes, _Streams(sys.stdin, sys.stdout, sys.stderr)))
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
@@ -153,51 +176,58 @@ def _checked_site(site: str) -> str:
     return str(Path(site).absolute())
 
 
-async def _journal(given: str | None) -> str:
-    """The journal's path. Raises `UsageError` for one that another app writes."""
+def _journal(given: str | None) -> str:
+    """The journal's path, as it is to be shown. Raises `UsageError` for one that no file can have."""
     path: str = given if given is not None else os.environ.get("UNDERSTUDY_JOURNAL") or JOURNAL
     if not path or "\0" in path:
         raise UsageError(f"journal {path!r} is no file name")
-    if Path(path).is_file() and Path(path).stat().st_size and await is_journal(path):
-        async with reading(path) as reader:
-            app = reader.meta.get("app", "")
-            if app != APP and (reader.runs or app):
-                raise UsageError(f"{path} is the journal of {app or 'another app'!r}, not of the demo")
     return path
+
+
+async def _check_ours(path: str) -> None:
+    """Raises `UsageError` for the journal of another app: its runs would be driven on by this team."""
+    if not await is_journal(path):
+        return  # opening it says what is wrong
+    async with reading(path) as reader:
+        app = reader.meta.get("app", "")
+        if app != APP and (reader.runs or app):
+            raise UsageError(f"{path} is the journal of {app or 'another app'!r}, not of the demo")
 
 
 # --- the run ------------------------------------------------------------------------------------------------
 
 
-async def _run(args: argparse.Namespace, options: Options, io: _Streams) -> int:
-    journal = await _journal(args.journal)
+async def _run(plan: _Plan, yes: bool, io: _Streams) -> int:
+    if plan.exists:
+        await _check_ours(plan.journal)
+    options = plan.options
     async with model_for(options) as served:
         root = team(options, model=served.model)
-        async with _stopping() as stop, System(root, journal=journal, meta=meta(options)) as system:
-            heads = await system.journal.store.heads()
-            known = [head.run for head in heads if head.run != NODE_STREAM]
-
-            def short(run: str) -> str:
-                return shorten(run, known)
-
-            view = LiveView(io.stderr, plain=args.plain, short=short, describe=describe, opening=opening(options))
+        async with _stopping() as stop, System(root, journal=plan.journal, meta=meta(options)) as system:
+            known = await _known(system)
+            view = LiveView(
+                io.stderr,
+                plain=plan.plain,
+                short=lambda run: shorten(run, known),
+                describe=describe,
+                opening=opening(options),
+            )
             with listening(view, system.listen):
-                ended = await _drive(system, options, _Person(args.yes, io, view), stop)
-            budget = root.budget if isinstance(root.budget, Budget) else Budget()
-            told = await _tell(args, io, system, ended, journal, await _overspend(system, served, ended.result, budget))
-    return told
+                ended = await _drive(system, options, _Person(yes, io, view), stop)
+            await _tell(plan, io, system, ended, await _overspend(system, served, ended.result, root.budget))
+    return INTERRUPTED if ended.interrupted else exit_code(ended.result.status)
 
 
-async def _tell(
-    args: argparse.Namespace, io: _Streams, system: System, ended: _Ended, journal: str, over: Overspend
-) -> int:
-    """The last lines and the summary; the exit status."""
+async def _known(system: System) -> list[str]:
+    """The runs of the journal, oldest first."""
+    return [head.run for head in await system.journal.store.heads() if head.run != NODE_STREAM]
+
+
+async def _tell(plan: _Plan, io: _Streams, system: System, ended: _Ended, over: Overspend) -> None:
+    """The last lines and the summary."""
     result, run = ended.result, system.state(ended.result.run)
-    records = await system.journal.read(run.id)
-    heads = await system.journal.store.heads()
-    known = [head.run for head in heads if head.run != NODE_STREAM]
-    facts = [f"loops caught {loops_caught(records)}", f"restarts {run.restarts}", f"overspend {overspent(over)}"]
-    named = f" --journal {journal}" if args.journal is not None else ""
+    records, known = await system.journal.read(run.id), await _known(system)
+    named = f" --journal {shlex.quote(plan.journal)}" if plan.named else ""
 
     def handle(approval: str) -> str:
         head, _, number = approval.rpartition("-")
@@ -206,19 +236,18 @@ async def _tell(
     lines = ending(
         result,
         summary=concluded(result, run),
-        facts=facts,
-        journal=journal,
+        facts=[f"loops caught {loops_caught(records)}", f"restarts {run.restarts}", f"overspend {overspent(over)}"],
+        journal=plan.journal,
         name="@" if known[-1:] == [run.id] else shorten(run.id, known),
         handle=handle,
     )
     say(io.stderr, *lines)
-    if args.json:
-        body = summary(result, run, records, over, str(Path(journal).absolute()))
+    if plan.json:
+        body = summary(result, run, records, over, plan.place)
         say(io.stdout, msgspec.json.encode(body).decode())
-    return INTERRUPTED if ended.interrupted else exit_code(result.status)
 
 
-async def _overspend(system: System, served: Served, result: Result[Report], budget: Budget) -> Overspend:
+async def _overspend(system: System, served: Served, result: Result[Report], budget: object) -> Overspend:
     """What was billed beyond the limits; of a provider's bill only what the ledger was told is known."""
     billed: dict[str, int] = {}
     if served.url:
@@ -226,6 +255,7 @@ async def _overspend(system: System, served: Served, result: Result[Report], bud
 
         bills = await read_billing(served.url, timeout=BILLING_SECONDS)
         billed = bill(served.model, bills.calls, bills.input_tokens, bills.output_tokens)
+    assert isinstance(budget, Budget)  # noqa: S101  # the team's own
     return overspend(system.state(result.run), budget, billed)
 
 

@@ -1,0 +1,248 @@
+"""How an incarnation ends, and how an address does.
+
+Order: no further message begins; running handlers finish within the deadline, else are cancelled, else fenced;
+children stop, last started first; `on_stop` runs; the life is cut off; names are released; then notices go out.
+Every wait has a deadline, so every end ends. The work is done in tasks of its own: cancelling who waits for an end
+does not undo it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from understudy.actors.actor import Actor
+from understudy.actors.cell import DELIVERY, START, Cell, Delivery, Envelope, Life
+from understudy.actors.errors import ActorStopped
+from understudy.actors.lifecycle import SHUTDOWN, Exit
+from understudy.actors.messages import Down
+from understudy.actors.telemetry import log
+
+if TYPE_CHECKING:
+    from understudy.actors.kernel import Kernel
+
+CANCEL_GRACE: Final = 1.0
+"""Seconds a cancelled handler has to end before it is fenced."""
+
+
+class Endings:
+    """The ends of one kernel's actors, and the notices about them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._reapers: set[asyncio.Task[None]] = set()
+
+    # -- one incarnation -----------------------------------------------------------------------------------
+
+    def end_incarnation(self, cell: Cell, life: Life, exit: Exit) -> None:
+        """End the present incarnation because of `exit`; what follows is its supervisor's decision."""
+        cell.advance("fail")
+        cell.exit = exit
+        life.end_timers()
+        life.cancel()
+        if cell.running or cell.children or _on_stop_of(life) is not None:
+            self.reap(cell, lambda: self._end_life(cell, life, exit))
+        else:
+            self._ended(cell, life, exit)
+
+    async def _end_life(self, cell: Cell, life: Life, exit: Exit) -> None:
+        await self._quiesce(cell, life, 0.0)
+        await self._wind_up(cell, life, exit)
+        self._ended(cell, life, exit)
+
+    def _ended(self, cell: Cell, life: Life, exit: Exit) -> None:
+        self._cut_off(cell, life)
+        if cell.state != "failed":
+            return  # a stop came meanwhile, and goes on from here
+        _resolve(cell.started)
+        if cell.on_exit is None:
+            cell.advance("stop")
+            self.release(cell, exit)
+            return
+        self._fail_fast(cell, exit)
+        cell.on_exit(cell, life.number, exit)
+
+    def _cut_off(self, cell: Cell, life: Life) -> None:
+        """From here on every framework call made from this life raises `Fenced`; what it had asked for is undone."""
+        life.fenced = True
+        life.end_timers()
+        cell.life = None
+        cell.running = 0
+        for target in life.watching:
+            target.watchers.pop(cell, None)
+        if cell.mailbox is not None:
+            cell.mailbox.clear_control()
+
+    def _fail_fast(self, cell: Cell, exit: Exit) -> None:
+        if cell.mailbox is None:
+            return
+        for envelope in cell.mailbox.withdraw(lambda envelope: envelope.fail_fast):
+            envelope.fail(ActorStopped(cell.path, exit))
+            self._kernel.letter(cell, envelope, "stopped")
+
+    async def _quiesce(self, cell: Cell, life: Life, seconds: float) -> bool:
+        """Wait for running handlers `seconds`, then cancel them, then fence. False when fenced."""
+        if await self._idle_within(cell, seconds):
+            return True
+        life.cancel()
+        if await self._idle_within(cell, CANCEL_GRACE):
+            return True
+        self._fence(cell, life)
+        return False
+
+    def _fence(self, cell: Cell, life: Life) -> None:
+        life.fenced = True
+        cell.running = 0
+        self._kernel.fenced_handlers += 1
+        text = f"{cell.path} #{life.number} ignores cancellation; it was fenced"
+        log.error(text, extra={"path": cell.path, "incarnation": life.number})
+        self._kernel.telemetry.flight(cell.path, "fenced", f"#{life.number}")
+        for envelope in life.tasks:
+            if envelope.message is not START:
+                envelope.fail(ActorStopped(cell.path, Exit("killed", str(cell.exit))))
+                self._kernel.letter(cell, envelope, "failed", "killed")
+
+    async def _idle_within(self, cell: Cell, seconds: float) -> bool:
+        if cell.running and seconds > 0:
+            cell.idle = self._kernel.loop.create_future()
+            await self._wait([cell.idle], seconds)
+            cell.idle = None
+        return cell.running == 0
+
+    async def _wind_up(self, cell: Cell, life: Life, exit: Exit) -> None:
+        """Children, then `on_stop`, each with its deadline."""
+        while cell.children:
+            child = next(reversed(cell.children.values()))
+            self.begin_stop(child, exit if exit.kind == "shutdown" else SHUTDOWN)
+            if child.stopped is not None:
+                await self._wait([child.stopped], None)
+        actor = _on_stop_of(life)
+        if actor is None or life.fenced:
+            return
+        context = life.context.copy()
+        context.run(DELIVERY.set, Delivery(cell, life, Envelope(START)))
+        work = self._say_goodbye(cell, actor, exit)
+        task = asyncio.Task(work, loop=self._kernel.loop, context=context, name=f"understudy-on-stop-{cell.path}")
+        if not await self._wait([task], cell.shutdown):
+            log.error("%s: on_stop did not end within %g s", cell.path, cell.shutdown, extra={"path": cell.path})
+            task.cancel()
+            if not await self._wait([task], CANCEL_GRACE):
+                self._fence(cell, life)
+
+    async def _say_goodbye(self, cell: Cell, actor: Actor[Any], exit: Exit) -> None:
+        try:
+            await actor.on_stop(exit)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._kernel.interrupt(error)
+        except asyncio.CancelledError:
+            pass  # told already
+        except BaseException as error:  # the end goes on whatever `on_stop` does
+            log.error("%s: on_stop raised %r", cell.path, error, exc_info=error, extra={"path": cell.path})
+
+    # -- one address ---------------------------------------------------------------------------------------
+
+    async def stop(self, cell: Cell, exit: Exit, *, deadline: float | None = None) -> None:
+        """See `Kernel.stop`."""
+        self.begin_stop(cell, exit, deadline)
+        if cell.stopped is not None and not cell.stopped.done():
+            await asyncio.shield(cell.stopped)
+
+    def begin_stop(self, cell: Cell, exit: Exit, deadline: float | None = None) -> None:
+        """Begin a stop, once."""
+        if cell.state in ("stopping", "stopped"):
+            return
+        patience = cell.shutdown if deadline is None else deadline
+        life = cell.life
+        if cell.state == "starting" or (life is not None and life.actor is not None and life.actor.cancel_on_stop):
+            patience = 0.0
+        before = cell.reaper
+        cell.advance("stop")
+        cell.exit = exit
+        cell.stopped = self._kernel.loop.create_future()
+        self.reap(cell, lambda: self._stop(cell, exit, patience, before))
+
+    async def _stop(self, cell: Cell, exit: Exit, patience: float, before: asyncio.Task[None] | None) -> None:
+        try:
+            if before is not None:
+                await self._wait([before], None)
+            life = cell.life
+            if life is not None:
+                life.end_timers()
+                if not await self._quiesce(cell, life, patience):
+                    exit = Exit("killed", str(exit))
+                await self._wind_up(cell, life, exit)
+                self._cut_off(cell, life)
+        finally:
+            self.release(cell, exit)
+
+    def release(self, cell: Cell, exit: Exit) -> None:
+        """The last of an address: free its name, lose its mailbox, and only then tell the watchers."""
+        kernel = self._kernel
+        cell.advance("end")
+        cell.exit = exit
+        cell.reaper = None
+        kernel.forget(cell)
+        _resolve(cell.started)
+        for envelope in cell.mailbox.drain() if cell.mailbox is not None else ():
+            kernel.lose(cell, envelope, "stopped")
+        kernel.telemetry.flight(cell.path, "stopped", str(exit))
+        self.notify(cell, restarting=False)
+        if kernel.on_released is not None:
+            kernel.on_released(cell, exit)
+        _resolve(cell.stopped)
+
+    # -- notices and tasks ---------------------------------------------------------------------------------
+
+    def notify(self, cell: Cell, *, restarting: bool) -> None:
+        """Send every watcher its one notice."""
+        watchers, cell.watchers = cell.watchers, {}
+        for watcher in watchers:
+            if watcher.life is not None:
+                watcher.life.watching.pop(cell, None)
+            notice = Down(cell.path, cell.number, cell.exit.kind, cell.exit.detail, restarting)
+            self._kernel.control(watcher, notice)
+
+    def reap(self, cell: Cell | None, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Carry out an end in a task of its own, outside of any delivery; begin again if it was cancelled unbegun."""
+        name = f"understudy-end-{cell.path}" if cell is not None else "understudy-end"
+        context = self._kernel.context.copy()
+        task: asyncio.Task[None] = asyncio.Task(work(), loop=self._kernel.loop, name=name, context=context)
+        self._reapers.add(task)
+        if cell is not None:
+            cell.reaper = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._reapers.discard(task)
+            if task.cancelled():
+                self.reap(cell, work)
+
+        task.add_done_callback(ended)
+
+    async def _wait(self, futures: Sequence[asyncio.Future[None]], seconds: float | None) -> bool:
+        """Whether all are done within `seconds`. Goes on waiting when cancelled: an end is not undone."""
+        loop = self._kernel.loop
+        until = None if seconds is None else loop.time() + seconds
+        while True:
+            try:
+                left = None if until is None else max(0.0, until - loop.time())
+                _, pending = await asyncio.wait(futures, timeout=left)
+                return not pending
+            except asyncio.CancelledError:
+                continue
+
+    async def join(self) -> None:
+        """Wait until nothing is ending any more."""
+        while self._reapers:
+            await self._wait(list(self._reapers), None)
+
+
+def _on_stop_of(life: Life) -> Actor[Any] | None:
+    """The actor, if it started and has an `on_stop` of its own."""
+    actor = life.actor
+    return actor if actor is not None and life.ready and type(actor).on_stop is not Actor.on_stop else None
+
+
+def _resolve(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
