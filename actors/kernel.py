@@ -191,7 +191,9 @@ class Kernel:
         return None if cell.state in ("running", "suspended") else cell.exit
 
     def restart(self, cell: Cell) -> None:
-        """Begin the next incarnation of a failed address. Its mailbox is as it was."""
+        """Begin the next incarnation of a failed address, after `on_exit` told its end. Its mailbox is as it was."""
+        if cell.life is not None:
+            raise UsageError(f"restart {cell.path}: its incarnation {cell.number} has not ended")
         self._begin(cell, "restart")
 
     def will_restart(self, cell: Cell) -> None:

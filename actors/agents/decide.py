@@ -21,6 +21,9 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.journal.events import Effect, Status
 from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes, digest
 
+USABLE: Final = frozenset({"complete", "degraded", "partial"})
+"""Statuses of a delegation whose result can be built on."""
+
 NUDGE: Final = (
     "Note from the supervisor: {what}. Repeating it will not change the outcome. Take another way, or answer with"
     " what you have."
@@ -381,11 +384,24 @@ def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:
     kind = policy.agent.output.class_of(value)
     target = policy.routes.get(kind)
     if target is None:
-        return Finish("complete", output, "")
+        missing = _missing(run, sub)
+        return Finish("partial" if missing else "complete", output, missing)
     if sub.hops >= policy.hops:
         text = f"handed on {sub.hops} times, the limit; the next would be {target}"
         return Finish("stopped", checkpoint(run, sub, policy), text)
     return HandOff(target, kind.__name__, output, sub.hops + 1)
+
+
+def _missing(run: Run, sub: Sub) -> str:
+    """The delegations that gave nothing and were not made good by an equal one later; "" for none."""
+    children = [child for child in run.subs.values() if child.parent == sub.id and child.finished is not None]
+    good = {(c.agent, c.message) for c in children if c.finished is not None and c.finished.status in USABLE}
+    lost = [c for c in children if (c.agent, c.message) not in good]
+    return "; ".join(
+        f"no result of {c.agent} ({run.id}/{c.id} {c.finished.status}: {c.finished.reason})"
+        for c in lost
+        if c.finished is not None
+    )
 
 
 def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:

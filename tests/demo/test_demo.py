@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from understudy.__main__ import main
@@ -21,11 +22,13 @@ from understudy.actors.errors import UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.demo import environment, findings, report
-from understudy.demo.app import APP, Options, meta, open_demo, options_of, options_of_run
+from understudy.demo.app import APP, POLICY, PROVIDED, Options, meta, open_demo, options_of, options_of_run
 from understudy.demo.findings import Report
 from understudy.demo.messages import Audit
 from understudy.demo.testing import SOUND, Site
 from understudy.supervisors.operator.reading import reading
+from understudy.system import System
+from understudy.transports.testing.model_process import ModelServerProcess
 
 Summary = dict[str, Any]
 
@@ -152,8 +155,10 @@ def test_without_the_guard_the_budget_ends_the_loop_and_the_findings_so_far_are_
 
 
 def test_without_the_note_the_restarted_inspector_loops_on_and_is_stopped(run: Run) -> None:
-    _, said = run("--yes", "--no-note")
-    assert (said["loops_caught"], said["restarts"]) == (1, 1)
+    code, said = run("--yes", "--no-note")
+    assert (code, said["status"], said["loops_caught"], said["restarts"]) == (4, "partial", 1, 1)
+    assert "loops.same(3)" in said["reason"]
+    assert said["report_path"]
     assert len(said["not_audited"]) == 2
     ends = [r.event for r in _records("demo.db", said["run"]) if r.sub and isinstance(r.event, ev.Finished)]
     assert sorted(end.status for end in ends) == ["complete", "complete", "stopped"]
@@ -201,6 +206,12 @@ def test_it_audits_the_environment_it_runs_in(folder: Path, capsys: pytest.Captu
     assert said["report_digest"] == _digest(None)
     listed = {one["name"]: one["version"] for one in json.loads(Path("audit.json").read_bytes())["distributions"]}
     assert listed == {ref.name: ref.version for ref in environment.distributions() if ref.listed}
+
+
+def test_what_lies_in_the_working_directory_is_not_imported(run: Run, folder: Path) -> None:
+    for name in ("anyio", "understudy"):
+        (folder / f"{name}.py").write_text("raise SystemExit('a stranger was imported')\n")
+    assert run("--no-loop-script")[0] == 3
 
 
 def test_an_empty_environment_has_an_empty_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,6 +355,33 @@ def test_a_signal_in_the_middle_parks_the_run_which_can_be_resumed(site: Site, f
     assert findings.digest(finished.findings) == _digest(site.path)
 
 
+# --- a provider ---------------------------------------------------------------------------------------------
+
+
+def test_with_a_key_the_model_is_a_providers(run: Run, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def served() -> tuple[int, Summary]:
+        async with ModelServerProcess(POLICY) as server:
+            monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            return await anyio.to_thread.run_sync(run)
+
+    code, said = anyio.run(served)
+    assert (code, said["status"], said["overspend"]) == (3, "waiting", 0)
+    assert said["report_digest"] == _digest(site.path)
+    assert options_of_run(_records("demo.db", said["run"])).model == PROVIDED
+    assert b"sk-of-a-test" not in Path("demo.db").read_bytes()
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UsageError, match="'gpt-5-mini' needs OPENAI_API_KEY"):
+        anyio.run(_open_again)
+
+
+async def _open_again() -> None:
+    async with reading("demo.db") as reader:
+        options = options_of(reader.meta)
+    async with open_demo("demo.db", options):
+        raise AssertionError("it must not open")
+
+
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
@@ -374,6 +412,18 @@ def test_bad_arguments_are_named_in_one_line(
     assert named in told.err
     assert told.err.count("\n") == 1
     assert sorted(each.name for each in folder.iterdir()) == ["text.db"]
+
+
+def test_the_journal_of_another_app_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def other() -> None:
+        async with System(journal="desk.db", meta={"app": "desk:app"}):
+            pass
+
+    anyio.run(other)
+    before = (folder / "desk.db").read_bytes()
+    assert _run("--journal", "desk.db", "--yes") == 2
+    assert "desk.db is the journal of 'desk:app', not of the demo" in capsys.readouterr().err
+    assert (folder / "desk.db").read_bytes() == before
 
 
 def test_help_ends_well(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,15 +72,17 @@ class Yard:
         return True
 
     async def serve_tool(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            request = msgspec.json.decode(await reader.readline())
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            line = await reader.readline()
+            if not line.endswith(b"\n"):
+                return  # the victim died while it asked
+            request = msgspec.json.decode(line)
             name = request["tool"]
             if not self.spring("arrives", name):
                 answer = self._do(name, request["arguments"])
                 if not self.spring("done", name):
                     writer.write(msgspec.json.encode(answer) + b"\n")
                     await writer.drain()
-        writer.close()
 
     def _do(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         have = tools.tools((str(self.site),))

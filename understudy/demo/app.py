@@ -23,12 +23,27 @@ from understudy.demo.team import team
 from understudy.system import System
 from understudy.transports.models.openai import OpenAIChat
 
-__all__ = ["APP", "PROVIDED", "SCRIPTED", "Options", "Served", "default_model", "meta", "model_for", "offline"]
-__all__ += ["open_demo", "options_of", "options_of_run", "team"]
+__all__ = [
+    "APP",
+    "POLICY",
+    "PROVIDED",
+    "SCRIPTED",
+    "Options",
+    "Served",
+    "default_model",
+    "meta",
+    "model_for",
+    "offline",
+    "open_demo",
+    "options_of",
+    "options_of_run",
+    "team",
+]
 
 APP = "understudy.demo"
 """The app's name in a journal's meta."""
 POLICY = "understudy.demo.policy:policy"
+"""What the scripted model is served from, as `module:attribute`."""
 PROVIDED = "gpt-5-mini"
 """The model of a real provider, unless `UNDERSTUDY_DEMO_MODEL` names another."""
 PRICE = Price(250_000, 2_000_000)
@@ -94,7 +109,8 @@ async def model_for(options: Options) -> AsyncGenerator[Served]:
         return
     from understudy.transports.testing.model_process import ModelServerProcess
 
-    async with ModelServerProcess(POLICY) as server:
+    # The working directory must not stand before what is installed: it may hold anything, under any name.
+    async with ModelServerProcess(POLICY, env={**os.environ, "PYTHONSAFEPATH": "1"}) as server:
         yield Served(OpenAIChat(SCRIPTED, base_url=server.url, api_key="loopback", price=PRICE), server.url)
 
 
