@@ -539,7 +539,7 @@ def test_the_mailbox_is_kept_across_a_restart_in_order_and_the_culprit_is_a_dead
         kernel.restart(cell)
         await asking
         await quiet()
-        assert log[-5:] == ["x started #2", "2", "3", "5", "did 4"]
+        assert log[-5:] == ["x started #2", "2", "3", "did 4", "5"]
         assert [(letter.message, letter.reason) for letter in kernel.telemetry.dead_letters()] == [
             (Note("fail"), "failed")
         ]

@@ -22,6 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from anyio.streams.text import TextReceiveStream
 
 from understudy import Agent, Complete, OpenAIChat, System
+from understudy.actors.journal.events import Finished, Record
 from understudy.transports.testing.model_server import AnswerCall, ChatAnswer, ChatRequest, ModelServer, echo
 
 SERVICE = Path(__file__).resolve().parents[2] / "examples" / "service.py"
@@ -291,6 +292,30 @@ async def test_a_drain_in_the_middle_of_handoffs_leaves_nobody_without_an_answer
         states = [service.system.state(run) for run in unfinished]
         assert {state.main.parked.on for state in states} == {"shutdown"}
         assert {state.main.agent for state in states} == {"writer", "reviewer"}
+
+
+async def test_a_run_that_is_resumed_in_the_moment_it_ends_goes_on(tmp_path: Path) -> None:
+    """Its end is on the way to the disk, and its agent still at it."""
+    resumed: list[asyncio.Task[Any]] = []
+    desk = Desk()
+    async with ModelServer(desk, latency=0.05) as model:
+        agent = Agent("solo", model=OpenAIChat("scripted", base_url=model.url))
+        async with System(agent, journal=tmp_path / "solo.db") as system:
+
+            def hear(record: Record) -> None:
+                if isinstance(record.event, Finished) and not resumed:
+                    resumed.append(asyncio.ensure_future(system.resume(record.run)))
+
+            system.listen(hear)
+            ask = asyncio.create_task(system.run(agent, "late"))
+            with anyio.fail_after(SECONDS):
+                await desk.arrived.wait()
+                ask.cancel()
+                (run,) = system.unfinished()
+                await system.runs.ended(run)
+                result = await resumed[0]
+    assert isinstance(result, Complete)
+    assert result.output == '{"text":"late>"}'
 
 
 async def test_a_system_lives_in_a_loop_that_already_runs_and_leaves_it_as_it_was() -> None:

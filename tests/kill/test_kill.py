@@ -50,7 +50,7 @@ def seeded(count: int) -> list[Trap]:
         ("event", "HandedOff", 1),
         ("event", "ApprovalAsked", 1),
     ]
-    traps = []
+    traps: list[Trap] = []
     while len(traps) < count:
         when, what, most = dice.choice(kinds)
         trap = Trap(when, what, dice.randint(1, most))  # type: ignore[arg-type]  # one of the three
@@ -63,7 +63,7 @@ def seeded(count: int) -> list[Trap]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = Site(tmp_path_factory.mktemp("site"))
     for number, name in enumerate(["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]):
-        headers = {"License": "MIT"} if number % 2 else {}
+        headers = ("License: MIT",) if number % 2 else ()
         where.plant(name, f"1.{number}", headers=headers, requested=number == 0)
     return Path(where.path[0])
 

@@ -63,6 +63,7 @@ async def victim(journal: str) -> None:
         system.listen(lines.put_nowait)
         planner = tree.children[0]
         assert isinstance(planner, ChildSpec)
+        assert isinstance(planner.child, Agent)
         run = asyncio.create_task(system.run(planner.child, Audit(options())))
         while True:
             record = await lines.get()

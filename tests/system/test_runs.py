@@ -67,7 +67,7 @@ def of(system: System, run: str, kind: type) -> list[Any]:
 recorded: dict[str, list[ev.Record]] = {}
 
 
-def system_records(system: System, run: str) -> list[ev.Record]:
+def system_records(system: System, run: str) -> list[Any]:
     return [r for r in recorded.get(run, []) if r.run == run]
 
 
