@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import anyio
 
@@ -40,6 +40,9 @@ from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
 
 OnExit = Callable[[Cell, int, Exit], None]
+
+DETAIL_LENGTH: Final = 500
+"""Characters of an error that an exit keeps: exits are journalled, and errors quote errors."""
 
 
 class Kernel:
@@ -454,4 +457,5 @@ def _exit_of(error: BaseException, *, starting: bool) -> Exit:
     if isinstance(error, Fenced):
         return Exit("killed", "fenced")
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    detail = detail if len(detail) <= DETAIL_LENGTH else f"{detail[: DETAIL_LENGTH - 1]}…"
     return Exit("start" if starting else "error", detail)

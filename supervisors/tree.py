@@ -180,6 +180,19 @@ def _check_route(builder: _Builder, path: str, route: Route[Any]) -> None:
         raise SpecError(f"{where} leads to {place.path}, which has no handler for it")
 
 
+def owners(tree: Tree) -> dict[str, dict[str, str | int]]:
+    """What readers of the journal are told beside the events, by path: strategy, and limits as far as there are any."""
+    told: dict[str, dict[str, str | int]] = {}
+    for path, supervisor in tree.supervisors.items():
+        told[path] = {"strategy": supervisor.strategy, "restarts": supervisor.intensity.restarts}
+    for policy in tree.policies.values():
+        for owner, budget in policy.budgets:
+            path = next((p for p, s in tree.supervisors.items() if s.name == owner), policy.path)
+            limits = budget.pool(owner, "").limits
+            told.setdefault(path, {}).update({unit: limits[unit] for unit in ("steps", "tokens") if unit in limits})
+    return told
+
+
 def factory_of(
     tree: Tree,
     supervisor: Supervisor,

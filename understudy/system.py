@@ -124,8 +124,8 @@ class System:
         self.journal = Journal(self._store(), self._clock)
         await self.journal.open()
         stack.push_async_callback(self.journal.aclose)
-        if self._meta:
-            await self.journal.store.set_meta(self._meta)
+        owners = msgspec.json.encode(trees.owners(self.tree)).decode()
+        await self.journal.store.set_meta({"owners": owners, **self._meta})
         self.ledger = Accounts()
         self.runs = Runs(
             kernel=self.kernel,
@@ -329,6 +329,9 @@ class System:
     async def resume(self, run: str, *, timeout: float | None = None) -> Result[Any]:
         """Go on with a run and wait until it ends or parks again. Raises `UnknownRun`."""
         self._running()
+        # An end on its way to the disk is no end yet: the agent is still at it, and would take the run for its own.
+        await self.journal.barrier()
+        await asyncio.sleep(0)
         await self.runs.reopen(run, "resume")
         state = self.runs.get(run)
         policy = self.runs.policy(state.main.agent)

@@ -159,7 +159,8 @@ def test_a_handler_past_the_deadline_is_cancelled_and_its_asker_is_told_why() ->
         log: Log = []
 
         async def work() -> object:
-            return await asyncio.sleep(1_000)
+            await asyncio.sleep(1_000)
+            return None
 
         ref = kernel.ref_of(probe(kernel, log, work))
         asking = asyncio.create_task(ref.ask(Work(), timeout=60))
@@ -235,7 +236,8 @@ def test_what_a_fenced_handler_still_does_is_not_counted_in_the_next_incarnation
             if not gate.is_set():
                 gate.set()
                 return await stubborn()
-            return await asyncio.sleep(1)
+            await asyncio.sleep(1)
+            return None
 
         exits: list[str] = []
         cell = probe(kernel, log, work, on_exit=lambda c, number, exit: exits.append(exit.kind), concurrency=2)
@@ -275,7 +277,8 @@ def test_a_stop_goes_on_when_who_waits_for_it_is_cancelled() -> None:
         log: Log = []
 
         async def work() -> object:
-            return await asyncio.sleep(3)
+            await asyncio.sleep(3)
+            return None
 
         cell = probe(kernel, log, work, name="x")
         kernel.ref_of(cell).tell(Work())
