@@ -115,8 +115,11 @@ class System:
         with contextlib.suppress(JournalError):
             await self._drain(self._grace if kind is None else 0.0)
         await stack.aclose()
-        if self.kernel.interrupted is not None and error is None:
-            raise self.kernel.interrupted
+        interrupted = self.kernel.interrupted
+        if interrupted is not None and (error is None or isinstance(error, asyncio.CancelledError)):
+            if self._host is not None:
+                self._host.uncancel()
+            raise interrupted
 
     async def _open(self, stack: AsyncExitStack) -> None:
         self._drained_by = float("inf")
@@ -135,11 +138,17 @@ class System:
             ids=self._ids,
             dice=self._dice,
         )
+        for policy in self.tree.policies.values():
+            for owner, budget in policy.budgets:
+                if (pool := budget.pool(owner, "")).key == owner:
+                    self.ledger.declare(pool)
         loaded = await self.runs.load()
         self.runs.sessions = {id(model): await stack.enter_async_context(model.session()) for model in self.tree.models}
         await stack.enter_async_context(self.kernel)
         self._pools = {name: self._pool(name) for name in self.tree.places}
         self.runs.addresses = lambda name: self._pools[name].pick()
+        self._host = asyncio.current_task()
+        self.kernel.on_interrupt = self._interrupt
         self.kernel.on_released = lambda cell, exit: self.runs.gone(cell.path, exit)
         await self._start_tree()
         self._spawned: SupervisorActor | None = None
@@ -148,6 +157,11 @@ class System:
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(_cancelled, poller)
+
+    def _interrupt(self, error: BaseException) -> None:
+        """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where the system was entered."""
+        if self._host is not None:
+            self._host.cancel()
 
     def _store(self) -> JournalStore:
         where = self._journal_at

@@ -63,6 +63,16 @@ class Runs:
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
         self._freed: list[asyncio.Future[None]] = []
         self._next_sub: dict[str, int] = {}
+        journal.on_failure = self._journal_failed
+
+    def _journal_failed(self, error: JournalError) -> None:
+        """Nothing more can be promised: accept nothing new, and tell everybody who waits."""
+        self.closing = True
+        log.error("the journal failed, runs rest at their last commit: %s", error)
+        waiters, self._waiters = self._waiters, {}
+        for future in [future for each in waiters.values() for future in each]:
+            if not future.done():
+                future.set_exception(error)
 
     def _nobody(self, name: str) -> Cell:
         raise UsageError(f"agent {name!r} is not part of this system")
@@ -112,8 +122,13 @@ class Runs:
         if state.finished is not None:
             return
         cell = self.kernel.registry.find(state.path) if state.path else None
-        if cell is None or cell.state in ("stopping", "stopped"):
-            cell = self.addresses(state.agent)
+        try:
+            if cell is None or cell.state in ("stopping", "stopped"):
+                cell = self.addresses(state.agent)
+        except (ActorStopped, UsageError) as error:
+            if not self.closing:
+                self.end(run, sub, "stopped", f"no {state.agent} to go on with it: {error}")
+            return
         self._send(cell, run, sub)
 
     def _send(self, cell: Cell, run: str, sub: int) -> None:
@@ -294,6 +309,8 @@ class Runs:
             if run.subs and run.finished is None:
                 self._runs[run.id] = run
                 loaded.append(run.id)
+            else:
+                self._rebook(run, finished=True)
         return loaded
 
     def incarnation(self, path: str) -> int:
@@ -330,10 +347,13 @@ class Runs:
             if sub.parked is None and (run.id, sub.id) not in self.driving:
                 self.dispatch(run.id, sub.id)
 
-    def _rebook(self, run: Run) -> None:
-        """Give the ledger back what the run has spent; reservations of calls that were cut are spent in full."""
-        self.declare_pools(run)
+    def _rebook(self, run: Run, *, finished: bool = False) -> None:
+        """Give the ledger back what the run has spent: of a finished one only what counts beyond it (`per="life"`)."""
+        if not finished:
+            self.declare_pools(run)
         for pool, spent in run.booked.items():
+            if finished and pool.endswith(f"@{run.id}"):
+                continue
             with contextlib.suppress(UsageError):  # a pool of a former tree that this one does not have
                 self.ledger.book([pool], spent)
 
@@ -372,12 +392,10 @@ class Runs:
 
     def supervised(self, child: str, event: ev.AnyEvent) -> None:
         """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
-        for run, sub in sorted(self._assigned.get(child, ())):
-            state = self._runs[run].subs[sub]
-            if state.finished is None and state.parked is None:
-                self.append(run, event, sub=sub, path=child, cause=state.seq)
-                return
         try:
+            for run, sub in self.assigned(child):
+                self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
+                return
             self.append(ev.NODE_STREAM, event, path=child)
         except JournalError as error:
             log.error("not journalled: %s: %s", child, error)

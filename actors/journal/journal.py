@@ -10,7 +10,7 @@ When the store fails, nothing after the failure is written: every later append a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -43,6 +43,7 @@ class Journal:
         self._flusher: asyncio.Task[None] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._failure: JournalError | None = None
+        self.on_failure: Callable[[JournalError], None] | None = None
         self._open = False
 
     async def open(self) -> list[Head]:
@@ -164,6 +165,8 @@ class Journal:
             if not waiter.done():
                 waiter.set_exception(error)
         self._waiters = []
+        if self.on_failure is not None:
+            self.on_failure(error)
 
     async def meta(self) -> Mapping[str, str]:
         """What is kept beside the events."""
