@@ -31,7 +31,7 @@ class Endings:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._reapers: set[asyncio.Task[None]] = set()
+        self._reapers: dict[asyncio.Task[None], None] = {}
 
     # -- one incarnation -----------------------------------------------------------------------------------
 
@@ -39,8 +39,6 @@ class Endings:
         """End the present incarnation because of `exit`; what follows is its supervisor's decision."""
         cell.advance("fail")
         cell.exit = exit
-        life.end_timers()
-        life.cancel()
         if cell.running or cell.children or _on_stop_of(life) is not None:
             self.reap(cell, lambda: self._end_life(cell, life, exit))
         else:
@@ -168,7 +166,6 @@ class Endings:
                 await self._wait([before], None)
             life = cell.life
             if life is not None:
-                life.end_timers()
                 if not await self._quiesce(cell, life, patience):
                     exit = Exit("killed", str(exit))
                 await self._wind_up(cell, life, exit)
@@ -208,12 +205,12 @@ class Endings:
         name = f"understudy-end-{cell.path}" if cell is not None else "understudy-end"
         context = self._kernel.context.copy()
         task: asyncio.Task[None] = asyncio.Task(work(), loop=self._kernel.loop, name=name, context=context)
-        self._reapers.add(task)
+        self._reapers[task] = None
         if cell is not None:
             cell.reaper = task
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._reapers.discard(task)
+            self._reapers.pop(task, None)
             if task.cancelled():
                 self.reap(cell, work)
 

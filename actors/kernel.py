@@ -34,7 +34,7 @@ from understudy.actors.errors import (
 from understudy.actors.lifecycle import ALIVE, GONE, SHUTDOWN, Exit
 from understudy.actors.loop import Dispatcher, Handler, Scheduler
 from understudy.actors.messages import Down, Message, round_trip
-from understudy.actors.refs import Ref, Refused
+from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Registry
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
@@ -247,6 +247,7 @@ class Kernel:
 
     async def post_when_room(self, cell: Cell, envelope: Envelope, timeout: float) -> Literal[True] | Refused:
         """`post`, waiting for room at most `timeout` seconds."""
+        check_seconds(f"{cell.path}: timeout", timeout)
         posted = self.post(cell, envelope, quiet=True)
         if posted or posted.reason != "full":
             return posted
@@ -277,7 +278,10 @@ class Kernel:
         return Refused("dead" if dead else "full", cell.path)
 
     def force(self, cell: Cell, message: Message[Any]) -> None:
-        """Put accepted work into a mailbox whatever its size."""
+        """Put accepted work into a mailbox whatever its size; a dead letter when the address is stopped."""
+        if cell.state in ("stopping", "stopped"):
+            self.lose(cell, Envelope(message), "stopped")
+            return
         cell.box().force(Envelope(message))
         self._wake(cell)
 
@@ -300,12 +304,13 @@ class Kernel:
             life.tasks[envelope].cancel()
 
     def timer(self, cell: Cell, seconds: float, message: Message[Any]) -> Timer:
-        """Send `message` to the present incarnation later."""
+        """Send `message` to the present incarnation later. Raises `NotHandled`; `UsageError` for endless seconds."""
         life = cell.life
         if life is None:
             raise ActorStopped(cell.path, cell.exit)
         if cell.table is not None and type(message) not in cell.table:
             raise NotHandled(cell.path, type(message), cell.takes())
+        check_seconds(f"{cell.path}: timer", seconds)
 
         def fire() -> None:
             if cell.life is life:

@@ -142,7 +142,7 @@ class Dispatcher:
         self._owner: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._spares: list[tuple[asyncio.Task[None], asyncio.Future[None]]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order they were made: sets have no order to rely on
         self._closing = False
         self._start(owner=True)
         for _ in range(SPARES):
@@ -179,14 +179,14 @@ class Dispatcher:
         if self._closing:
             return
         task: asyncio.Task[None] = asyncio.Task(self._worker(owner), loop=self._loop, name="understudy-worker")
-        self._tasks.add(task)
+        self._tasks[task] = None
         if owner:
             self._owner = task
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """The net of rule 3: a worker may be cancelled before its first step, and then runs no code of ours."""
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a worker ended with %r", error, exc_info=error)
         if task is self._owner:
@@ -229,9 +229,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             if spare in self._spares:
                 self._spares.remove(spare)
-            elif task is self._owner:  # it was given the queue at the same moment
-                self._hand_over()
-            return False
+            return False  # had it been given the queue at the same moment, `_ended` would take that up
         return True
 
     async def _drain(self, task: asyncio.Task[None], probe: ScopeProbe) -> bool:
@@ -288,7 +286,11 @@ class Dispatcher:
     def _serve(self, cell: Cell, task: asyncio.Task[None]) -> int | tuple[Life, Envelope, _Suspended]:
         """Handle up to a batch of messages. The number handled, or the handler that suspended."""
         count = 0
-        while count < BATCH and (envelope := cell.take()) is not None:
+        while count < BATCH:
+            envelope = cell.take()
+            if envelope is None:
+                cell.scheduled = False
+                return count
             count += 1
             life = cell.life
             assert life is not None  # noqa: S101  # take() returns nothing without a life

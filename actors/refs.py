@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
 from understudy.actors.cell import CHAIN_LIMIT, Envelope, current
-from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, MailboxFull, NotHandled
+from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, MailboxFull, NotHandled, UsageError
 from understudy.actors.lifecycle import GONE
 from understudy.actors.messages import Asks
 
@@ -149,9 +150,16 @@ class Ref(Generic[Mr]):
                 timer.cancel()
 
 
+def check_seconds(where: str, seconds: float) -> None:
+    """Raise `UsageError` for a time that is not a number or has no end: every wait has a deadline."""
+    if not -inf < seconds < inf:
+        raise UsageError(f"{where} of {seconds!r} seconds; it must have an end")
+
+
 def _request(cell: Cell, message: object, timeout: float, fail_fast: bool) -> Envelope:
     kernel = cell.kernel
     delivery = current()
+    check_seconds(f"{cell.path}: timeout", timeout)
     deadline = kernel.loop.time() + timeout
     chain: tuple[str, ...] = ()
     sender = ""

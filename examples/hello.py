@@ -18,13 +18,7 @@ async def order(id: str) -> dict[str, str]:
     return {"id": id, "state": "packed", "ships_on": "2026-12-01"}
 
 
-support = Agent(
-    "support",
-    model=OpenAIChat("gpt-5-mini"),
-    tools=[order],
-    output=Answer,
-    instructions="Answer the customer's question about their order.",
-)
+support = Agent("support", model=OpenAIChat("gpt-5-mini"), tools=[order], output=Answer, instructions="Be brief.")
 
 if __name__ == "__main__":
     result = asyncio.run(support.run("Where is order 1042?"))

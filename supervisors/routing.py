@@ -28,19 +28,23 @@ class Pool:
         self.spread: Spread = spread
         self._find = find
         self._load = load
-        self._turn = -1
+        self._last = -1
 
     def pick(self) -> Cell:
-        """The member that is next: one that runs, if any does. Raises `ActorStopped` when there is none at all."""
+        """The member that is next: one that runs, if any does, else one that will be restarted.
+
+        Equals take turns. Raises `ActorStopped` when there is none at all.
+        """
         members = self._find()
         if not members:
             raise ActorStopped(self.name, GONE)
-        able = [cell for cell in members if cell.state in ("running", "starting", "new")] or list(members)
-        self._turn += 1
+        able = [n for n, cell in enumerate(members) if cell.state in ("running", "starting", "new")]
+        able = able or [n for n, cell in enumerate(members) if cell.state == "failed"] or list(range(len(members)))
         if self.spread == "least_busy":
-            start = self._turn % len(able)
-            return min(able[start:] + able[:start], key=self._busy)
-        return able[self._turn % len(able)]
+            busy = {n: self._busy(members[n]) for n in able}
+            able = [n for n in able if busy[n] == min(busy.values())]
+        self._last = min(able, key=lambda n: (n - self._last - 1) % len(members))
+        return members[self._last]
 
     def _busy(self, cell: Cell) -> int:
         waiting = len(cell.mailbox) if cell.mailbox is not None else 0

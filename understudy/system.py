@@ -207,7 +207,7 @@ class System:
         await self._drain(self._grace)
 
     async def _drain(self, grace: float) -> None:
-        self.runs.closing = True
+        self.runs.close()
         now = self.kernel.loop.time()
         # To drain first and leave then is one grace period, not two.
         self._drained_by = min(now + grace, self._drained_by)
@@ -354,8 +354,8 @@ class System:
         return self._warned(result)
 
     async def result(self, run: str) -> Result[Any]:
-        """The result of a run as it stands. Raises `UnknownRun`."""
-        return self.runs.result(run)
+        """The result of a run of this or a former process, as it stands. Raises `UnknownRun`."""
+        return self.runs.result(await self.runs.find(run))
 
     def unfinished(self) -> list[str]:
         """Ids of the runs that have not ended, oldest first."""

@@ -101,17 +101,17 @@ class AgentRef(Ref[Any]):
             async with asyncio.timeout(seconds):
                 await self._runs.journal.barrier()
                 await self._runs.settled(name)
-                while wait and self._runs.get(name).finished is None:
+                while wait and self._runs.get(name).finished is None and not self._runs.closing:
                     await self._runs.ended(name)
         except TimeoutError:
             if self._runs.get(name).main.parked is not None:
-                return self._runs.result(name)
+                return self._runs.result(self._runs.get(name))
             self._abandon(name, cancel)
             raise AskTimeout(self.path, seconds) from None
         except asyncio.CancelledError:
             self._abandon(name, cancel)
             raise
-        return self._runs.result(name)
+        return self._runs.result(self._runs.get(name))
 
     def _deadline(self, name: str, timeout: float | None) -> float:
         run = self._runs.get(name)

@@ -23,7 +23,7 @@ class Step(Struct, frozen=True):
     the tool declares another), `outcome` a digest of what came back, `error` the error's text or "".
     `world` is True when the act changed the world: a call that is not `read` and succeeded.
     `polling` is the tool's own word that it is meant to be repeated. `step` is the number of the model step it
-    belongs to, `event` the sequence number of its outcome in the run's stream.
+    belongs to, `event` the sequence number of its intent in the run's stream.
     """
 
     step: int

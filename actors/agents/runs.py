@@ -215,6 +215,14 @@ class Runs:
             self._waiters.setdefault((run, -1), []).append(future)
             await future
 
+    def close(self) -> None:
+        """Accept nothing new; who waits for the end of a run is let go, with the run as it then stands."""
+        self.closing = True
+        for key in [key for key in self._waiters if key[1] == -1]:
+            for future in self._waiters.pop(key):
+                if not future.done():
+                    future.set_result(None)
+
     # -- looking -------------------------------------------------------------------------------------------
 
     def get(self, run: str) -> Run:
@@ -233,9 +241,17 @@ class Runs:
         running = 0.0 if run.mono is None or run.resting else self.kernel.clock.monotonic() - run.mono
         return run.spend.alive + max(0.0, running)
 
-    def result(self, name: str) -> Result[Any]:
+    async def find(self, name: str) -> Run:
+        """A run of this or a former process, folded. Raises `UnknownRun`."""
+        if name in self._runs:
+            return self._runs[name]
+        if name == ev.NODE_STREAM or not self.journal.knows(name):
+            raise UnknownRun(f"no run {name!r} in {self.journal.store.path}")
+        await self.journal.barrier()
+        return fold(await self.journal.read(name))
+
+    def result(self, run: Run) -> Result[Any]:
         """The result of a run that has ended or parked, output decoded for its asker."""
-        run = self.get(name)
         asked = self.policies.get(run.asked_agent)
         spend = msgspec.structs.replace(run.spend, alive=self.alive(run))
         if run.finished is None:
@@ -327,12 +343,10 @@ class Runs:
 
     async def reopen(self, name: str, by: str) -> None:
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
+        run = await self.find(name)
         if name not in self._runs:
-            if not self.journal.knows(name):
-                raise UnknownRun(f"no run {name!r} in {self.journal.store.path}")
-            self._runs[name] = fold(await self.journal.read(name))
-            self._rebook(self._runs[name])
-        run = self._runs[name]
+            self._runs[name] = run
+            self._rebook(run)
         if run.finished is None and run.main.parked is None:
             return
         self.append(name, ev.Resumed(by, reopen=True))
@@ -344,7 +358,7 @@ class Runs:
                 continue
             if sub.parked is not None and sub.parked.on == "shutdown":
                 self.append(run.id, ev.Unparked("started again"), sub=sub.id)
-            if sub.parked is None and (run.id, sub.id) not in self.driving:
+            if sub.parked is None:
                 self.dispatch(run.id, sub.id)
 
     def _rebook(self, run: Run, *, finished: bool = False) -> None:

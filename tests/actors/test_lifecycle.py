@@ -3,6 +3,7 @@
 from typing import get_args
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -52,6 +53,7 @@ class LifeMachine(RuleBasedStateMachine):
 
 
 TestLife = LifeMachine.TestCase
+TestLife.settings = settings(stateful_step_count=30)
 
 
 def _reachable(state: LifeState) -> set[LifeState]:

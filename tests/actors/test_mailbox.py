@@ -4,6 +4,7 @@ from collections import deque
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -153,6 +154,7 @@ class MailboxMachine(RuleBasedStateMachine):
 
 
 TestMailbox = MailboxMachine.TestCase
+TestMailbox.settings = settings(stateful_step_count=30)
 
 
 @pytest.mark.parametrize("limit", [0, -1])

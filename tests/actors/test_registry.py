@@ -1,6 +1,7 @@
 """Names: paths are unique, short names may be ambiguous; against a naive model."""
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -57,3 +58,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistry = RegistryMachine.TestCase
+TestRegistry.settings = settings(stateful_step_count=30)

@@ -315,7 +315,7 @@ async def test_a_run_that_is_resumed_in_the_moment_it_ends_goes_on(tmp_path: Pat
                 await system.runs.ended(run)
                 result = await resumed[0]
     assert isinstance(result, Complete)
-    assert result.output == '{"text":"late>"}'
+    assert json.loads(result.output) == {"text": "late>"}
 
 
 async def test_a_system_lives_in_a_loop_that_already_runs_and_leaves_it_as_it_was() -> None:

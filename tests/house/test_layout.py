@@ -124,7 +124,7 @@ def test_the_lock_file_pins_every_declared_requirement() -> None:
 
 def test_the_core_requires_only_what_the_design_names() -> None:
     names = {re.split(r"[>=]", line)[0] for line in PROJECT["project"]["dependencies"]}
-    assert names == {"aiosqlite", "anyio", "httpx", "msgspec", "typing_extensions"}
+    assert names == {"aiosqlite", "anyio", "h11", "httpx", "msgspec", "typing_extensions"}
 
 
 def test_what_a_package_exports_is_sorted_and_public() -> None:
