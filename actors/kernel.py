@@ -92,8 +92,8 @@ class Kernel:
         """
         self._closing = self._closing or self._open
         self._open = False
+        cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
-            cancelled: asyncio.CancelledError | None = None
             while self._closing:
                 if self._closer is None or self._closer.done():
                     self._closer = asyncio.Task(self._close(), loop=self.loop, context=self.context.copy())

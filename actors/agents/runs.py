@@ -356,8 +356,8 @@ class Runs:
         for sub in list(run.subs.values()):
             if sub.finished is not None:
                 continue
-            if sub.parked is not None and sub.parked.on == "shutdown":
-                self.append(run.id, ev.Unparked("started again"), sub=sub.id)
+            if sub.parked is not None and over(run, sub.parked):
+                self.append(run.id, ev.Unparked("what it waited for is there"), sub=sub.id)
             if sub.parked is None:
                 self.dispatch(run.id, sub.id)
 
@@ -417,6 +417,22 @@ class Runs:
     def post_work(self, cell: Cell, run: str, sub: int) -> None:
         """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""
         cell.box().force(Envelope(Work(run, sub)))
+
+
+def over(run: Run, parked: ev.Parked) -> bool:
+    """Whether what a (sub-)run is parked for has come already: a crash may have cut its `Unparked`."""
+    match parked.on:
+        case "shutdown":
+            return True
+        case "approval":
+            return all(run.approvals[name].state != "pending" for name in parked.ids)
+        case "doubt":
+            return all(run.doubts[name].settled is not None for name in parked.ids)
+        case "sub":
+            children = [run.subs[int(name)] for name in parked.ids]
+            return any(child.finished is not None or child.parked is None for child in children)
+        case _:
+            return False
 
 
 def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:

@@ -199,12 +199,13 @@ def test_a_stop_goes_on_when_who_waits_for_it_is_cancelled() -> None:
         cell = probe(kernel, log, work, name="x")
         kernel.ref_of(cell).tell(Work())
         await quiet()
-        stopping = asyncio.create_task(kernel.stop(cell))
+        stopping, other = asyncio.create_task(kernel.stop(cell)), asyncio.create_task(kernel.stop(cell))
         await quiet()
         stopping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stopping
-        await asyncio.sleep(4)
+        assert not other.done()
+        await other
         assert cell.state == "stopped"
 
     alone(main)
@@ -283,9 +284,14 @@ def test_an_actor_may_ask_for_a_prompt_cancel_when_it_is_stopped() -> None:
 
 def test_an_on_stop_that_hangs_or_raises_does_not_hold_up_the_end() -> None:
     async def main(kernel: Kernel) -> None:
+        fenced: list[Exit] = []
+
         class Hangs(Silent):
             async def on_stop(self, exit: Exit) -> None:
                 await stubborn()
+                with pytest.raises(Fenced):
+                    _ = self.context.ref
+                fenced.append(exit)
 
         class Raises(Silent):
             async def on_stop(self, exit: Exit) -> None:
@@ -299,7 +305,9 @@ def test_an_on_stop_that_hangs_or_raises_does_not_hold_up_the_end() -> None:
         assert hangs.state == "stopped"
         assert kernel.loop.time() == pytest.approx(5 + 1, abs=1e-3)
         assert kernel.fenced_handlers == 1
+        assert not fenced
         await asyncio.sleep(3_000)
+        assert fenced == [SHUTDOWN]
 
     alone(main)
 

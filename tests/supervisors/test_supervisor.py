@@ -431,9 +431,6 @@ def test_a_nested_supervisor_that_gives_up_escalates() -> None:
 
 def test_what_the_former_supervisor_was_told_does_not_reach_the_next() -> None:
     async def main(desk: Desk) -> None:
-        class Broken(Message[None]):
-            pass
-
         inner = desk.plan(desk.child("x"), desk.child("y"), intensity=Intensity(1, 60))
         await desk.start(desk.plan(ChildPlan("inner", inner)))
         desk.tell("x", End("error"))  # waits a second for its restart
