@@ -351,12 +351,17 @@ class Kernel:
             return None
         return handler
 
+    @staticmethod
+    def bind(actor: Actor[Any], cell: Cell) -> None:
+        """Give an actor its address, so that `actor.context` works."""
+        actor._cell = cell
+
     async def _start_life(self, cell: Cell, life: Life, _actor: None, _message: object) -> None:
         actor = cell.factory()
         if not isinstance(actor, Actor):
             raise SpecError(f"{cell.path}: the factory returned {type(actor).__name__}, not an Actor")
         life.actor = actor
-        actor._cell = cell
+        self.bind(actor, cell)
         cell.table = dict(actor.handlers)
         cell.limit, cell.overflow = actor.mailbox_limit, actor.overflow
         if cell.mailbox is not None:

@@ -1,13 +1,14 @@
 """Whether a task is inside an anyio cancel scope: the one place that reads a private name of anyio.
 
 A handler that leaves a scope open would make the next handler on the same worker a victim of that scope's
-cancellation. anyio has no public question for it, so its table of task states is read, after a self-test at
-import. If the table is not as expected, every worker is taken for dirty: slower, and correct.
+cancellation. anyio has no public question for it, so its table of task states is read, after a self-test when the
+first worker is made (not at import: anyio's backend takes longer to load than all of ours). If the table is not as expected, every worker is taken for dirty: slower, and correct.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ log = logging.getLogger("understudy.actors")
 _Table = Mapping[ReferenceType[asyncio.Task[Any]], Any]
 
 
+@functools.cache
 def _find_table() -> _Table | None:
     try:
         from anyio._backends import _asyncio as backend
@@ -33,20 +35,18 @@ def _find_table() -> _Table | None:
     return table
 
 
-_table = _find_table()
-
-
 class ScopeProbe:
     """Asks the same question about one task again and again, cheaply."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "_table")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._key = ref(task)
+        self._table = _find_table()
 
     def inside_open_scope(self) -> bool:
         """True when code that has ended on the task left a cancel scope open, or when that cannot be known."""
-        if _table is None:
+        if self._table is None:
             return True
-        state = _table.get(self._key)
+        state = self._table.get(self._key)
         return state is not None and state.cancel_scope is not None

@@ -246,8 +246,8 @@ class System:
                 (), Intensity(), Backoff(first=0.05), self._dice, self.runs.supervised, per_child=True
             )
             self._spawned = SupervisorActor(plan)
-            self.kernel.spawn(lambda: cast("SupervisorActor", self._spawned), name="spawned")
-            self._spawned._cell = self.kernel.registry.find("spawned")
+            cell = self.kernel.spawn(lambda: cast("SupervisorActor", self._spawned), name="spawned")
+            self.kernel.bind(self._spawned, cell)
         plain = ChildPlan(name or self.kernel.anonymous(), factory, "transient")
         return self.kernel.ref_of(self._spawned.keep(plain, None).cell)
 

@@ -133,6 +133,25 @@ def test_cancelling_an_asker_does_not_stop_the_callee() -> None:
     alone(main)
 
 
+def test_an_asker_cancelled_in_the_moment_its_ask_fails_leaves_no_failure_unseen() -> None:
+    async def main(kernel: Kernel) -> None:
+        class Breaks(Actor[Put]):
+            def put(self, m: Put) -> int:
+                raise LookupError(f"no {m.n}")
+
+        ref = kernel.ref_of(kernel.spawn(Breaks))
+        asking = asyncio.create_task(ref.ask(Put(7)))
+
+        def cancel(letter: object) -> None:
+            asking.cancel()
+
+        kernel.telemetry.letters.add(cancel)
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+
+    alone(main)
+
+
 def test_cancel_true_ends_the_handler_or_keeps_it_from_beginning_and_the_actor_lives() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []

@@ -257,7 +257,7 @@ def test_a_task_group_of_one_handler_cannot_be_closed_by_another(run: Run) -> No
 
 
 def test_without_anyios_table_every_worker_is_taken_for_dirty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scopes, "_table", None)
+    monkeypatch.setattr(scopes, "_find_table", lambda: None)
 
     async def work() -> object:
         await asyncio.sleep(0)
