@@ -314,7 +314,7 @@ class Kernel:
 
         def fire() -> None:
             if cell.life is life:
-                self.control(cell, message)
+                self.control(cell, message, bounded=False)  # it was held before; none may be lost
 
         if len(life.timers) % 64 == 63:
             life.timers = [timer for timer in life.timers if timer.call is not None]

@@ -1,6 +1,7 @@
 """Asking: deadlines, cancellation, failures and call cycles."""
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 from hops import Hop, Put, Through, alone, letters, quiet, slow
@@ -136,18 +137,22 @@ def test_cancelling_an_asker_does_not_stop_the_callee() -> None:
 def test_an_asker_cancelled_in_the_moment_its_ask_fails_leaves_no_failure_unseen() -> None:
     async def main(kernel: Kernel) -> None:
         class Breaks(Actor[Put]):
+            mailbox_limit: ClassVar[int] = 1
+
             def put(self, m: Put) -> int:
                 raise LookupError(f"no {m.n}")
 
-        ref = kernel.ref_of(kernel.spawn(Breaks))
-        asking = asyncio.create_task(ref.ask(Put(7)))
-
         def cancel(letter: object) -> None:
-            asking.cancel()
+            for task in asking:
+                task.cancel()
 
+        cell = kernel.spawn(Breaks, on_exit=lambda c, number, exit: None)
+        await kernel.wait_started(cell)
+        ref = kernel.ref_of(cell)
+        asking = [asyncio.create_task(ref.ask(Put(n), on_restart="fail")) for n in range(3)]
         kernel.telemetry.letters.add(cancel)
-        await asyncio.wait([asking])
-        assert asking.cancelled()
+        await asyncio.wait(asking)  # one was served, one was in the mailbox, one waited for room
+        assert [task.cancelled() for task in asking] == [True, True, True]
 
     alone(main)
 

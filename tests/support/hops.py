@@ -60,6 +60,7 @@ def alone(main: Callable[[Kernel], Awaitable[None]], **options: Any) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
         async with Kernel(clock=SimClock(), **options) as kernel:
             await main(kernel)
+        del kernel
         gc.collect()  # a future whose exception nobody took says so when it goes
         assert failures == []
         await asyncio.sleep(0)
