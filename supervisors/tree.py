@@ -84,6 +84,7 @@ def plan(root: Supervisor) -> Tree:
     builder = _Builder()
     _walk(builder, root, root.name, _Guards(DEFAULT_LOOPS, (), {}, {}, None), top=True)
     policies = {place.spec.name: _policy(builder, place) for place in _agents(builder)}
+    _check_owners(builder, policies)
     for policy in policies.values():
         _check_delegates(policy, policies)
         _check_money(policy)
@@ -145,6 +146,24 @@ def _policy(builder: _Builder, place: Place) -> Policy:
         routes,
         agent.approvals if agent.approvals is not None else guards.approvals,
     )
+
+
+def _check_owners(builder: _Builder, policies: Mapping[str, Policy]) -> None:
+    """A pool is named by its owner: two owners of one name would draw on one pool."""
+    owned: dict[str, str] = {}
+    for path, supervisor in builder.supervisors.items():
+        has_budget = supervisor.budget is not None and (path == supervisor.name or supervisor.budget is not ...)
+        if has_budget:
+            _own(owned, supervisor.name, path)
+    for policy in policies.values():
+        if policy.agent.budget is not None:
+            _own(owned, policy.name, policy.path)
+
+
+def _own(owned: dict[str, str], name: str, path: str) -> None:
+    if name in owned:
+        raise SpecError(f"{path}: {owned[name]} has a budget under the name {name!r} already; name one of them anew")
+    owned[name] = path
 
 
 def _check_delegates(policy: Policy, policies: Mapping[str, Policy]) -> None:

@@ -50,6 +50,8 @@ from understudy.supervisors.supervisor import ChildPlan, SupervisorActor, Superv
 O = TypeVar("O")  # noqa: E741  # the name that users see: output
 M = TypeVar("M")
 
+STREAMED = 10_000
+"""Events that wait for a slow reader of a stream."""
 POLL_SECONDS: Final = 0.2
 """How often the inbox of other processes is looked at."""
 GRACE_SECONDS: Final = 10.0
@@ -159,7 +161,7 @@ class System:
         stack.push_async_callback(_cancelled, poller)
 
     def _interrupt(self, error: BaseException) -> None:
-        """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where the system was entered."""
+        """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where we were entered."""
         if self._host is not None:
             self._host.cancel()
 
@@ -317,25 +319,31 @@ class System:
 
         At most 10,000 events wait for a slow reader; then the oldest are dropped.
         """
-        records: asyncio.Queue[ev.Record | None] = asyncio.Queue(10_000)
+        records: asyncio.Queue[ev.Record | None] = asyncio.Queue(STREAMED)
         name = ""
 
-        def hear(record: ev.Record) -> None:
-            if record.run == name or not name:
-                if records.full():
-                    records.get_nowait()
-                records.put_nowait(record)
+        def put(record: ev.Record | None) -> None:
+            if records.full():
+                records.get_nowait()
+            records.put_nowait(record)
 
+        def hear(record: ev.Record) -> None:
+            if not name or record.run == name:
+                put(record)
+
+        ref = self._agent_ref(agent)
         stop = self.listen(hear)
-        waiting = asyncio.create_task(self.run(agent, task))
-        waiting.add_done_callback(lambda _: records.put_nowait(None))
+        try:
+            name = ref.begin(agent.decode(agent.encode(task)))
+        except BaseException:
+            stop()
+            raise
+        waiting = asyncio.create_task(ref.wait_for(name))
+        waiting.add_done_callback(lambda _: put(None))
         try:
             while (record := await records.get()) is not None:
-                if not name and isinstance(record.event, ev.RunStarted) and record.event.agent == agent.name:
-                    name = record.run
-                if record.run == name:
-                    yield record
-            yield await waiting
+                yield record
+            yield self._warned(await waiting)
         finally:
             stop()
             await _cancelled(waiting)
@@ -405,8 +413,11 @@ class System:
             try:
                 await self._take_inbox()
                 await answers.expire_all(self.runs)
+                self.runs.end_late()
             except JournalError as error:
                 log.error("inbox: %s", error)
+            except Exception:  # whoever comes next must still be heard
+                log.exception("inbox: a word or a deadline was passed over")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _take_inbox(self) -> None:

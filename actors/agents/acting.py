@@ -8,8 +8,8 @@ not `read` is committed before the next command. A call that was cut by a crash 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -21,17 +21,21 @@ from understudy.actors.agents.agent import Delegate
 from understudy.actors.agents.context import request_of
 from understudy.actors.agents.decide import CallModel, CallTools, PlannedCall, command_digest
 from understudy.actors.agents.guards import Busy, Denied
-from understudy.actors.agents.models import ModelReply, ModelRequest, input_cap
+from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, input_cap
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, delegate_outcome
-from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool
-from understudy.actors.errors import ModelError
+from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
+from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState, Run, Sub
 
 MODEL_SECONDS: Final = 120.0
 RETRY_FIRST: Final = 0.25
 RETRY_CAP: Final = 30.0
+MOST_TOKENS: Final = 10**12
+"""What a provider may say that one call took; more is a mistake of its own."""
+MOST_CALLS: Final = 1_000
+"""Calls that one reply may ask for; a reply with more is a bad one."""
 ROOM_SECONDS: Final = 60.0
 """Seconds to wait for room in a pool at a time, when the run has no limit in seconds."""
 
@@ -74,15 +78,17 @@ class Acts:
                 self.append(ev.BudgetDenied(**{f: getattr(answer, f) for f in answer.__struct_fields__}))
                 return False
             assert isinstance(answer, Busy)  # noqa: S101  # the third of three
-            if self.out_of_time():
+            if self.out_of_time() or self._unwanted():
                 return False
             await self._runs.room(min(ROOM_SECONDS, self.seconds_left()))
 
     def _settle(self, ticket: str, spent: dict[str, int], reserved: dict[str, int]) -> dict[str, int]:
-        """Settle with the ledger; the part of `spent` within the caps. Excess is journalled as a breach."""
-        for breach in self._runs.settle(ticket, spent):
+        """Settle with the ledger; what counts as spent. Excess in a limited unit is journalled as a breach instead."""
+        breaches = self._runs.settle(ticket, spent)
+        for breach in breaches:
             self.append(ev.BudgetBreached(breach.pool, breach.unit, breach.over))
-        return {unit: min(amount, reserved.get(unit, amount)) for unit, amount in spent.items()}
+        capped = {breach.unit for breach in breaches}
+        return {unit: min(amount, reserved[unit]) if unit in capped else amount for unit, amount in spent.items()}
 
     def seconds_left(self) -> float:
         """Seconds the run may still be alive."""
@@ -90,12 +96,14 @@ class Acts:
 
     def out_of_time(self) -> bool:
         """Whether the run has used up its seconds; if so, that is journalled."""
-        left, pool, limit = self._runs.seconds_left(self._run, self._sub)
-        if left > 0:
-            return False
-        spent = math.ceil(self._runs.alive(self._run))
-        self.append(ev.BudgetDenied(pool, "seconds", math.floor(limit), spent, 0, 0))
-        return True
+        denied = self._runs.late(self._run, self._sub)
+        if denied is not None:
+            self.append(denied)
+        return denied is not None
+
+    def _unwanted(self) -> bool:
+        """Whether what is not begun yet must not begin any more: the system closes, or somebody asked to stop."""
+        return self._runs.closing or self._run.stop is not None
 
     # -- model ---------------------------------------------------------------------------------------------
 
@@ -106,7 +114,9 @@ class Acts:
         pools = self._runs.pools_of(self._run, self._sub)
         reserved = self._caps(request, new_step=command.step > self._sub.step)
         if command.try_ > 1:
-            await anyio.sleep(min(self._pause(command.try_), max(0.0, self.seconds_left())))
+            await self._runs.pause(min(self._pause(command.try_), max(0.0, self.seconds_left())))
+            if self._unwanted():
+                return
         if self.out_of_time() or not await self._reserve(ticket, pools, reserved):
             return
         self.append(
@@ -121,7 +131,11 @@ class Acts:
                 command_digest(command),
             )
         )
-        await self.commit()
+        try:
+            await self.commit()
+        except BaseException:  # no byte has left
+            self._interrupted(command.step, ticket, reserved, {"steps": reserved["steps"]})
+            raise
         await self._ask_model(command.step, ticket, request, reserved)
 
     def _caps(self, request: ModelRequest, *, new_step: bool) -> dict[str, int]:
@@ -145,13 +159,13 @@ class Acts:
         left = self.seconds_left()
         timeout = max(0.001, min(MODEL_SECONDS, left))
         try:
-            reply: ModelReply = await session.complete(request, timeout=timeout)
+            reply = _checked(await session.complete(request, timeout=timeout))
         except ModelError as error:
             seconds = self._runs.kernel.clock.monotonic() - began
             self._model_failed(step, ticket, error, reserved, seconds)
             return
-        except asyncio.CancelledError:
-            self._interrupted(step, ticket, reserved)
+        except BaseException:
+            self._interrupted(step, ticket, reserved, dict(reserved))
             raise
         seconds = self._runs.kernel.clock.monotonic() - began
         spent = self._bill(reply, reserved)
@@ -187,11 +201,12 @@ class Acts:
         self.append(event)
         self.out_of_time()
 
-    def _interrupted(self, step: int, ticket: str, reserved: dict[str, int]) -> None:
-        """The call was cut by a stop: what the provider billed is unknown, so the cap counts."""
-        self._settle(ticket, dict(reserved), reserved)
-        event = ev.ModelFailed(step, ticket, "interrupted", "cut by a stop", True, dict(reserved), estimated=True)
-        self.append(event)
+    def _interrupted(self, step: int, ticket: str, reserved: dict[str, int], spent: dict[str, int]) -> None:
+        """The call was cut: when it was sent, what the provider billed is unknown, and the cap counts."""
+        kept = self._settle(ticket, spent, reserved)
+        event = ev.ModelFailed(step, ticket, "interrupted", "cut by a stop", True, kept, estimated=spent == reserved)
+        with contextlib.suppress(JournalError):  # the next incarnation or process finds the call open, and says so
+            self.append(event)
 
     # -- tools ---------------------------------------------------------------------------------------------
 
@@ -260,10 +275,9 @@ class Acts:
 
     async def run_tool(self, event: ev.ToolAsked) -> None:
         """Run a tool whose intent is journalled, and journal what came of it."""
-        act = self._policy.acts[event.name]
-        assert isinstance(act, Tool)  # noqa: S101  # delegates go elsewhere
+        act = self._policy.acts.get(event.name)
         began = self._runs.kernel.clock.monotonic()
-        outcome = await self._try_tool(act, event)
+        outcome = await self._try_tool(act, event) if isinstance(act, Tool) else _without_tool(event)
         seconds = round(self._runs.kernel.clock.monotonic() - began, 6)
         if outcome is None:
             self.doubt(event)
@@ -286,7 +300,9 @@ class Acts:
             if kind == "timeout" and act.effect in ("irreversible", "verifiable"):
                 return None
             if number < act.retries:
-                await anyio.sleep(min(RETRY_CAP, RETRY_FIRST * 2.0**number))
+                if self.seconds_left() <= 0:
+                    break
+                await anyio.sleep(min(RETRY_CAP, RETRY_FIRST * 2.0**number, self.seconds_left()))
         return ev.ToolFailed(event.step, event.index, kind, text)
 
     def _recorded(self, event: ev.ToolAsked) -> dict[str, str]:
@@ -306,20 +322,24 @@ class Acts:
             functools.partial(act.fn, call, **arguments) if act.takes_call else functools.partial(act.fn, **arguments)
         )
         seconds = max(0.001, min(act.timeout, self.seconds_left()))
+        value: Any = None
+        scope = anyio.move_on_after(seconds)
         try:
-            with anyio.fail_after(seconds):
+            with scope:
                 if act.is_async:
                     value = await function()
                 else:
                     value = await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
-            text = msgspec.json.encode(value).decode()
-        except TimeoutError:
-            return "timeout", f"no result within {seconds:g} s"
-        except Exception as error:
-            return type(error).__name__, f"{type(error).__name__}: {error}"
+            if scope.cancelled_caught:
+                return "timeout", f"no result within {seconds:g} s"
+            text = msgspec.json.encode(value)
+        except BaseException as error:
+            if _is_ours(error):
+                raise
+            return "timeout" if isinstance(error, TimeoutError) else type(error).__name__, described(error)
         if len(text) > RESULT_LIMIT:
             return "too_large", f"the result has {len(text)} bytes, the limit is {RESULT_LIMIT}"
-        return "", text
+        return "", text.decode()
 
     def doubt(self, event: ev.ToolAsked) -> None:
         """Nobody knows whether the call happened: a person settles it."""
@@ -344,28 +364,39 @@ class Acts:
         if child.finished is not None:
             self.append(delegate_outcome(child, child.finished))
 
+    async def await_open(self) -> bool:
+        """Wait for delegations that went on while their caller was busy with others; False when there is none."""
+        asked = [call.asked for call in self._open_calls() if call.asked is not None and call.asked.sub]
+        under_way = [event for event in asked if self._under_way(event.sub)]
+        async with anyio.create_task_group() as group:
+            for event in under_way:
+                group.start_soon(self.await_delegate, event)
+        return bool(under_way)
+
+    def _under_way(self, number: int) -> bool:
+        child = self._run.subs.get(number)
+        return child is None or child.parked is None
+
+    def _open_calls(self) -> list[CallState]:
+        """Calls of the newest reply that were begun and have no outcome; notes come after the turn they speak of."""
+        turn = next((turn for turn in reversed(self._sub.turns) if turn.reply is not None), None)
+        return [c for c in turn.calls if c.asked is not None and not c.done] if turn is not None else []
+
     # -- after a crash -------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
         """Settle what was in flight when the former incarnation or process ended."""
         asking = self._sub.asking
         if asking is not None:
-            self._runs.ledger.reserve(asking.ticket, asking.pools, asking.reserved)
             self._forfeit(asking)
-        turn = self._sub.last
-        while turn is not None and turn.reply is None:  # notes come after the turn they speak of
-            turn = next((t for t in reversed(self._sub.turns) if t.reply is not None), None)
-        open_calls = [c for c in turn.calls if c.asked is not None and not c.done] if turn is not None else []
         async with anyio.create_task_group() as group:
-            for state in open_calls:
+            for state in self._open_calls():
                 group.start_soon(self._recover_call, state)
 
     def _forfeit(self, asking: ev.ModelAsked) -> None:
         spent = dict(asking.reserved)
-        try:
+        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
             self._runs.settle(asking.ticket, spent)
-        except ValueError:  # the pool had no room for it: then it is only booked in the journal
-            pass
         text = "in flight when the former process or incarnation ended"
         self.append(ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True))
 
@@ -385,17 +416,46 @@ class Acts:
 
     async def _verify(self, event: ev.ToolAsked) -> None:
         """Ask the tool whether the call happened; when it cannot say, a person must."""
-        act = self._policy.acts[event.name]
-        assert isinstance(act, Tool)  # noqa: S101  # delegates are `read`
-        arguments, _ = act.bind(event.arguments)
+        act = self._policy.acts.get(event.name)
         happened: bool | None = None
         try:
-            with anyio.fail_after(act.timeout):
-                happened = await act.verified(arguments or {})
+            if isinstance(act, Tool):
+                with anyio.fail_after(max(0.001, min(act.timeout, self.seconds_left()))):
+                    happened = await act.verified(act.bind(event.arguments)[0] or {})
         except Exception as error:
-            self._runs.kernel.telemetry.flight(self._path, "verify failed", f"{type(error).__name__}: {error}")
+            self._runs.kernel.telemetry.flight(self._path, "verify failed", described(error))
         self.doubt(event)
         if happened is not None:
             name = list(self._run.doubts)[-1]
-            self.append(ev.DoubtSettled(name, happened, "verify"))
+            self.append(ev.DoubtSettled(name, bool(happened), "verify"))
         await self.commit()
+
+
+def _checked(reply: object) -> ModelReply:
+    """A reply as it can be journalled. Raises `BadReply` for what is none."""
+    try:
+        kept = msgspec.convert(msgspec.to_builtins(reply), ModelReply)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise BadReply(f"the model's adapter gave no reply: {error}") from error
+    if len(kept.calls) > MOST_CALLS:
+        raise BadReply(f"{len(kept.calls)} calls in one reply, the limit is {MOST_CALLS}")
+    if kept.usage is None:
+        return kept
+    counts = (kept.usage.input_tokens, kept.usage.output_tokens)
+    usage = Usage(*(max(0, min(count, MOST_TOKENS)) for count in counts))
+    return msgspec.structs.replace(kept, usage=usage)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether what came out of a tool is not its own failure: a stop, an interrupt, a kill."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | Fenced)
+
+
+def _without_tool(event: ev.ToolAsked) -> ev.ToolFailed | None:
+    """The code has changed since the intent: a call that only reads has failed, of another nobody knows."""
+    if event.effect != "read":
+        return None
+    return ev.ToolFailed(event.step, event.index, "unknown", f"there is no tool {event.name!r} any more")

@@ -100,7 +100,7 @@ async def settle(runs: Runs, name: str, did: bool, by: str) -> str:
             f"doubt {doubt.id} was settled already: it {'happened' if doubt.settled else 'did not happen'}"
         )
     _check_name(doubt.id, by)
-    runs.append(run.id, ev.DoubtSettled(doubt.id, did, by), sub=doubt.sub)
+    runs.append(run.id, ev.DoubtSettled(doubt.id, bool(did), by), sub=doubt.sub)
     await _wake(runs, run, doubt.sub, f"{doubt.id} settled by {by}")
     return run.id
 
@@ -130,19 +130,19 @@ async def _wake(runs: Runs, run: Run, sub: int, why: str) -> None:
     parked = state.parked is not None
     if parked:
         runs.append(run.id, ev.Unparked(why), sub=sub)
-    await runs.journal.barrier()
-    if parked:
+        # Before the commit: whoever answered may be cancelled in it, and the answer must not stay without effect.
         runs.dispatch(run.id, sub)
-        await _wake_parents(runs, run, state.parent)
+        _wake_parents(runs, run, state.parent)
+    await runs.journal.barrier()
 
 
-async def _wake_parents(runs: Runs, run: Run, parent: int) -> None:
+def _wake_parents(runs: Runs, run: Run, parent: int) -> None:
     """A parked sub-run goes on: so does the one that waits for it, to wait again for its end."""
     state = run.subs.get(parent)
     if state is not None and state.parked is not None and state.parked.on == "sub":
         runs.append(run.id, ev.Unparked("its sub-run goes on"), sub=parent)
         runs.dispatch(run.id, parent)
-        await _wake_parents(runs, run, state.parent)
+        _wake_parents(runs, run, state.parent)
 
 
 def _check_open(yes: Yes) -> None:

@@ -81,6 +81,11 @@ class AgentRef(Ref[Any]):
         name = self._begin(message)
         return cast("T", await self.wait_for(name, timeout=timeout, cancel=cancel, wait=wait))
 
+    def begin(self, message: object) -> str:
+        """Begin a run; its id. Durable with the next commit. Raises as `ask`."""
+        self._runs.kernel.check_thread()
+        return self._begin(message)
+
     def _begin(self, message: object) -> str:
         policy = self._policy
         try:
@@ -97,21 +102,22 @@ class AgentRef(Ref[Any]):
     ) -> Any:
         """Wait until a run ended or parks; see `ask`."""
         seconds = self._deadline(name, timeout)
+        run = self._runs.get(name)  # kept here: one of very many that end at once may be forgotten before we are told
         try:
             async with asyncio.timeout(seconds):
                 await self._runs.journal.barrier()
                 await self._runs.settled(name)
-                while wait and self._runs.get(name).finished is None and not self._runs.closing:
+                while wait and run.finished is None and not self._runs.closing:
                     await self._runs.ended(name)
         except TimeoutError:
-            if self._runs.get(name).main.parked is not None:
-                return self._runs.result(self._runs.get(name))
+            if run.main.parked is not None or run.finished is not None:
+                return self._runs.result(run)
             self._abandon(name, cancel)
             raise AskTimeout(self.path, seconds) from None
         except asyncio.CancelledError:
             self._abandon(name, cancel)
             raise
-        return self._runs.result(self._runs.get(name))
+        return self._runs.result(run)
 
     def _deadline(self, name: str, timeout: float | None) -> float:
         run = self._runs.get(name)

@@ -7,13 +7,16 @@ building or storing the text: each turn is digested once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from understudy.actors.agents.agent import Ctx
-from understudy.actors.agents.models import ChatMessage, ModelRequest
+from understudy.actors.agents.models import ChatMessage, ModelRequest, ToolCall
 from understudy.actors.agents.policy import Policy
 from understudy.actors.journal.state import CallState, Sub, Turn, digest
 
+_FOREIGN: Final = re.compile(r"[^A-Za-z0-9_-]")
 REPAIR = "Your answer is not valid: {error}. Answer again with JSON that fits the schema, and nothing else."
 
 
@@ -59,14 +62,25 @@ def request_of(run: str, sub: Sub, policy: Policy) -> ModelRequest:
 
 
 def _messages_of(turn: Turn) -> Iterator[ChatMessage]:
+    shown = list(_shown(turn.calls))
     if turn.reply is not None:
-        yield ChatMessage("assistant", turn.reply.content, tuple(c.call for c in turn.calls))
-    for call in turn.calls:
-        yield ChatMessage("tool", _told(call), call_id=call.call.id)
+        yield ChatMessage("assistant", turn.reply.content, tuple(shown))
+    for state, call in zip(turn.calls, shown, strict=True):
+        yield ChatMessage("tool", _told(state), call_id=call.id)
     if turn.rejected:
         yield ChatMessage("user", REPAIR.format(error=turn.rejected))
     if turn.note:
         yield ChatMessage("user", turn.note)
+
+
+def _shown(calls: Iterable[CallState]) -> Iterator[ToolCall]:
+    """The calls as a provider takes them back: it refuses names it would not allow, and ids that are not unique."""
+    ids: set[str] = set()
+    for index, state in enumerate(calls):
+        call = state.call
+        id_ = call.id if call.id and call.id not in ids else f"{call.id[:32]}_{index}"
+        ids.add(id_)
+        yield ToolCall(id_, _FOREIGN.sub("_", call.name)[:64] or "_", call.arguments)
 
 
 def _told(call: CallState) -> str:

@@ -18,7 +18,8 @@ from understudy.actors.agents.agent import Delegate
 from understudy.actors.agents.context import ctx_of, parts_of
 from understudy.actors.agents.guards import Nudge, Restart, Verdict
 from understudy.actors.agents.policy import Policy
-from understudy.actors.journal.events import Effect, Status
+from understudy.actors.agents.tools import described
+from understudy.actors.journal.events import BudgetDenied, Effect, Status, without_surrogates
 from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes, digest
 
 USABLE: Final = frozenset({"complete", "degraded", "partial"})
@@ -165,14 +166,18 @@ Command = (
 
 def command_digest(command: Command | PlannedCall) -> str:
     """What is journalled of a command, and compared on replay."""
-    return digest(msgspec.json.encode(command, order="deterministic").decode())
+    try:
+        return digest(msgspec.json.encode(command, order="deterministic").decode())
+    except UnicodeEncodeError:
+        plain = without_surrogates(msgspec.to_builtins(command))
+        return digest(msgspec.json.encode(plain, order="deterministic").decode())
 
 
 def call_digest(name: str, arguments: str) -> str:
     """What a yes is bound to: the tool's name and the exact arguments, whatever the order of their keys."""
     try:
         canonical = msgspec.json.encode(msgspec.json.decode(arguments), order="sorted").decode()
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         canonical = arguments
     return digest(name, canonical)
 
@@ -188,9 +193,7 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         verdict = sub.verdicts[-1]
         return EndIncarnation(verdict.rule)
     if sub.denied is not None:
-        denied = sub.denied
-        text = f"budget {denied.pool}: {denied.unit} used up ({denied.spent} of {denied.limit} spent)"
-        return Finish("stopped", checkpoint(run, sub, policy), text)
+        return Finish("stopped", checkpoint(run, sub, policy), denied_text(sub.denied))
     if sub.stop_verdict is not None:
         reason = f"{sub.stop_verdict.rule}: {sub.stop_verdict.what}"
         return Finish("stopped", checkpoint(run, sub, policy), reason)
@@ -204,8 +207,14 @@ def decide_safely(run: Run, sub: Sub, policy: Policy) -> Command:
     try:
         return decide(run, sub, policy)
     except Exception as error:
-        text = f"a hook of agent {policy.name!r} raised {type(error).__name__}: {error}"
-        return Finish("failed", "", text)
+        return Finish("failed", "", f"a hook of agent {policy.name!r} raised {described(error)}")
+
+
+def denied_text(denied: BudgetDenied) -> str:
+    """Which pool ended the run, and why."""
+    if denied.closed:
+        return f"budget {denied.pool}: closed, since more {denied.unit} were billed than a call's cap"
+    return f"budget {denied.pool}: {denied.unit} used up ({denied.spent} of {denied.limit} spent)"
 
 
 def checkpoint(run: Run, sub: Sub, policy: Policy) -> str:
@@ -279,7 +288,7 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
         names = ", ".join(policy.acts) or "none"
         return Reject(step, index, call.name, call.arguments, f"there is no tool {call.name!r}; the tools are: {names}")
     if isinstance(act, Delegate):
-        message, error = act.message(call.arguments)
+        message, error = _message(act, call.arguments)
         if error:
             return Reject(step, index, call.name, call.arguments, error)
         return PlannedCall(
@@ -298,6 +307,13 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
     return PlannedCall(
         step, index, call.name, call.arguments, act.effect, act.key_of(arguments), act.polling, key, approval
     )
+
+
+def _message(act: Delegate, arguments: str) -> tuple[str, str]:
+    try:
+        return act.message(arguments)
+    except (ValueError, OverflowError, RecursionError) as error:
+        return "", str(error)
 
 
 def _granted(

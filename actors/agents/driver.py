@@ -6,9 +6,9 @@ is in the fold. A new incarnation takes up what the former one left, the culprit
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import ClassVar, Final
-
-import anyio
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.agents.acting import Acts
@@ -61,26 +61,29 @@ class AgentActor(Actor[Work]):
 
     async def work(self, m: Work) -> None:
         """Drive one (sub-)run on."""
-        key = (m.run, m.sub)
-        if key in self._runs.driving:
+        key, me = (m.run, m.sub), (self.context.path, self.context.incarnation)
+        driver = self._runs.driving.get(key)
+        if driver is not None and (driver == me or driver[0] != me[0]):
             self._runs.again.add(key)  # it was unparked while its last turn is still being committed
             return
         if key not in self._runs.assigned(self.context.path):
             return
         run = self._runs.get(m.run)
-        self._runs.driving.add(key)
+        if run.subs[m.sub].agent != self._policy.name:  # handed off, and the incarnation ended before it was sent on
+            self._runs.dispatch(*key)
+            return
+        self._runs.driving[key] = me  # also in place of a former incarnation that ignores its end
         try:
-            await _Drive(
-                self._runs, self._policy, run, run.subs[m.sub], self.context.path, self.context.incarnation
-            ).go()
+            await _Drive(self._runs, self._policy, run, run.subs[m.sub], *me).go()
         except (Leave, JournalError):
             raise
         except Exception:
             self._runs.crashed.add(key)
             raise
         finally:
-            self._runs.driving.discard(key)
-            if key in self._runs.again:
+            if self._runs.driving.get(key) == me:
+                del self._runs.driving[key]
+            if key in self._runs.again and key not in self._runs.driving:
                 self._runs.again.discard(key)
                 self._runs.dispatch(*key)
 
@@ -115,7 +118,7 @@ class _Drive:
         """The rest of a back-off that a former process began; after a restart by the supervisor it is over."""
         left = self._sub.rest_until - self._runs.kernel.clock.wall()
         if left > 0:
-            await anyio.sleep(min(left, REST_CAP))
+            await self._runs.pause(min(left, REST_CAP, max(0.0, self._acts.seconds_left())))
 
     def _begin_attempt(self) -> bool:
         sub = self._sub
@@ -155,7 +158,7 @@ class _Drive:
                 await self._park(command)
                 return False
             case _:
-                return False
+                return await self._acts.await_open()
         return True
 
     def _note(self, command: Judge | Reject | RejectOutput | RefuseYes) -> None:
@@ -202,19 +205,25 @@ class _Drive:
     async def _hand_off(self, command: HandOff) -> None:
         event = ev.HandedOff(command.to, command.type, command.message, command.hops, command_digest(command))
         self._acts.append(event)
-        await self._acts.commit()
-        self._runs.dispatch(self._run.id, self._sub.id)
+        await self._committed(self._runs.dispatch)
 
     async def _finish(self, command: Finish) -> None:
         event = ev.Finished(command.status, command.output, command.reason, True, command_digest(command))
         self._acts.append(event)
-        await self._acts.commit()
-        self._runs.announce(self._run.id, self._sub.id)
+        await self._committed(self._runs.announce)
 
     async def _park(self, command: Park) -> None:
         self._acts.append(ev.Parked(command.on, command.ids))
-        await self._acts.commit()
-        self._runs.announce(self._run.id, self._sub.id)
+        await self._committed(self._runs.announce)
+
+    async def _committed(self, tell: Callable[[str, int], None]) -> None:
+        """Commit, then tell; also when this incarnation is ended during the commit."""
+        try:
+            await self._acts.commit()
+        except asyncio.CancelledError:
+            self._runs.after_commit(tell, self._run.id, self._sub.id)
+            raise
+        tell(self._run.id, self._sub.id)
 
     async def _rest(self) -> None:
         """The system stops: the run stays in the journal and goes on when it is started again."""

@@ -163,6 +163,10 @@ class Ledger(Protocol):
         """Enter spend of an earlier process, without a reservation."""
         ...
 
+    def close(self, key: str, unit: str, over: int) -> None:
+        """Enter a breach of an earlier process: the pool admits nothing more."""
+        ...
+
     def forget(self, key: str) -> object:
         """Drop a pool whose run has ended. Raises `UsageError` while it holds reservations."""
         ...

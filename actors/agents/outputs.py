@@ -43,12 +43,12 @@ class OutputSpec:
         if not text:
             return "", "the answer is empty"
         if self.text:
-            return msgspec.json.encode(content).decode(), ""
+            return msgspec.json.encode(content.encode("utf-8", "replace").decode()).decode(), ""
         try:
             value = self._decoder.decode(text.encode("utf-8", "replace"))
-        except msgspec.MsgspecError as error:
+            return msgspec.json.encode(value).decode(), ""
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
             return "", str(error)
-        return msgspec.json.encode(value).decode(), ""
 
     def decode(self, output: str) -> Any:
         """The value of an `accept`ed answer, None for ''. Raises `msgspec.MsgspecError`."""
@@ -58,7 +58,7 @@ class OutputSpec:
 
     def members(self) -> tuple[type, ...]:
         """The classes that an answer can be an instance of, as the user wrote them."""
-        return tuple(part for part in _parts(self.form) if isinstance(part, type))
+        return tuple(part for part in _parts(self.form) if isinstance(part, type) and part is not Any)
 
     def class_of(self, value: object) -> type:
         """The user's class of a decoded answer."""

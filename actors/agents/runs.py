@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from understudy.actors.agents.decide import checkpoint
-from understudy.actors.agents.guards import Breach, Ledger
+from understudy.actors.agents.booking import Books
+from understudy.actors.agents.decide import checkpoint, denied_text
+from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Approval, Result, Waiting, make
 from understudy.actors.cell import Cell, Envelope
@@ -40,34 +41,31 @@ class Work(Message[None]):
     sub: int
 
 
-class Runs:
+class Runs(Books):
     """See the module. `policies` is by agent name."""
 
     def __init__(
         self, *, kernel: Kernel, journal: Journal, ledger: Ledger, policies: Mapping[str, Policy], ids: Ids, dice: Dice
     ) -> None:
-        self.kernel = kernel
+        super().__init__(kernel, ledger, policies)
         self.journal = journal
-        self.ledger = ledger
-        self.policies = policies
         self.dice = dice
         self.addresses: Callable[[str], Cell] = self._nobody
         self.sessions: Mapping[int, Any] = {}  # open model sessions by id of their model; opaque here
-        self.closing = False
-        self.driving: set[tuple[str, int]] = set()
+        self.driving: dict[tuple[str, int], tuple[str, int]] = {}  # by whom: path and incarnation
         self.crashed: set[tuple[str, int]] = set()
         self.again: set[tuple[str, int]] = set()
         self._ids = ids
         self._runs: dict[str, Run] = {}
         self._assigned: dict[str, set[tuple[str, int]]] = {}
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
-        self._freed: list[asyncio.Future[None]] = []
+        self._later: set[asyncio.Task[None]] = set()
         self._next_sub: dict[str, int] = {}
         journal.on_failure = self._journal_failed
 
     def _journal_failed(self, error: JournalError) -> None:
         """Nothing more can be promised: accept nothing new, and tell everybody who waits."""
-        self.closing = True
+        self.shut()
         log.error("the journal failed, runs rest at their last commit: %s", error)
         waiters, self._waiters = self._waiters, {}
         for future in [future for each in waiters.values() for future in each]:
@@ -96,14 +94,6 @@ class Runs:
         self._send(cell, name, 0)
         return name
 
-    def policy(self, agent: str) -> Policy:
-        """The policy of an agent by name. Raises `UsageError`."""
-        try:
-            return self.policies[agent]
-        except KeyError:
-            known = ", ".join(sorted(self.policies)) or "none"
-            raise UsageError(f"agent {agent!r} is not part of this system; its agents: {known}") from None
-
     def begin_sub(self, run: Run, number: int, event: ev.SubStarted) -> None:
         """Begin the sub-run of a delegation and send it to its agent."""
         self.append(run.id, event, sub=number)
@@ -118,8 +108,11 @@ class Runs:
 
     def dispatch(self, run: str, sub: int) -> None:
         """Send a (sub-)run to the actor that had it, else to the one whose turn it is."""
+        if run not in self._runs or self._runs[run].subs[sub].finished is not None:
+            return
         state = self._runs[run].subs[sub]
-        if state.finished is not None:
+        if state.agent not in self.policies and sub == 0:
+            log.error("run %s is left alone: its agent %r is not part of this system", run, state.agent)
             return
         cell = self.kernel.registry.find(state.path) if state.path else None
         try:
@@ -129,7 +122,19 @@ class Runs:
             if not self.closing:
                 self.end(run, sub, "stopped", f"no {state.agent} to go on with it: {error}")
             return
+        if self._waits_for_itself(self._runs[run], state, cell):
+            text = f"call cycle: {cell.path} waits for this sub-run, and takes nothing before it has ended"
+            self.end(run, sub, "failed", text)
+            return
         self._send(cell, run, sub)
+
+    def _waits_for_itself(self, run: Run, sub: Sub, cell: Cell) -> bool:
+        """Whether every place of an actor is taken by (sub-)runs that wait for this one."""
+        waiting, above = 0, run.subs.get(sub.parent)
+        while above is not None:
+            waiting += above.path == cell.path and above.parked is None and above.finished is None
+            above = run.subs.get(above.parent)
+        return waiting >= cell.concurrency
 
     def _send(self, cell: Cell, run: str, sub: int) -> None:
         for each in self._assigned.values():
@@ -157,21 +162,6 @@ class Runs:
             self._runs[run] = apply(self._runs.get(run) or Run(run), record)
         return record
 
-    def settle(self, ticket: str, spent: dict[str, int]) -> tuple[Breach, ...]:
-        """Settle a reservation and wake who waits for room in a pool."""
-        breaches = self.ledger.settle(ticket, spent)
-        freed, self._freed = self._freed, []
-        for future in freed:
-            if not future.done():
-                future.set_result(None)
-        return breaches
-
-    async def room(self, seconds: float) -> None:
-        """Wait until something was settled, at most `seconds`."""
-        future = self.kernel.loop.create_future()
-        self._freed.append(future)
-        await asyncio.wait([future], timeout=seconds)
-
     def announce(self, run: str, sub: int) -> None:
         """A (sub-)run has ended or parked: tell who waits, and its parent."""
         for future in self._waiters.pop((run, sub), []):
@@ -190,34 +180,48 @@ class Runs:
                 for future in self._waiters.pop((run, -1), []):
                     if not future.done():
                         future.set_result(None)
+                self._runs[run] = self._runs.pop(run)  # the newest of those that ended
                 self._forget_old()
 
     def _forget_old(self) -> None:
         ended = [run.id for run in self._runs.values() if run.finished is not None]
         for name in ended[: max(0, len(ended) - KEPT)]:
             if not any(key[0] == name for key in self._waiters):
-                for pool in self._runs.pop(name).booked:
-                    with contextlib.suppress(UsageError):
-                        self.ledger.forget(pool)
+                self._next_sub.pop(name, None)
+                self.forget_pools(self._runs.pop(name))
+
+    def after_commit(self, tell: Callable[[str, int], None], run: str, sub: int) -> None:
+        """Call `tell(run, sub)` when everything appended so far is committed; for who cannot wait for it."""
+
+        async def later() -> None:
+            with contextlib.suppress(JournalError):  # who waits was told of it
+                await self.journal.barrier()
+                tell(run, sub)
+
+        task = asyncio.Task(later(), loop=self.kernel.loop, context=self.kernel.context.copy())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     async def settled(self, run: str, sub: int = 0) -> None:
         """Wait until a (sub-)run has ended or parked."""
         state = self._runs[run].subs[sub]
-        if state.finished is None and state.parked is None:
+        while state.finished is None and state.parked is None:  # also when it went on in the instant it was told
             future = self.kernel.loop.create_future()
             self._waiters.setdefault((run, sub), []).append(future)
             await future
+            if self.closing:
+                return
 
     async def ended(self, run: str) -> None:
         """Wait until a run has ended, however often it parks."""
-        if self._runs[run].finished is None:
+        if self.get(run).finished is None:
             future = self.kernel.loop.create_future()
             self._waiters.setdefault((run, -1), []).append(future)
             await future
 
     def close(self) -> None:
         """Accept nothing new; who waits for the end of a run is let go, with the run as it then stands."""
-        self.closing = True
+        self.shut()
         for key in [key for key in self._waiters if key[1] == -1]:
             for future in self._waiters.pop(key):
                 if not future.done():
@@ -235,11 +239,6 @@ class Runs:
     def live(self) -> list[Run]:
         """Runs that have not ended, oldest first."""
         return [run for run in self._runs.values() if run.subs and run.finished is None]
-
-    def alive(self, run: Run) -> float:
-        """Seconds the run was alive until now; waiting for a person does not count."""
-        running = 0.0 if run.mono is None or run.resting else self.kernel.clock.monotonic() - run.mono
-        return run.spend.alive + max(0.0, running)
 
     async def find(self, name: str) -> Run:
         """A run of this or a former process, folded. Raises `UnknownRun`."""
@@ -262,7 +261,7 @@ class Runs:
         end = run.finished
         output: Any = None
         if end.output:
-            output = asked.agent.result.decode(end.output) if asked is not None else msgspec.json.decode(end.output)
+            output = decoded(end.output, asked)
         return make(end.status, run.id, output, end.reason, spend)
 
     # -- ends ----------------------------------------------------------------------------------------------
@@ -271,9 +270,21 @@ class Runs:
         """An agent's address is gone for good: its runs end as `stopped`, with their checkpoint."""
         if self.closing:
             return
-        for run, sub in self.assigned(path):
-            self.end(run, sub, "stopped", f"{path} ended: {exit}")
+        try:
+            for run, sub in self.assigned(path):
+                self.end(run, sub, "stopped", f"{path} ended: {exit}")
+        except JournalError as error:  # the address is gone all the same; the next process ends or resumes them
+            log.error("runs of %s could not be ended: %s", path, error)
         self._assigned.pop(path, None)
+
+    def end_late(self) -> None:
+        """End the (sub-)runs whose seconds are up while nobody drives them: in back-off, or in a queue."""
+        for run in [] if self.closing else self.live():
+            for sub in list(run.subs.values()):
+                idle = sub.finished is None and sub.parked is None and (run.id, sub.id) not in self.driving
+                if idle and sub.agent in self.policies and (denied := self.late(run, sub)) is not None:
+                    self.append(run.id, denied, sub=sub.id)
+                    self.end(run.id, sub.id, "stopped", denied_text(denied))
 
     def _harvest(self, run: Run, parent: Sub) -> None:
         """End the delegations of a sub-run that is being ended, and take in what they have."""
@@ -326,7 +337,7 @@ class Runs:
                 self._runs[run.id] = run
                 loaded.append(run.id)
             else:
-                self._rebook(run, finished=True)
+                self.rebook(run, own=False, shared=True)
         return loaded
 
     def incarnation(self, path: str) -> int:
@@ -337,7 +348,7 @@ class Runs:
     def go_on(self, names: Iterable[str]) -> None:
         """Let loaded runs go on, those that wait for somebody excepted."""
         for name in names:
-            self._rebook(self._runs[name])
+            self.rebook(self._runs[name], own=True, shared=True)
             self.append(name, ev.Resumed("start"))
             self._go_on(self._runs[name])
 
@@ -346,7 +357,8 @@ class Runs:
         run = await self.find(name)
         if name not in self._runs:
             self._runs[name] = run
-            self._rebook(run)
+            self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded
+        run = self._runs[name]  # somebody else may have been quicker
         if run.finished is None and run.main.parked is None:
             return
         self.append(name, ev.Resumed(by, reopen=True))
@@ -361,53 +373,14 @@ class Runs:
             if sub.parked is None:
                 self.dispatch(run.id, sub.id)
 
-    def _rebook(self, run: Run, *, finished: bool = False) -> None:
-        """Give the ledger back what the run has spent: of a finished one only what counts beyond it (`per="life"`)."""
-        if not finished:
-            self.declare_pools(run)
-        for pool, spent in run.booked.items():
-            if finished and pool.endswith(f"@{run.id}"):
-                continue
-            with contextlib.suppress(UsageError):  # a pool of a former tree that this one does not have
-                self.ledger.book([pool], spent)
-
-    def declare_pools(self, run: Run) -> None:
-        """Make the pools of every agent known for this run."""
-        for policy in self.policies.values():
-            for owner, budget in policy.budgets:
-                self.ledger.declare(budget.pool(owner, run.id))
-
-    def pools_of(self, run: Run, sub: Sub) -> tuple[str, ...]:
-        """The union of both chains: the agent up to the root, and the (sub-)runs that asked for this one."""
-        keys: dict[str, None] = {}
-        current: Sub | None = sub
-        while current is not None:
-            for owner, budget in self.policy(current.agent).budgets:
-                pool = budget.pool(owner, run.id)
-                self.ledger.declare(pool)
-                keys[pool.key] = None
-            current = run.subs.get(current.parent)
-        return tuple(keys)
-
-    def seconds_left(self, run: Run, sub: Sub) -> tuple[float, str, float]:
-        """(seconds the run may still be alive, the pool that says so, its limit); infinity without a limit."""
-        best = (float("inf"), "", float("inf"))
-        current: Sub | None = sub
-        alive = self.alive(run)
-        while current is not None:
-            for owner, budget in self.policy(current.agent).budgets:
-                pool = budget.pool(owner, run.id)
-                if pool.seconds is not None and pool.seconds - alive < best[0]:
-                    best = (pool.seconds - alive, pool.key, pool.seconds)
-            current = run.subs.get(current.parent)
-        return best
-
     # -- supervision ---------------------------------------------------------------------------------------
 
     def supervised(self, child: str, event: ev.AnyEvent) -> None:
         """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
+        assigned = self.assigned(child)
+        culprits = [key for key in assigned if key in self.crashed or self._runs[key[0]].subs[key[1]].restart]
         try:
-            for run, sub in self.assigned(child):
+            for run, sub in culprits or assigned:
                 self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
                 return
             self.append(ev.NODE_STREAM, event, path=child)
@@ -433,6 +406,14 @@ def over(run: Run, parked: ev.Parked) -> bool:
             return any(child.finished is not None or child.parked is None for child in children)
         case _:
             return False
+
+
+def decoded(output: str, asked: Policy | None) -> Any:
+    """An output as its asker wants it; as plain JSON when the asker's type is gone or has changed since."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        if asked is not None:
+            return asked.agent.result.decode(output)
+    return msgspec.json.decode(output)
 
 
 def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:

@@ -36,6 +36,20 @@ RESULT_LIMIT: Final = 256 * 1024
 """Bytes of JSON that a tool may answer with; more is a failed call."""
 
 
+ERROR_LIMIT: Final = 8_000
+"""Characters of an error that are journalled and told to the model."""
+
+
+def described(error: BaseException) -> str:
+    """An error in words, cut at `ERROR_LIMIT`; never raises, though an error's own `__str__` may."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "it has no words for it"
+    text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= ERROR_LIMIT else f"{text[: ERROR_LIMIT - 1]}…"
+
+
 class Call:
     """What a tool may know of its own call: `key` (stable across tries), `attempt` (from 1) and recorded steps.
 
@@ -140,7 +154,7 @@ class Tool(Generic[P, T]):
         """(keyword arguments, "") for JSON text that fits the schema, else (None, what is wrong and where)."""
         try:
             value = self._decoder.decode(arguments.encode("utf-8", "replace") or b"{}")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return None, str(error)
         return {name: getattr(value, name) for name in self.parameters.__struct_fields__}, ""
 
@@ -154,7 +168,10 @@ class Tool(Generic[P, T]):
         """The loop key: the declared one, else the arguments in canonical JSON."""
         if self._loop_key is not None:
             return self._loop_key(**arguments)
-        return msgspec.json.encode(dict(arguments), order="sorted").decode()
+        try:
+            return msgspec.json.encode(dict(arguments), order="sorted").decode()
+        except (TypeError, ValueError, OverflowError, RecursionError):  # a value that decodes and does not encode
+            return repr(sorted(arguments.items(), key=lambda item: item[0]))
 
     async def verified(self, arguments: Mapping[str, Any]) -> bool | None:
         """What `verify` says; None without one."""

@@ -16,13 +16,15 @@ Durations are seconds, `at` is seconds since the epoch by the wall clock, `mono`
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, cast
 
 import msgspec
 from msgspec import Struct, field
 
 from understudy.actors.agents.guards import Verdict
 from understudy.actors.agents.models import ModelReply
+from understudy.actors.errors import UsageError
 from understudy.actors.lifecycle import Exit
 
 VERSION: Final = 1
@@ -419,6 +421,33 @@ decoder = msgspec.json.Decoder(Record)
 def encode(record: Record) -> bytes:
     """The bytes that are stored and checksummed."""
     return encoder.encode(record)
+
+
+def sealed(record: Record) -> tuple[Record, bytes]:
+    """The record as it will be read back, and its bytes; a lone surrogate becomes `?`.
+
+    Raises `UsageError` for one that could not be read back: it would make the whole journal damaged.
+    """
+    try:
+        try:
+            data = encode(record)
+        except UnicodeEncodeError:
+            data = encoder.encode(without_surrogates(msgspec.to_builtins(record)))
+        return decode(data), data
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError(f"run {record.run}: {type(record.event).__name__} cannot be journalled: {error}") from error
+
+
+def without_surrogates(value: object) -> object:
+    """The same builtins with every lone surrogate, which no UTF-8 can carry, as `?`."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[object, object]", value).items()
+        return {without_surrogates(key): without_surrogates(item) for key, item in entries}
+    if isinstance(value, list | tuple):
+        return [without_surrogates(item) for item in cast("Sequence[object]", value)]
+    return value
 
 
 def decode(data: bytes) -> Record:

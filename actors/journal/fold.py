@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from understudy.actors.agents.guards import Step
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -305,7 +307,7 @@ def _doubt_settled(run: Run, record: Record, event: ev.DoubtSettled) -> None:
     doubt.settled = event.did
     at = (doubt.event.step, doubt.event.index)
     if event.did:
-        outcome = event.result or f'{{"settled":"it happened","by":"{event.by}"}}'
+        outcome = event.result or msgspec.json.encode({"settled": "it happened", "by": event.by}).decode()
         _close(run, run.subs[doubt.sub], at, ok=True, outcome=outcome)
         return
     state = run.subs[doubt.sub].find(*at)

@@ -17,7 +17,7 @@ import msgspec
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed, StaleWriter
-from understudy.actors.journal.events import AnyEvent, Record, decode, encode
+from understudy.actors.journal.events import AnyEvent, Record, decode, sealed
 from understudy.actors.journal.store import Head, JournalStore, Row, chain
 from understudy.actors.telemetry import Listeners
 
@@ -86,15 +86,17 @@ class Journal:
     def append(
         self, run: str, event: AnyEvent, *, sub: int = 0, path: str = "", incarnation: int = 0, cause: int = 0
     ) -> Record:
-        """Number an event and put it into the buffer. Raises `JournalError`; then nothing was appended."""
+        """Number an event and put it into the buffer. The record is as it will be read back (see `events.sealed`).
+
+        Raises `JournalError`, and `UsageError` for an event that could not be read back; then nothing was appended.
+        """
         self._check_usable()
         if incarnation and self._current.get(path, incarnation) != incarnation:
             raise StaleWriter(self.store.path, f"{path} #{incarnation} is not current, #{self._current[path]} is")
         seq, crc = self._heads.get(run, (0, 0))
         seq += 1
         at = self._clock.wall()
-        record = Record(run, seq, at, self._clock.monotonic(), sub, path, incarnation, cause, event)
-        payload = encode(record)
+        record, payload = sealed(Record(run, seq, at, self._clock.monotonic(), sub, path, incarnation, cause, event))
         crc = chain(crc, run, seq, payload)
         self._heads[run] = (seq, crc)
         self._buffer.append((Row(run, seq, payload, len(payload), crc), at))

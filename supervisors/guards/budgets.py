@@ -241,6 +241,13 @@ class Accounts:
             breaches += account.spend(spent, account.room())
         return tuple(breaches)
 
+    def close(self, key: str, unit: str, over: int) -> None:
+        """Enter a breach of an earlier process, `over` of `unit` beyond a cap: nothing more is admitted."""
+        (account,) = self._find((key,))
+        _check({unit: over})
+        account.over[unit] = account.over.get(unit, 0) + over
+        account.closed = account.closed or unit
+
     def statement(self, key: str) -> Statement:
         """The pool as it stands, units that were never used left out."""
         (account,) = self._find((key,))

@@ -27,7 +27,7 @@ from understudy.supervisors.operator.inbox import (
 )
 from understudy.supervisors.operator.live import LiveView, listening
 from understudy.supervisors.operator.reading import Reader, reading
-from understudy.supervisors.operator.shell import Shell, login, no_app
+from understudy.supervisors.operator.shell import Shell, login, named, no_app
 from understudy.supervisors.operator.text import call_text, clean, shorten
 
 ROUNDS: Final = 100
@@ -129,7 +129,13 @@ async def _end(shell: Shell, args: Namespace, options: ConnectOptions, result: R
     async with reading(options.journal) as reader:
         short = reader.short(result.run)
         state = await reader.state(result.run)
-        lines = ending.ending(result, journal=reader.path, name=short, handle=lambda approval: handle(reader, approval))
+        lines = ending.ending(
+            result,
+            journal=reader.path,
+            name=short,
+            handle=lambda approval: handle(reader, approval),
+            option=named(args.journal),
+        )
         shell.fact(*lines, *_doubt_lines(reader, state))
     if args.json:
         shell.data(ending.as_json(result))
@@ -174,7 +180,7 @@ async def doubts(shell: Shell, args: Namespace) -> int:
     async with reading(path) as reader:
         said = "did happen" if args.did else "did not happen"
         shell.fact(f"{'Settled':>12}  {handle(reader, doubt.id)} {said}, says {clean(by)}")
-        shell.fact(f"{'Next':>12}  understudy resume {reader.short(run.id)}")
+        shell.fact(f"{'Next':>12}  understudy resume {reader.short(run.id)}{named(args.journal)}")
     return ending.COMPLETE
 
 

@@ -30,6 +30,12 @@ _CODES: Final[Mapping[Status, int]] = {
     "failed": FAILED,
 }
 _WORST: Final = (FAILED, WAITING, PARTIAL, COMPLETE)
+_INTERRUPTED: Final[Mapping[str, str]] = {
+    "waits for shutdown": "interrupted after a step",
+    "waits for asker": "nobody waits for its answer any more",
+    "running": "interrupted in the middle of a step, which is settled when it goes on",
+}
+"""Reasons of a run that waits for nobody, in words: it goes on as soon as somebody resumes it."""
 _VERBS: Final[Mapping[Status, str]] = {"waiting": "Waiting", "stopped": "Stopped", "failed": "Failed"}
 
 
@@ -52,19 +58,22 @@ def ending(  # Any: the output's type is the agent's
     journal: str = "",
     name: str = "@",
     handle: Callable[[str], str] = lambda approval: approval,
+    option: str = "",
 ) -> list[str]:
     """The last lines: the verdict, the spend, and what to type next.
 
     `summary` says what came out ("61 distributions, 9 findings → audit.md"), `facts` stand before the spend,
-    `name` is the run in the next commands, `handle` shortens the id of an approval.
+    `name` is the run in the next commands, `handle` shortens the id of an approval, `option` is what each needs
+    beside it (" --journal other.db").
     """
     seconds = duration(result.spend.alive)
     head = f"after {seconds}" if result.status in _VERBS else f"{result.status} in {seconds}"
-    said = [head, *(clean(part, 300) for part in (result.reason, summary) if part)]
+    reason = _INTERRUPTED.get(result.reason, result.reason) if isinstance(result, Waiting) else result.reason
+    said = [head, *(clean(part, 300) for part in (reason, summary) if part)]
     spend = [*facts, *spent(result), *([clean(journal)] if journal else [])]
     lines = [f"{_VERBS.get(result.status, 'Finished'):>{VERB}}  {' · '.join(said)}"]
     lines.append(f"{'':>{VERB}}  {' · '.join(spend)}")
-    lines.append(f"{'Next':>{VERB}}  {' · '.join(following(result, name=name, handle=handle))}")
+    lines.append(f"{'Next':>{VERB}}  {' · '.join(following(result, name=name, handle=handle, option=option))}")
     return lines
 
 
@@ -77,14 +86,20 @@ def spent(result: Result[Any]) -> list[str]:  # Any: as above
 
 
 def following(
-    result: Result[Any], *, name: str = "@", handle: Callable[[str], str] = lambda approval: approval
+    result: Result[Any],
+    *,
+    name: str = "@",
+    handle: Callable[[str], str] = lambda approval: approval,
+    option: str = "",
 ) -> list[str]:  # Any: as above
     """Commands that make sense after this end; at most three questions are listed."""
     if isinstance(result, Waiting):
-        asked = [f"understudy approve {handle(approval.id)}" for approval in result.pending[:3]]
+        asked = [f"understudy approve {handle(approval.id)}{option}" for approval in result.pending[:3]]
         more = [f"and {len(result.pending) - 3} more"] if len(result.pending) > 3 else []
-        return asked + more or ["understudy doubts", f"understudy resume {name}"]
-    return [f"understudy why {name}", f"log {name}", f"tree {name}", f"replay {name}"]
+        resume = f"understudy resume {name}{option}"
+        interrupted = result.reason in _INTERRUPTED
+        return asked + more or ([resume] if interrupted else [f"understudy doubts{option}", resume])
+    return [f"understudy why {name}{option}", *(f"{look} {name}{option}" for look in ("log", "tree", "replay"))]
 
 
 def as_json(result: Result[Any]) -> str:  # Any: as above

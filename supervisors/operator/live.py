@@ -53,6 +53,7 @@ class LiveView:
         self._stream = stream
         self._narrator = Narrator(short=short, describe=describe, opening=opening)
         self._panel = None if plain else _make_panel(stream, clock)
+        self._asking = False
 
     def learn(self, records: Sequence[Record]) -> None:
         """Take in the past of a run that goes on now, without telling it."""
@@ -71,7 +72,10 @@ class LiveView:
             self._panel.tell(fact)
         else:
             with suppress(OSError, ValueError):  # a closed pipe must not end what is watched
+                if self._asking:  # the cursor stands behind a question
+                    say(self._stream, "")
                 say(self._stream, fact.line())
+            self._asking = False
 
     def __enter__(self) -> LiveView:
         if self._panel is not None:
@@ -88,9 +92,11 @@ class LiveView:
         active = self._panel is not None and self._panel.active
         if self._panel is not None and active:
             self._panel.stop()
+        self._asking = True
         try:
             yield
         finally:
+            self._asking = False
             if self._panel is not None and active:
                 self._panel.start()
 

@@ -128,11 +128,22 @@ async def reading(path: str) -> AsyncGenerator[Reader, None]:
     store = SQLiteStore(checked_path(path))
     if not await anyio.to_thread.run_sync(os.path.exists, path):
         raise UsageError(f"{path}: no such journal")
+    if await anyio.to_thread.run_sync(_is_empty, path):
+        raise UsageError(f"{path}: an empty file, not a journal")
     await store.open(owner=False)
     try:
         yield Reader(store, await store.heads(), await store.meta())
     finally:
         await store.aclose()
+
+
+def _is_empty(path: str) -> bool:
+    """Whether it is a file without a byte, as an owner leaves it that died before its first write."""
+    return os.path.isfile(path) and os.path.getsize(path) == 0
+
+
+def _has_content(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) > 0
 
 
 def checked_path(path: str) -> str:
@@ -162,8 +173,10 @@ async def is_journal(path: str) -> bool:
     store = SQLiteStore(path)
     try:
         await store.open(owner=False)
-    except (JournalForeign, JournalFailed):
+    except JournalForeign:
         return False
+    except JournalFailed:  # empty or gone; else it may be ours, and opening it says why it cannot be read
+        return await anyio.to_thread.run_sync(_has_content, path)
     except JournalError:  # newer or damaged: ours all the same, and told when it is opened
         return True
     await store.aclose()

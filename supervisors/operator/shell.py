@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ def no_app(options: ConnectOptions, what: str) -> UsageError:
     said = options.meta.get("app", "")
     hint = f"; the journal says that {said!r} wrote it" if said else ""
     return UsageError(f"{what} needs the agents: --app module:attribute, or UNDERSTUDY_APP{hint}")
+
+
+def named(journal: str | None) -> str:
+    """What the next command needs to mean the same journal: nothing, unless this one named it."""
+    return "" if journal is None else f" --journal {shlex.quote(journal)}"
 
 
 def login() -> str:

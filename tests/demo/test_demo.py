@@ -229,6 +229,7 @@ def test_an_empty_environment_has_an_empty_report(folder: Path, capsys: pytest.C
 
 def test_without_a_terminal_and_without_yes_it_waits_and_says_how_to_go_on(run: Run, folder: Path, site: Site) -> None:
     code, said = run("--journal", "other.db")
+    assert said["facts"].count("--journal other.db") == 1
     assert (code, said["status"], said["report_path"]) == (3, "waiting", None)
     assert said["report_digest"] == _digest(site.path)
     assert said["pending"] == [f"{said['run']}-a1"]
@@ -337,6 +338,34 @@ def test_who_does_not_answer_leaves_the_run_waiting(site: Site, folder: Path, sa
             terminal.say(said)
         assert terminal.end() == code
         assert "understudy approve" in terminal.seen
+        assert "Traceback" not in terminal.seen
+
+
+def test_an_answer_of_another_process_ends_the_question_at_the_terminal(site: Site, folder: Path) -> None:
+    with Terminal(site, "--no-loop-script") as terminal:
+        terminal.until(PROMPT)
+        assert main(["approve", "a1", "--by", "ana"]) == 0
+        assert terminal.end() == 0
+        assert "\r\n    Approved  reviewer" in terminal.seen
+        assert "Finished  complete" in terminal.seen
+        assert (folder / "audit.md").exists()
+
+
+def test_a_report_that_cannot_be_written_fails_the_command_and_stays_in_the_journal(run: Run, folder: Path) -> None:
+    (folder / "audit.json").mkdir()
+    code, said = run("--yes", "--no-loop-script")
+    assert (code, said["status"], said["report_path"]) == (1, "complete", None)
+    assert "not written: ReportNotWritten" in said["facts"]
+
+
+def test_a_model_server_that_dies_fails_the_run_with_its_end_told(site: Site, folder: Path) -> None:
+    with Terminal(site, "--yes", "--no-loop-guard", "--steps", "5000") as terminal:
+        terminal.until("Checked")
+        for child in Path(f"/proc/{terminal.process.pid}/task/{terminal.process.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        assert terminal.end() == 1
+        assert "Unbilled  the model server's bill cannot be read" in terminal.seen
+        assert "Failed  after" in terminal.seen
         assert "Traceback" not in terminal.seen
 
 

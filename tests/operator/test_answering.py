@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import io
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -287,7 +288,8 @@ def test_a_call_in_doubt_waits_for_a_person_who_settles_it(cut: Path, answer: st
 
 def test_an_interrupt_ends_in_one_line_and_130(asked: Path) -> None:
     program = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored when the tests run in the background of a shell
 from understudy.actors.clock import SystemClock
 from understudy.supervisors.operator.cli import main
 def never(*_): raise AssertionError
@@ -298,6 +300,9 @@ sys.exit(main(sys.argv[1:], connect=never, replayer=never, commands={}, clock=Sy
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()  # it follows by now
-        process.send_signal(2)
-        _, err = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()  # does nothing to a process that has ended
     assert (process.returncode, err) == (130, b"understudy: interrupted\n")

@@ -47,6 +47,20 @@ def test_a_waiting_run_says_how_to_answer_it_and_lists_three_at_most() -> None:
     assert ending(Waiting[None]("7f3a0000"))[-1] == "        Next  understudy doubts · understudy resume @"
 
 
+def test_an_interrupted_run_is_only_to_be_resumed() -> None:
+    lines = ending(Waiting[None]("7f3a0000", reason="waits for shutdown", spend=SPEND))
+    assert lines[0] == "     Waiting  after 9.4 s · interrupted after a step"
+    assert lines[-1] == "        Next  understudy resume @"
+
+
+def test_a_journal_that_was_named_is_named_in_every_next_command() -> None:
+    option = " --journal 'a b.db'"
+    assert ending(Complete("7f3a0000", {}), option=option)[-1].count(option) == 4
+    asked = (Approval("7f3a0000-a1", "7f3a0000", "write", "{}", "d", "", 0.0),)
+    waiting = ending(Waiting[None]("7f3a0000", asked), option=option)
+    assert waiting[-1] == "        Next  understudy approve 7f3a0000-a1 --journal 'a b.db'"
+
+
 def test_the_result_is_one_line_of_json() -> None:
     found = msgspec.json.decode(as_json(Complete("7f3a0000", {"n": 1}, spend=SPEND)))
     assert (found["status"], found["run"], found["output"], found["spend"]["steps"]) == (

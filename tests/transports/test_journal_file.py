@@ -42,6 +42,45 @@ def listing(folder: Path) -> dict[str, bytes | None]:
     return {str(each): each.read_bytes() if each.is_file() else None for each in sorted(folder.rglob("*"))}
 
 
+# --- files that are ours all the same ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owner", [True, False], ids=["owner", "reader"])
+def test_a_file_that_was_left_while_its_log_was_emptied_into_it_opens_whole(owner: bool, tmp_path: Path) -> None:
+    """Killed there, or on a full disk, the first page is new and the pages it counts are not yet in the file."""
+    path, whole, left = tmp_path / "a.db", tmp_path / "whole.db", tmp_path / "left.db"
+    payloads = [bytes([n]) * 4_000 for n in range(40)]
+
+    async def main() -> None:
+        async with opened(SQLiteStore(path)) as store:
+            await store.write(stream("b", payloads), [1.0] * len(payloads))
+            for copy in (whole, left):
+                for end in ("", "-wal"):
+                    copy.with_name(copy.name + end).write_bytes(path.with_name(path.name + end).read_bytes())
+        with closing(sqlite3.connect(whole)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with left.open("r+b") as file:
+            file.write(whole.read_bytes()[:4_096])
+        assert int.from_bytes(left.read_bytes()[28:32]) * 4_096 > left.stat().st_size
+        async with opened(SQLiteStore(left), owner=owner) as store:
+            assert [row.payload for row in await store.read("b")] == payloads
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("replace", [False, True], ids=["removed", "replaced"])
+def test_a_file_that_is_taken_away_under_its_owner_takes_no_more_events(replace: bool, tmp_path: Path) -> None:
+    async def main(path: Path, replace: bool) -> None:
+        async with opened(SQLiteStore(path)) as store:
+            path.unlink()
+            if replace:
+                path.write_bytes(b"")
+            with pytest.raises(JournalFailed, match=r"desk\.db: the file was removed or replaced while it was open"):
+                await store.write(stream("b", [b"1"]), [1.0])
+
+    anyio.run(main, tmp_path / "desk.db", replace)
+
+
 # --- files that are not ours -----------------------------------------------------------------------------------
 
 

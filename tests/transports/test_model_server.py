@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import pytest
 
-from understudy.actors.errors import UnderstudyError, UsageError
+from understudy.actors.errors import BadReply, ModelUnreachable, UnderstudyError, UsageError
 from understudy.transports.testing.http import HttpLimits, HttpReply, HttpRequest, serving
 from understudy.transports.testing.model_server import (
     AnswerCall,
@@ -208,6 +208,20 @@ def test_the_bill_is_kept_by_user_and_requests_by_digest() -> None:
     assert (bill.calls, bill.input_tokens, bill.output_tokens) == (3, 15, 6)
     assert bill.by_key == {"": Bill(2, 10, 4), "desk": Bill(1, 5, 2)}
     assert sorted(bill.requests.values()) == [1, 2]
+
+
+def test_a_bill_that_cannot_be_read_is_an_error_of_ours() -> None:
+    async def page(request: HttpRequest) -> HttpReply:
+        return HttpReply(200, b"<html>")
+
+    async def run() -> None:
+        async with serving(page) as url:
+            with pytest.raises(BadReply, match="no bill"):
+                await read_billing(f"{url}/v1")
+        with pytest.raises(ModelUnreachable, match="127.0.0.1"):
+            await read_billing(f"{url}/v1")
+
+    asyncio.run(run())
 
 
 def billed(policy: Policy) -> Billing:

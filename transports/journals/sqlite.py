@@ -28,6 +28,7 @@ from understudy.transports.journals.sqlite_file import (
     ENVIRONMENT,
     Durability,
     close_all,
+    identity,
     is_named,
     is_owned,
     open_file,
@@ -82,6 +83,7 @@ class SQLiteStore:
         self._db: sqlite3.Connection | None = None
         self._lock: sqlite3.Connection | None = None
         self._late = False
+        self._file = ("", 0, 0)
 
     @property
     def path(self) -> str:
@@ -117,6 +119,7 @@ class SQLiteStore:
             close_all(db, lock)
             raise
         self._db, self._lock, self._late = db, lock, False
+        self._file = await anyio.to_thread.run_sync(identity, self._path)
 
     async def aclose(self) -> None:
         """Empty the write-ahead log into the file if nobody reads it, close, give ownership up. Idempotent."""
@@ -141,7 +144,7 @@ class SQLiteStore:
         """
         if len(rows) != len(at):
             raise UsageError(f"{self._path}: {len(rows)} rows with {len(at)} times")
-        await self._owner_call(partial(_append, self._path, rows, at))
+        await self._owner_call(partial(_append, self._path, self._file, rows, at))
 
     async def read(self, run: str) -> list[Row]:
         """The whole stream, verified against its checksums and its head. Raises `JournalDamaged` with the place."""
@@ -208,9 +211,13 @@ async def _start(db: sqlite3.Connection) -> Worker:
 # --- transactions: each runs as one function on the connection's thread ----------------------------------------
 
 
-def _append(path: str, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection) -> None:
+def _append(
+    path: str, file: tuple[str, int, int], rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection
+) -> None:
     if not rows:
         return
+    if identity(file[0]) != file:  # SQLite would write on into a file that nobody can open again
+        raise JournalFailed(path, "the file was removed or replaced while it was open")
     with transaction(db):
         heads = _next_heads(path, rows, at, db)
         values = [

@@ -94,6 +94,9 @@ def _is_fresh(path: str, real: str) -> bool:
     # `immutable` takes no lock and makes no file, so that a database of somebody else stays as it is.
     with closing(connect(real, "ro&immutable=1", timeout=0)) as db:
         try:
+            # A process that died while it emptied the log into the file, killed or on a full disk, leaves a first
+            # page that counts more pages than the file has: the log holds them. This pragma lets that pass.
+            db.execute("PRAGMA writable_schema = ON")
             return _is_blank(path, real, db)
         except sqlite3.DatabaseError as error:
             if is_named(error, *ENVIRONMENT):
@@ -118,6 +121,16 @@ def _recognise(path: str, db: sqlite3.Connection) -> None:
         raise JournalNewer(path, f"format version {version}; this understudy reads up to {FORMAT}")
     if version < 1:
         raise JournalForeign(path, f"not a journal: format version {version}")
+
+
+def identity(path: str) -> tuple[str, int, int]:
+    """Which file stands at `path`: its whole path, device and inode; 0 and 0 for none."""
+    real = os.path.realpath(path)
+    try:
+        status = os.stat(real)
+    except OSError:
+        return real, 0, 0
+    return real, status.st_dev, status.st_ino
 
 
 def _touch(real: str) -> None:

@@ -6,7 +6,6 @@ Only fields that are used are decoded; a provider may add what it likes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Annotated, Literal, cast
 
@@ -224,6 +223,8 @@ def retry_after(value: str | None, *, now: float) -> float | None:
 def unix_time(date: str | None) -> float | None:
     """Unix seconds of an HTTP date; None when it is none."""
     try:
+        from email.utils import parsedate_to_datetime  # late: it takes longer to load than this module
+
         return parsedate_to_datetime(date or "").timestamp()
     except (ValueError, OverflowError):
         return None

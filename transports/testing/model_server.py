@@ -34,7 +34,7 @@ import msgspec
 from msgspec import Struct, field
 
 from understudy.actors.agents.models import Usage
-from understudy.actors.errors import UsageError
+from understudy.actors.errors import BadReply, ModelUnreachable, UsageError
 from understudy.transports.testing.chats import (
     AnswerCall,
     ChatAnswer,
@@ -124,12 +124,20 @@ class Billing(Struct):
 
 
 async def read_billing(url: str, *, timeout: float = 5.0) -> Billing:
-    """Ask a server for its counters; `url` is its `url`. Raises httpx's errors: this is for tests and the demo."""
+    """Ask a server for its counters; `url` is its `url`.
+
+    Raises `ModelUnreachable` when it does not answer within `timeout` seconds, `BadReply` when it is none of ours.
+    """
     import httpx
 
-    async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
-        response = await client.get(url.removesuffix("/v1") + "/billing")
-    return msgspec.json.decode(response.content, type=Billing)
+    try:
+        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
+            response = await client.get(url.removesuffix("/v1") + "/billing")
+        return msgspec.json.decode(response.content, type=Billing)
+    except httpx.HTTPError as error:
+        raise ModelUnreachable(f"{url}: {str(error) or type(error).__name__}") from error
+    except msgspec.MsgspecError as error:
+        raise BadReply(f"{url}: no bill: {error}") from error
 
 
 class ModelServer:

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import errno
 import os
-import shlex
 import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -22,8 +21,8 @@ from typing import Any, Final, NoReturn, TextIO
 
 import msgspec
 
-from understudy.actors.agents.results import Result, Waiting
-from understudy.actors.errors import UsageError
+from understudy.actors.agents.results import Approval, Result, Waiting
+from understudy.actors.errors import ModelError, UsageError
 from understudy.actors.journal.events import NODE_STREAM
 from understudy.demo.app import APP, Options, Served, default_model, meta, model_for, team
 from understudy.demo.asking import ask
@@ -34,6 +33,7 @@ from understudy.demo.summary import (
     bill,
     concluded,
     describe,
+    failed_to_write,
     loops_caught,
     opening,
     overspend,
@@ -41,15 +41,17 @@ from understudy.demo.summary import (
     summary,
 )
 from understudy.supervisors.guards.budgets import Budget
-from understudy.supervisors.operator.ending import INTERRUPTED, ending, exit_code
+from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, ending, exit_code
 from understudy.supervisors.operator.live import LiveView, listening
 from understudy.supervisors.operator.reading import is_journal, reading
-from understudy.supervisors.operator.shell import login
-from understudy.supervisors.operator.text import say, shorten
+from understudy.supervisors.operator.shell import login, named
+from understudy.supervisors.operator.text import clean, say, shorten
 from understudy.system import System
 
 JOURNAL: Final = "demo.db"
 BILLING_SECONDS: Final = 5.0
+GRACE: Final = 10.0
+"""Seconds that a run has to end its present step after a signal."""
 ROUNDS: Final = 20
 """How often a run may ask before it is left waiting."""
 
@@ -203,7 +205,10 @@ async def _run(plan: _Plan, yes: bool, io: _Streams) -> int:
     options = plan.options
     async with model_for(options) as served:
         root = team(options, model=served.model)
-        async with _stopping() as stop, System(root, journal=plan.journal, meta=meta(options)) as system:
+        async with (
+            _stopping(io.stderr) as stop,
+            System(root, journal=plan.journal, meta=meta(options), grace=GRACE) as system,
+        ):
             known = await _known(system)
             view = LiveView(
                 io.stderr,
@@ -214,8 +219,11 @@ async def _run(plan: _Plan, yes: bool, io: _Streams) -> int:
             )
             with listening(view, system.listen):
                 ended = await _drive(system, options, _Person(yes, io, view), stop)
-            await _tell(plan, io, system, ended, await _overspend(system, served, ended.result, root.budget))
-    return INTERRUPTED if ended.interrupted else exit_code(ended.result.status)
+            await _tell(plan, io, system, ended, await _overspend(io, system, served, ended.result, root.budget))
+            unwritten = failed_to_write(system.state(ended.result.run))
+    if ended.interrupted:
+        return INTERRUPTED
+    return FAILED if unwritten else exit_code(ended.result.status)
 
 
 async def _known(system: System) -> list[str]:
@@ -227,11 +235,10 @@ async def _tell(plan: _Plan, io: _Streams, system: System, ended: _Ended, over: 
     """The last lines and the summary."""
     result, run = ended.result, system.state(ended.result.run)
     records, known = await system.journal.read(run.id), await _known(system)
-    named = f" --journal {shlex.quote(plan.journal)}" if plan.named else ""
 
     def handle(approval: str) -> str:
         head, _, number = approval.rpartition("-")
-        return f"{shorten(head, known)}-{number}{named}"
+        return f"{shorten(head, known)}-{number}"
 
     lines = ending(
         result,
@@ -240,6 +247,7 @@ async def _tell(plan: _Plan, io: _Streams, system: System, ended: _Ended, over: 
         journal=plan.journal,
         name="@" if known[-1:] == [run.id] else shorten(run.id, known),
         handle=handle,
+        option=named(plan.journal if plan.named else None),
     )
     say(io.stderr, *lines)
     if plan.json:
@@ -247,14 +255,17 @@ async def _tell(plan: _Plan, io: _Streams, system: System, ended: _Ended, over: 
         say(io.stdout, msgspec.json.encode(body).decode())
 
 
-async def _overspend(system: System, served: Served, result: Result[Report], budget: object) -> Overspend:
+async def _overspend(io: _Streams, system: System, served: Served, result: Result[Report], budget: object) -> Overspend:
     """What was billed beyond the limits; of a provider's bill only what the ledger was told is known."""
     billed: dict[str, int] = {}
     if served.url:
         from understudy.transports.testing.model_server import read_billing
 
-        bills = await read_billing(served.url, timeout=BILLING_SECONDS)
-        billed = bill(served.model, bills.calls, bills.input_tokens, bills.output_tokens)
+        try:
+            bills = await read_billing(served.url, timeout=BILLING_SECONDS)
+            billed = bill(served.model, bills.calls, bills.input_tokens, bills.output_tokens)
+        except ModelError as error:  # the run has its end all the same, and the journal what the ledger knows
+            say(io.stderr, f"{'Unbilled':>12}  the model server's bill cannot be read: {clean(str(error), 200)}")
     assert isinstance(budget, Budget)  # noqa: S101  # the team's own
     return overspend(system.state(result.run), budget, billed)
 
@@ -270,19 +281,34 @@ class _Person:
     async def answer(self, system: System, waiting: Waiting[Report]) -> str:
         """Answer what a run asks for: "" when it may go on, else why not (`later`, `gone`)."""
         for approval in waiting.pending:
-            said = "yes"
-            if not self.yes:
-                if not self.io.stdin.isatty():
-                    return "later"
-                with self.view.paused():
-                    said = await ask(approval, self.io.stdin, self.io.stderr)
+            said = "yes" if self.yes else await self._asked(system, approval)
             if said in ("later", "gone"):
                 return said
+            if not _open(system, approval):
+                continue
             if said == "yes":
                 await system.approve(approval, by=login())
             else:
                 await system.refuse(approval, by=login())
         return "" if waiting.pending else "later"
+
+    async def _asked(self, system: System, approval: Approval) -> str:
+        """What the person at the terminal says; "" when somebody else has answered meanwhile, or it expired."""
+        if not self.io.stdin.isatty():
+            return "later"
+        answered = asyncio.Event()
+        remove = system.listen(lambda _: None if _open(system, approval) else answered.set())
+        try:
+            with self.view.paused():
+                said, elsewhere = await _unless(answered, None, ask(approval, self.io.stdin, self.io.stderr))
+                return "" if elsewhere else said
+        finally:
+            remove()
+
+
+def _open(system: System, approval: Approval) -> bool:
+    """Whether nobody has answered yet."""
+    return system.state(approval.run).approvals[approval.id].state == "pending"
 
 
 async def _drive(system: System, options: Options, person: _Person, stop: asyncio.Event) -> _Ended:
@@ -319,13 +345,15 @@ async def _unless(stop: asyncio.Event, system: System | None, work: Any) -> tupl
 
 
 @asynccontextmanager
-async def _stopping() -> AsyncGenerator[asyncio.Event]:
+async def _stopping(stderr: TextIO) -> AsyncGenerator[asyncio.Event]:
     """An event that SIGINT and SIGTERM set; a second one has its usual effect."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def halt() -> None:
         stop.set()
+        with suppress(OSError):
+            say(stderr, "", f"{'Stopping':>12}  when the present steps have ended, {GRACE:g} s at most")
         for number in numbers:
             loop.remove_signal_handler(number)
 

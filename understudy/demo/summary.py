@@ -81,6 +81,12 @@ def not_written(run: Run) -> str:
     return calls[-1].outcome or calls[-1].kind if calls and written(run) is None else ""
 
 
+def failed_to_write(run: Run) -> bool:
+    """Whether the report is missing although nobody said no to writing it."""
+    calls = [call for call in run.main.calls() if call.call.name == "write_report" and call.done and not call.ok]
+    return bool(calls) and calls[-1].kind != "refused" and written(run) is None
+
+
 # Any: a JSON object.
 def summary(
     result: Result[Report], run: Run, records: Sequence[Record], over: Overspend, journal: str
