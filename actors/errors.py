@@ -121,6 +121,8 @@ class ModelError(UnderstudyError):
 
     kind = "model"
     retryable = False
+    refused = False
+    """The provider answered that it did nothing: then only the call itself was spent."""
 
     def __init__(self, text: str, *, sent: bool = True, retry_after: float | None = None) -> None:
         super().__init__(text)
@@ -133,6 +135,7 @@ class RateLimited(ModelError):
 
     kind = "rate_limited"
     retryable = True
+    refused = True
 
 
 class Overloaded(ModelError):
@@ -167,6 +170,7 @@ class ModelRefused(ModelError):
     """Any other refusal (4xx): key, quota, context too long, bad request. Not retried."""
 
     kind = "refused"
+    refused = True
 
 
 class JournalError(UnderstudyError):

@@ -2,7 +2,8 @@
 
 A handler that leaves a scope open would make the next handler on the same worker a victim of that scope's
 cancellation. anyio has no public question for it, so its table of task states is read, after a self-test when the
-first worker is made (not at import: anyio's backend takes longer to load than all of ours). If the table is not as expected, every worker is taken for dirty: slower, and correct.
+first worker is made (not at import: anyio's backend takes longer to load than all of ours). If the table is not as
+expected, every worker is taken for dirty: slower, and correct.
 """
 
 from __future__ import annotations

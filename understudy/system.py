@@ -409,13 +409,16 @@ class System:
 
     async def _poll(self) -> None:
         """Take words of other processes, and let questions expire."""
+        told = ""
         while True:
             try:
                 await self._take_inbox()
                 await answers.expire_all(self.runs)
                 self.runs.end_late()
             except JournalError as error:
-                log.error("inbox: %s", error)
+                if str(error) != told:
+                    log.error("inbox: %s", error)
+                told = str(error)
             except Exception:  # whoever comes next must still be heard
                 log.exception("inbox: a word or a deadline was passed over")
             await asyncio.sleep(POLL_SECONDS)

@@ -185,7 +185,9 @@ class Acts:
     def _model_failed(
         self, step: int, ticket: str, error: ModelError, reserved: dict[str, int], seconds: float
     ) -> None:
-        spent = dict(reserved) if error.sent else {"steps": reserved["steps"]}
+        unknown = error.sent and not error.refused
+        calls = {"model_calls": 1} if error.sent else {}
+        spent = dict(reserved) if unknown else {"steps": reserved["steps"], **calls}
         kept = self._settle(ticket, spent, reserved)
         event = ev.ModelFailed(
             step,
@@ -194,7 +196,7 @@ class Acts:
             str(error),
             error.retryable,
             kept,
-            error.sent,
+            unknown,
             error.retry_after,
             round(seconds, 6),
         )

@@ -6,6 +6,7 @@ again when it is used. Every answer here is committed before it returns.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -130,10 +131,18 @@ async def _wake(runs: Runs, run: Run, sub: int, why: str) -> None:
     parked = state.parked is not None
     if parked:
         runs.append(run.id, ev.Unparked(why), sub=sub)
-        # Before the commit: whoever answered may be cancelled in it, and the answer must not stay without effect.
-        runs.dispatch(run.id, sub)
-        _wake_parents(runs, run, state.parent)
-    await runs.journal.barrier()
+
+    def go_on(name: str, number: int) -> None:
+        if parked:
+            runs.dispatch(name, number)
+            _wake_parents(runs, run, state.parent)
+
+    try:
+        await runs.journal.barrier()
+    except asyncio.CancelledError:  # whoever answered is gone; the answer stays
+        runs.after_commit(go_on, run.id, sub)
+        raise
+    go_on(run.id, sub)
 
 
 def _wake_parents(runs: Runs, run: Run, parent: int) -> None:

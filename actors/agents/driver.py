@@ -75,8 +75,11 @@ class AgentActor(Actor[Work]):
         self._runs.driving[key] = me  # also in place of a former incarnation that ignores its end
         try:
             await _Drive(self._runs, self._policy, run, run.subs[m.sub], *me).go()
-        except (Leave, JournalError):
+        except Leave:
             raise
+        except JournalError:
+            if not self._runs.closing:  # a journal that failed has said so, and a restart would not cure it
+                raise
         except Exception:
             self._runs.crashed.add(key)
             raise

@@ -16,6 +16,7 @@ import msgspec
 from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
+from understudy.actors.agents.notices import notice
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Approval, Result, Waiting, make
 from understudy.actors.cell import Cell, Envelope
@@ -160,6 +161,7 @@ class Runs(Books):
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         if run != ev.NODE_STREAM:
             self._runs[run] = apply(self._runs.get(run) or Run(run), record)
+        notice(record)
         return record
 
     def announce(self, run: str, sub: int) -> None:
@@ -385,7 +387,8 @@ class Runs(Books):
                 return
             self.append(ev.NODE_STREAM, event, path=child)
         except JournalError as error:
-            log.error("not journalled: %s: %s", child, error)
+            if not self.closing:  # a journal that failed has said so once
+                log.error("not journalled: %s: %s", child, error)
 
     def post_work(self, cell: Cell, run: str, sub: int) -> None:
         """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""

@@ -222,9 +222,9 @@ def retry_after(value: str | None, *, now: float) -> float | None:
 
 def unix_time(date: str | None) -> float | None:
     """Unix seconds of an HTTP date; None when it is none."""
-    try:
-        from email.utils import parsedate_to_datetime  # late: it takes longer to load than this module
+    from email.utils import parsedate_to_datetime  # late: it takes longer to load than this module
 
+    try:
         return parsedate_to_datetime(date or "").timestamp()
     except (ValueError, OverflowError):
         return None

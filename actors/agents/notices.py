@@ -1,0 +1,45 @@
+"""What an operator must see without looking: the events of a run that are written to the log, one line each.
+
+Through the standard `logging`, logger `understudy.runs`, level WARNING: a loop, a restart, a supervisor that gave up, a
+doubt, a refused budget, and every run that ended `failed` or `stopped`. The record carries `run`, `seq` and `path`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from understudy.actors.journal import events as ev
+
+log: Final = logging.getLogger("understudy.runs")
+log.addHandler(logging.NullHandler())
+
+
+def notice(record: ev.Record) -> None:
+    """Log a record that somebody should know of; pass over the others."""
+    text = _told(record.event)
+    if text:
+        where = f"{record.place} {record.path}".rstrip()
+        extra = {"run": record.run, "seq": record.seq, "path": record.path}
+        log.warning("%s: %s", where, text, extra=extra)
+
+
+def _told(event: ev.AnyEvent) -> str:
+    match event:
+        case ev.Judged():
+            response = type(event.verdict.response).__name__.lower()
+            return f"loop, {event.verdict.rule}: {event.verdict.what}; {response}"
+        case ev.BackedOff():
+            return f"restarts in {event.delay:.2g} s after {event.exit}; {event.in_window} in the window"
+        case ev.GaveUp():
+            return (
+                f"{event.supervisor} gave up, more than {event.intensity} restarts in {event.within:g} s: {event.exit}"
+            )
+        case ev.BudgetDenied():
+            return f"budget {event.pool} refused: {event.unit}, {event.spent} of {event.limit} spent"
+        case ev.InDoubt():
+            return f"in doubt: {event.name}, {event.effect}; settle it with `understudy doubts {event.doubt}`"
+        case ev.Finished() if event.status in ("failed", "stopped"):
+            return f"{event.status}: {event.reason}"
+        case _:
+            return ""
