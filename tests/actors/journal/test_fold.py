@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import Choice, Play, make_policy
 
@@ -19,6 +19,8 @@ from understudy.actors.journal.replay import replay
 from understudy.actors.journal.state import Run
 
 seeds = st.integers(0, 2**32)
+half = settings(max_examples=settings().max_examples // 2)
+"""A whole run is played for each example."""
 
 
 def chooser(seed: int) -> Choice:
@@ -44,6 +46,7 @@ def test_the_generator_reaches_every_command() -> None:
     assert {"ModelFailed", "ToolFailed", "ApprovalGiven", "ApprovalRefused", "AttemptStarted"} <= seen
 
 
+@half
 @given(seeds, st.data())
 def test_a_prefix_folded_then_the_rest_equals_the_whole(seed: int, data: st.DataObject) -> None:
     records = played(seed)
@@ -51,6 +54,7 @@ def test_a_prefix_folded_then_the_rest_equals_the_whole(seed: int, data: st.Data
     assert fold(records[cut:], fold(records[:cut])) == fold(records)
 
 
+@half
 @given(seeds, st.data())
 def test_decide_on_a_refolded_state_gives_the_recorded_next_command(seed: int, data: st.DataObject) -> None:
     records = played(seed)
@@ -73,6 +77,7 @@ def batches(records: list[Record]) -> list[list[int]]:
     return [group for group in found if len(group) > 1]
 
 
+@half
 @given(seeds, st.randoms(use_true_random=False))
 def test_outcomes_of_a_batch_in_any_order_give_the_same_state(seed: int, dice: random.Random) -> None:
     records = played(seed)
@@ -89,6 +94,7 @@ def test_batches_of_more_than_one_are_really_shuffled() -> None:
     assert sum(len(batches(played(seed))) for seed in range(50)) > 20
 
 
+@half
 @given(seeds)
 def test_replay_of_any_played_run_is_identical(seed: int) -> None:
     records = played(seed)
@@ -97,6 +103,7 @@ def test_replay_of_any_played_run_is_identical(seed: int) -> None:
     assert report.events == len(records)
 
 
+@half
 @given(seeds)
 def test_apply_is_a_function_of_state_and_record(seed: int) -> None:
     records = played(seed)
@@ -107,6 +114,7 @@ def test_apply_is_a_function_of_state_and_record(seed: int) -> None:
         assert other == state
 
 
+@half
 @given(seeds)
 def test_a_rewind_never_drops_a_call_that_changed_the_world(seed: int) -> None:
     state = Run("t0")
@@ -126,6 +134,7 @@ def _changed(call: object) -> bool:
     return bool(getattr(call, "ok", False)) and asked is not None and asked.effect != "read"
 
 
+@half
 @given(seeds)
 def test_step_numbers_never_repeat_so_call_keys_are_unique(seed: int) -> None:
     keys = [(r.event.step, r.event.index) for r in played(seed) if isinstance(r.event, ev.ToolAsked)]
