@@ -308,10 +308,10 @@ class Agent(Generic[O, M]):
             message = Prompt(message)
         if type(message) is not self.accepts:
             raise SpecError(f"agent {self.name!r} accepts {self.accepts.__name__}, not {type(message).__name__}")
-        text = msgspec.json.encode(message).decode()
         try:
+            text = msgspec.json.encode(message).decode()
             self.decode(text)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
             raise SpecError(f"agent {self.name!r}: {type(message).__name__}: {error}") from error
         return text
 

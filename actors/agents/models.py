@@ -119,9 +119,9 @@ def input_cap(request: ModelRequest) -> int:
     """
     total = 0
     for message in request.messages:
-        total += MESSAGE_OVERHEAD + _bytes(message.content)
+        total += MESSAGE_OVERHEAD + _bytes(message.content) + _bytes(message.call_id)
         for call in message.calls:
-            total += MESSAGE_OVERHEAD + _bytes(call.name) + _bytes(call.arguments)
+            total += MESSAGE_OVERHEAD + _bytes(call.id) + _bytes(call.name) + _bytes(call.arguments)
     for tool in request.tools:
         total += MESSAGE_OVERHEAD + _bytes(tool.name) + _bytes(tool.description) + _json(tool.parameters)
     if request.output_schema is not None:
