@@ -298,7 +298,7 @@ def _later(record: ev.Record) -> ev.Record:
 
 def test_a_request_that_cannot_be_written_is_refused_when_it_is_given() -> None:
     agent = make_agent("http://127.0.0.1:9/v1")
-    with pytest.raises(SpecError, match="agent 'clerk': Prompt: .*surrogates"):
+    with pytest.raises(SpecError, match=r"agent 'clerk': Prompt: .*surrogates"):
         agent.encode("half a \ud83d pair")
 
 
