@@ -87,6 +87,7 @@ def plan(root: Supervisor) -> Tree:
     _check_owners(builder, policies)
     for policy in policies.values():
         _check_delegates(policy, policies)
+        _check_answers(policy, policies)
         _check_money(policy)
         _check_approvals(policy)
     for path, supervisor in builder.supervisors.items():
@@ -171,6 +172,22 @@ def _check_delegates(policy: Policy, policies: Mapping[str, Policy]) -> None:
         known = policies.get(delegate.name)
         if known is None or known.agent is not delegate:
             raise SpecError(f"{policy.path}: delegate {delegate.name!r} is not in the tree")
+
+
+def _check_answers(policy: Policy, policies: Mapping[str, Policy]) -> None:
+    """Who is handed a request must answer what its asker waits for."""
+    for kind, to in policy.routes.items():
+        target = policies.get(to)
+        if target is not None and target.agent.result.form != policy.agent.result.form:
+            theirs, ours = (_form_name(p.agent.result.form) for p in (target, policy))
+            raise SpecError(
+                f"{policy.path}: hands its {kind.__name__} on to {target.path}, which answers {theirs}, but its asker"
+                f" waits for {ours}"
+            )
+
+
+def _form_name(form: object) -> str:
+    return getattr(form, "__name__", None) or str(form)
 
 
 def _check_money(policy: Policy) -> None:

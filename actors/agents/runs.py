@@ -31,6 +31,8 @@ from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.actors.telemetry import log
 
+RESUMES: Final = 8
+"""Processes in a row that may take a run up without getting one outcome; the next one leaves it parked."""
 KEPT: Final = 1_000
 """Finished runs kept folded in memory, newest last."""
 
@@ -351,8 +353,19 @@ class Runs(Books):
         """Let loaded runs go on, those that wait for somebody excepted."""
         for name in names:
             self.rebook(self._runs[name], own=True, shared=True)
-            self.append(name, ev.Resumed("start"))
-            self._go_on(self._runs[name])
+            run = self._runs[name]
+            if not run.resting:
+                self.append(name, ev.Resumed("start"))
+                if run.fruitless > RESUMES:
+                    self._give_rest(run)
+            self._go_on(run)
+
+    def _give_rest(self, run: Run) -> None:
+        """A run that gets nowhere in process after process may be what ends them: leave it to a person."""
+        log.error("run %s was taken up %d times and got nowhere; `understudy resume` tries again", run.id, RESUMES)
+        for sub in run.subs.values():
+            if sub.finished is None and sub.parked is None:
+                self.append(run.id, ev.Parked("asker", ()), sub=sub.id)
 
     async def reopen(self, name: str, by: str) -> None:
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""

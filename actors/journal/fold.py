@@ -17,6 +17,8 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.state import CallState, Doubt, Run, Sub, Turn, Yes, digest
 
+OUTCOMES: Final = (ev.ModelAnswered, ev.ToolAnswered, ev.ToolFailed, ev.ToolStepped, ev.HandedOff, ev.Unparked)
+"""Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
 EVIDENCE: Final = 256
 """Acts kept as evidence for the loop guard, newest last."""
 
@@ -36,6 +38,8 @@ def apply(run: Run, record: Record) -> Run:
     sub = run.subs.get(record.sub)
     if sub is not None:
         sub.seq = record.seq
+    if isinstance(record.event, OUTCOMES):
+        run.fruitless = 0
     handler = _HANDLERS.get(type(record.event))
     if handler is not None:
         handler(run, record, record.event)
@@ -98,8 +102,10 @@ def _add_note(sub: Sub, note: str, seq: int) -> None:
 
 def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
     if not event.reopen:
+        run.fruitless += 1
         return
     run.stop = None
+    run.fruitless = 0
     for sub in run.subs.values():
         if sub.finished is not None and not sub.finished.decided:
             sub.finished = None

@@ -176,6 +176,7 @@ class Run(Struct):
     stop: ev.StopAsked | None = None
     spend: Spend = field(default_factory=Spend)
     restarts: int = 0
+    fruitless: int = 0
     seq: int = 0
     started_at: float = 0.0
     last_at: float = 0.0

@@ -10,8 +10,23 @@ from typing import Any
 import pytest
 from desks import agent_on, answer, call, calls, script, told
 
-from understudy import Actor, Agent, Backoff, Budget, ChildSpec, Intensity, Message, Result, Supervisor, System, tool
-from understudy.actors.errors import ActorStopped, JournalFailed
+from understudy import (
+    Actor,
+    Agent,
+    Backoff,
+    Budget,
+    ChildSpec,
+    Intensity,
+    Message,
+    Result,
+    Route,
+    Supervisor,
+    System,
+    tool,
+)
+from understudy.actors.agents.runs import RESUMES
+from understudy.actors.errors import ActorStopped, JournalFailed, SpecError
+from understudy.actors.journal import events as ev
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.store import MemoryStore, Row
 from understudy.transports.testing.model_server import ChatAnswer, ChatRequest
@@ -187,3 +202,79 @@ def test_a_system_lives_in_asyncio_run_and_in_a_loop_that_runs_already() -> None
         assert loop.run_until_complete(host()) == ("here", True)
     finally:
         loop.close()
+
+
+@pytest.mark.anyio
+async def test_a_run_that_gets_nowhere_in_process_after_process_is_left_to_a_person() -> None:
+    """As if it killed each of them before the first outcome."""
+    store = MemoryStore()
+    gate = asyncio.Event()
+
+    @tool(effect="read")
+    async def deadly(what: str) -> str:
+        await gate.wait()
+        return what
+
+    async with agent_on(script(calls(call("deadly", what="x")), answer("alive")), [deadly]) as agent:
+        async with System(agent, journal=store) as system:
+            asking = asyncio.create_task(system.run(agent, "go"))
+            run = await first_call(system)
+            await system.journal.barrier()
+            rows = await store.read(run)
+            gate.set()
+            await asking
+        gate.clear()
+        for _ in range(RESUMES):
+            store = await store_of(rows)
+            async with System(agent, journal=store) as system:
+                assert await first_call(system, again=True) == run
+                await system.journal.barrier()
+                rows = await store.read(run)
+                gate.set()
+            gate.clear()
+        store = await store_of(rows)
+        async with System(agent, journal=store) as system:
+            parked = await system.result(run)
+            assert (parked.status, parked.reason) == ("waiting", "waits for asker")
+            gate.set()
+            assert (await system.resume(run)).status == "complete"
+
+
+async def store_of(rows: list[Row]) -> MemoryStore:
+    store = MemoryStore()
+    await store.open()
+    await store.write(rows, [1.0] * len(rows))
+    return store
+
+
+async def first_call(system: System, *, again: bool = False) -> str:
+    """Wait until a tool was called (or, in a resumed run, an attempt began); its run."""
+    found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    wanted = ev.AttemptStarted if again else ev.ToolAsked
+
+    def hear(record: ev.Record) -> None:
+        if isinstance(record.event, wanted) and not found.done():
+            found.set_result(record.run)
+
+    stop = system.listen(hear)
+    try:
+        return await asyncio.wait_for(found, 5)
+    finally:
+        stop()
+
+
+class Plain(Message[Result[str]]):
+    text: str
+
+
+class Counted(Message[Result[int]]):
+    n: int
+
+
+@pytest.mark.anyio
+async def test_a_handoff_to_an_agent_that_answers_something_else_is_refused_at_start() -> None:
+    async with agent_on(script(answer("x"))) as base:
+        counter: Agent[int, Counted] = Agent("counter", model=base.model, accepts=Counted)
+        writer: Agent[str, Plain] = Agent("writer", model=base.model, accepts=Plain, output=Counted)
+        with pytest.raises(SpecError, match="hands its Counted on to desk/counter, which answers int, but its asker"):
+            System(Supervisor("desk", [writer, counter], routes=[Route(Counted, to=counter)]))
