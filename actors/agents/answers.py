@@ -33,7 +33,7 @@ def doubts(runs: Runs) -> list[OpenDoubt]:
     """Every doubt that is not settled, oldest first."""
     return [
         OpenDoubt(d.id, run.id, d.event.name, d.event.arguments, d.event.effect, d.event.key)
-        for run in runs.live()
+        for run in runs.known()
         for d in run.doubts.values()
         if d.settled is None
     ]
@@ -50,7 +50,7 @@ def _find_yes(runs: Runs, name: str) -> tuple[Run, Yes]:
 
 
 def _find_doubt(runs: Runs, name: str) -> tuple[Run, Doubt]:
-    found = [(run, doubt) for run in runs.live() for doubt in run.doubts.values() if _matches(doubt.id, name)]
+    found = [(run, doubt) for run in runs.known() for doubt in run.doubts.values() if _matches(doubt.id, name)]
     pending = [pair for pair in found if pair[1].settled is None] or found
     return _one(pending, "doubt", name, runs)
 

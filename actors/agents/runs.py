@@ -244,6 +244,10 @@ class Runs(Books):
         """Runs that have not ended, oldest first."""
         return [run for run in self._runs.values() if run.subs and run.finished is None]
 
+    def known(self) -> list[Run]:
+        """Every run in memory: those that have not ended, the last that have, and those with an open doubt."""
+        return [run for run in self._runs.values() if run.subs]
+
     async def find(self, name: str) -> Run:
         """A run of this or a former process, folded. Raises `UnknownRun`."""
         if name in self._runs:
@@ -340,8 +344,10 @@ class Runs(Books):
             if run.subs and run.finished is None:
                 self._runs[run.id] = run
                 loaded.append(run.id)
-            else:
-                self.rebook(run, own=False, shared=True)
+                continue
+            self.rebook(run, own=False, shared=True)
+            if any(doubt.settled is None for doubt in run.doubts.values()):
+                self._runs[run.id] = run  # it has ended; whether that call happened is still to be said
         return loaded
 
     def incarnation(self, path: str) -> int:

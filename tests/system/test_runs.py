@@ -413,3 +413,29 @@ async def test_a_journal_read_back_folds_to_the_live_state(tmp_path: Path) -> No
         result = await system.run(agent, "go")
         await system.journal.barrier()
         assert fold(await system.journal.read(result.run)) == system.state(result.run)
+
+
+@pytest.mark.anyio
+async def test_a_doubt_of_a_run_that_was_stopped_is_listed_until_somebody_settles_it(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+
+    @tool(effect="irreversible", timeout=0.05)
+    async def lost(what: str) -> str:
+        await asyncio.Event().wait()
+        return what
+
+    async with agent_on(script(calls(call("lost", what="x"))), [lost]) as agent:
+        async with System(agent, journal=path) as system:
+            waiting = await system.run(agent, "go")
+            assert waiting.status == "waiting"
+            system.runs.ask_to_stop(waiting.run, "abandoned", "stop")
+            await system.runs.ended(waiting.run)
+            assert len(system.doubts()) == 1
+        async with System(agent, journal=path) as system:
+            (doubt,) = system.doubts()
+            assert system.unfinished() == []
+            await system.settle(doubt.id, did=True, by="ana")
+            assert system.doubts() == []
+        async with System(agent, journal=path) as system:
+            assert system.doubts() == []
+            assert (await system.result(waiting.run)).status == "stopped"

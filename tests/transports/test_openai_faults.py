@@ -236,3 +236,13 @@ def test_the_providers_words_are_found_in_every_common_shape(body: bytes) -> Non
 
 def test_an_error_page_that_is_no_json_does_not_hide_the_status() -> None:
     assert str(refusal(502, b"<html>")) == "HTTP 502: no message"
+
+
+def test_an_unreachable_provider_is_named_with_its_address() -> None:
+    async def run() -> str:
+        async with OpenAIChat("m", base_url="http://127.0.0.1:9/v1").session() as session:
+            with pytest.raises(ModelUnreachable) as caught:
+                await session.complete(say("hi"), timeout=5)
+        return str(caught.value)
+
+    assert asyncio.run(run()).startswith("m at 127.0.0.1:9: no connection")

@@ -79,7 +79,10 @@ class _Endpoint(Struct, frozen=True):
         if len(self.key) >= 4:
             text = text.replace(self.key, "[key]")
         text = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_ERROR_TEXT])
-        error.args = (f"{self.model}: {text[:MAX_ERROR_TEXT]}",)
+        # Where it was looked for is the first thing to know when nothing answers.
+        address = urlsplit(self.url).netloc.rpartition("@")[2]
+        where = f"{self.model} at {address}" if isinstance(error, ModelUnreachable) else self.model
+        error.args = (f"{where}: {text[:MAX_ERROR_TEXT]}",)
         return error
 
 
