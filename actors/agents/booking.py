@@ -96,6 +96,11 @@ class Books:
                 with contextlib.suppress(UsageError):
                     self.ledger.forget(pool)
 
+    def counts_beyond_runs(self) -> bool:
+        """Whether some pool counts more than one run, so that ended runs matter to it."""
+        budgets = [pair for policy in self.policies.values() for pair in policy.budgets]
+        return any(not _is_own(budget.pool(owner, "run").key, "run") for owner, budget in budgets)
+
     def declare_pools(self, run: Run) -> None:
         """Make the pools of every agent known for this run."""
         for policy in self.policies.values():

@@ -26,6 +26,7 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import apply, fold
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run, Sub
+from understudy.actors.journal.store import Row
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
@@ -337,10 +338,11 @@ class Runs(Books):
     async def load(self) -> list[str]:
         """Fold every unfinished run of the journal. Their ids, oldest first."""
         loaded: list[str] = []
-        for head in await self.journal.store.heads():
-            if head.run == ev.NODE_STREAM or head.run in self._runs:
+        shared = self.counts_beyond_runs()
+        for tail in await self.journal.store.tails():
+            if tail.run == ev.NODE_STREAM or tail.run in self._runs or (not shared and has_ended(tail)):
                 continue
-            run = fold(await self.journal.read(head.run))
+            run = fold(await self.journal.read(tail.run))
             if run.subs and run.finished is None:
                 self._runs[run.id] = run
                 loaded.append(run.id)
@@ -436,6 +438,16 @@ def decoded(output: str, asked: Policy | None) -> Any:
         if asked is not None:
             return asked.agent.result.decode(output)
     return msgspec.json.decode(output)
+
+
+def has_ended(tail: Row) -> bool:
+    """Whether a stream's last row says that its run is over, with nothing left to settle (a stopped one may have)."""
+    try:
+        record = ev.decode(tail.payload)
+    except msgspec.MsgspecError:
+        return False  # reading the whole stream will say what is wrong with it
+    end = record.event
+    return isinstance(end, ev.Finished) and record.sub == 0 and end.status != "stopped"
 
 
 def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:

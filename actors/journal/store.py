@@ -95,6 +95,10 @@ class JournalStore(Protocol):
         """Every stream, oldest first."""
         ...
 
+    async def tails(self) -> list[Row]:
+        """The last row of every stream, in the order of `heads`. Not verified: enough to see what has ended."""
+        ...
+
     async def meta(self) -> Mapping[str, str]:
         """Names and values kept beside the events: format version, the app's name, its options."""
         ...
@@ -162,6 +166,11 @@ class MemoryStore:
         """See `JournalStore.heads`."""
         self._check()
         return [Head(run, rows[-1].seq, rows[-1].crc, *self._times[run]) for run, rows in self._rows.items()]
+
+    async def tails(self) -> list[Row]:
+        """See `JournalStore.tails`."""
+        self._check()
+        return [rows[-1] for rows in self._rows.values()]
 
     async def meta(self) -> Mapping[str, str]:
         """See `JournalStore.meta`."""

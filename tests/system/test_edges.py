@@ -287,6 +287,19 @@ async def test_an_edited_event_is_refused_at_its_place_when_the_run_is_taken_up(
                 pass
 
 
+@pytest.mark.anyio
+async def test_damage_in_a_run_that_has_ended_is_told_when_it_is_looked_at_and_stops_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    async with agent_on(script(answer("x"))) as agent:
+        async with System(agent, journal=path) as system:
+            ended = (await system.run(agent, "go")).run
+        tamper(path, ended, 3, _later)
+        async with System(agent, journal=path) as system:
+            assert (await system.run(agent, "go")).status == "complete"
+            with pytest.raises(JournalDamaged, match=f"damaged at {ended}:3"):
+                await system.result(ended)
+
+
 def _later(record: ev.Record) -> ev.Record:
     import msgspec
 

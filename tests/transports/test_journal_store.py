@@ -55,6 +55,12 @@ class DoesNotVerify(MemoryStore):
         return list(self._rows.get(run, ()))
 
 
+class TellsTheFirstForTheLast(MemoryStore):
+    async def tails(self) -> list[Row]:
+        self._check()
+        return [rows[0] for rows in self._rows.values()]
+
+
 class ForgetsOnClose(MemoryStore):
     async def aclose(self) -> None:
         await super().aclose()
@@ -102,6 +108,7 @@ class TextOnly(MemoryStore):
         (WritesRowByRow, "a_gap_refuses_the_whole_write"),
         (AcceptsGaps, "a_stream_goes_on_after_opening_again"),
         (DoesNotVerify, "a_damaged_row_is_refused_with_its_place"),
+        (TellsTheFirstForTheLast, "heads_are_in_the_order_streams_began"),
         (ForgetsOnClose, "rows_come_back_as_written"),
         (SortsHeadsByName, "one_write_may_hold_several_streams"),
         (ReplacesAllMeta, "meta_is_added_and_replaced"),

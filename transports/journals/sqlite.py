@@ -154,6 +154,10 @@ class SQLiteStore:
         """Every stream, in the order in which they began; reads no event."""
         return await self._call(partial(_heads, self._path))
 
+    async def tails(self) -> list[Row]:
+        """See `JournalStore.tails`: one query, whatever the number of streams."""
+        return await self._call(partial(_tails, self._path))
+
     async def meta(self) -> Mapping[str, str]:
         """See `JournalStore.meta`."""
         return await self._call(partial(_meta, self._path))
@@ -286,6 +290,16 @@ def _check_types(path: str, rows: Sequence[Row]) -> None:
 def _heads(path: str, db: sqlite3.Connection) -> list[Head]:
     found = db.execute(f"{_HEAD} ORDER BY id").fetchall()
     return [Head(*_unsealed(path, "streams", number, row)) for number, row in enumerate(found, 1)]
+
+
+def _tails(path: str, db: sqlite3.Connection) -> list[Row]:
+    found = db.execute(
+        "SELECT e.run, e.seq, e.payload, e.length, e.crc FROM streams AS s"
+        " JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id"
+    ).fetchall()
+    rows = [Row(*row) for row in found]
+    _check_types(path, rows)
+    return rows
 
 
 def _meta(path: str, db: sqlite3.Connection) -> dict[str, str]:

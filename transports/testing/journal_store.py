@@ -81,6 +81,7 @@ async def a_new_store_is_empty(store: JournalStore) -> None:
     """No streams, no values, no words, and reading a run that does not exist gives nothing."""
     async with opened(store):
         expect(await store.heads(), [], "heads")
+        expect(await store.tails(), [], "tails")
         expect(await store.read("a"), [], "a stream that does not exist")
         expect(dict(await store.meta()), {}, "meta")
         expect(await store.take(0), [], "inbox")
@@ -129,8 +130,10 @@ async def heads_are_in_the_order_streams_began(store: JournalStore) -> None:
         await store.write(b[1:], [10.5])
         wanted = [Head("b", 2, b[1].crc, 9.0, 10.5), Head("a", 1, a[0].crc, 2.0, 2.0)]
         expect(await store.heads(), wanted, "heads")
+        expect(await store.tails(), [b[1], a[0]], "tails")
     async with opened(store):
         expect(await store.heads(), wanted, "heads after opening again")
+        expect(await store.tails(), [b[1], a[0]], "tails after opening again")
 
 
 async def a_gap_refuses_the_whole_write(store: JournalStore) -> None:
@@ -268,6 +271,7 @@ async def a_closed_store_refuses_every_call(store: JournalStore) -> None:
         await refusal(JournalClosed, store.write(stream("a", [b"1"]), [1.0]), f"write {moment}")
         await refusal(JournalClosed, store.read("a"), f"read {moment}")
         await refusal(JournalClosed, store.heads(), f"heads {moment}")
+        await refusal(JournalClosed, store.tails(), f"tails {moment}")
         await refusal(JournalClosed, store.meta(), f"meta {moment}")
         await refusal(JournalClosed, store.set_meta({"a": "b"}), f"set_meta {moment}")
         await refusal(JournalClosed, store.post("stop", b"", 1.0), f"post {moment}")
