@@ -6,6 +6,8 @@ structured messages; everything that belongs to a run goes to one journal.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Ctx, Prompt
 from understudy.actors.agents.guards import Nudge, Restart, Stop
@@ -31,8 +33,10 @@ from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.guards.rules import Errors, Idle, Same, Talk
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.specs import ChildSpec, Route, Supervisor
-from understudy.system import System
 from understudy.transports.models.openai import OpenAIChat
+
+if TYPE_CHECKING:
+    from understudy.system import System
 
 __version__ = "0.1.0"
 
@@ -77,3 +81,12 @@ __all__ = [
     "on",
     "tool",
 ]
+
+
+# The kernel, the driver and the tree are loaded with the first system, not with the first description.
+def __getattr__(name: str) -> Any:
+    if name == "System":
+        from understudy.system import System
+
+        return System
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

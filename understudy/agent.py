@@ -9,7 +9,6 @@ from typing import Any
 from understudy.actors.agents.agent import Agent, use_runner
 from understudy.actors.agents.results import Result
 from understudy.actors.journal.events import Record
-from understudy.system import System
 
 
 class _OneSystemEach:
@@ -17,12 +16,16 @@ class _OneSystemEach:
 
     # The agent's own types are known to the caller only.
     async def run(self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None) -> Result[Any]:
+        from understudy.system import System
+
         async with System(agent, journal=journal) as system:
             return await system.run(agent, task)
 
     async def stream(
         self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None
     ) -> AsyncIterator[Record | Result[Any]]:
+        from understudy.system import System
+
         async with System(agent, journal=journal) as system:
             async for item in system.stream(agent, task):
                 yield item
