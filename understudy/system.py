@@ -29,7 +29,7 @@ from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waitin
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
-from understudy.actors.errors import JournalError, SpecError, UnderstudyError, UsageError
+from understudy.actors.errors import JournalError, SpecError, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run
@@ -425,33 +425,9 @@ class System:
 
     async def _take_inbox(self) -> None:
         for row in await self.journal.store.take(self._inbox_seen):
-            await self._hear(row.kind, row.body)
+            await answers.hear(self.runs, row.kind, row.body)
             self._inbox_seen = row.id
             await self.journal.store.set_meta({"inbox_taken": str(row.id)})
-
-    async def _hear(self, kind: str, body: bytes) -> None:
-        try:
-            word = msgspec.json.decode(body, type=_Word)
-            if kind == "approve":
-                await answers.approve(self.runs, word.id, word.by, word.digest)
-            elif kind == "refuse":
-                await answers.refuse(self.runs, word.id, word.by, word.reason)
-            elif kind == "settle":
-                await answers.settle(self.runs, word.id, word.did, word.by)
-            else:
-                log.error("inbox: a word of unknown kind %r was passed over", kind)
-        except (msgspec.MsgspecError, UnderstudyError) as error:
-            log.error("inbox: %s was not taken: %s", kind, error)
-
-
-class _Word(msgspec.Struct):
-    """What other processes say: an approval's or doubt's id, who says it, and what."""
-
-    id: str
-    by: str
-    did: bool = False
-    reason: str = ""
-    digest: str = ""
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

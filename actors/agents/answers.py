@@ -10,13 +10,43 @@ import asyncio
 from collections.abc import Iterator
 from typing import TypeVar
 
+import msgspec
+from msgspec import Struct
+
 from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs, approval_of
-from understudy.actors.errors import UnknownRun, UsageError
+from understudy.actors.errors import UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import Doubt, Run, Yes
+from understudy.actors.telemetry import log
 
 A = TypeVar("A", Yes, Doubt)
+
+
+class Word(Struct, frozen=True):
+    """An answer of another process, JSON in the inbox: the id of an approval or doubt, who says it, and what."""
+
+    id: str
+    by: str
+    did: bool = False
+    reason: str = ""
+    digest: str = ""
+
+
+async def hear(runs: Runs, kind: str, body: bytes) -> None:
+    """Take a word of another process, of kind "approve", "refuse" or "settle"; what cannot be taken is logged."""
+    try:
+        word = msgspec.json.decode(body, type=Word)
+        if kind == "approve":
+            await approve(runs, word.id, word.by, word.digest)
+        elif kind == "refuse":
+            await refuse(runs, word.id, word.by, word.reason)
+        elif kind == "settle":
+            await settle(runs, word.id, word.did, word.by)
+        else:
+            log.error("inbox: a word of unknown kind %r was passed over", kind)
+    except (msgspec.MsgspecError, UnderstudyError) as error:
+        log.error("inbox: %s was not taken: %s", kind, error)
 
 
 def approvals(runs: Runs) -> list[Approval]:

@@ -10,13 +10,13 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from understudy.actors.agents.answers import Word
 from understudy.actors.agents.results import Result, Waiting
 from understudy.actors.errors import JournalOwned, UsageError
 from understudy.actors.journal.state import Doubt, Run
 from understudy.supervisors.operator import ending
 from understudy.supervisors.operator.desk import ConnectOptions, Desk
 from understudy.supervisors.operator.inbox import (
-    Word,
     check_answerable,
     described,
     find_doubt,

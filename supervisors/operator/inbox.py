@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 
 import anyio
 import msgspec
-from msgspec import Struct
 
+from understudy.actors.agents.answers import Word
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.state import Doubt, Run, Yes
 from understudy.supervisors.operator.reading import Reader, listed
@@ -20,16 +20,6 @@ TAKEN_WITHIN: Final = 10.0
 POLL: Final = 0.1
 
 Q = TypeVar("Q", Yes, Doubt)
-
-
-class Word(Struct, frozen=True):
-    """An answer as it is posted; kinds are "approve", "refuse" and "settle"."""
-
-    id: str
-    by: str
-    did: bool = False
-    reason: str = ""
-    digest: str = ""
 
 
 async def find_yes(reader: Reader, name: str) -> tuple[Run, Yes]:

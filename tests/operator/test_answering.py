@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.answers import Word
 from understudy.actors.agents.models import ModelReply, ModelRequest, ModelSession, Price, ToolCall, Usage
 from understudy.actors.agents.tools import tool
 from understudy.actors.clock import SystemClock
@@ -24,7 +25,6 @@ from understudy.actors.journal.events import Record
 from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.operator.cli import main
 from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed
-from understudy.supervisors.operator.inbox import Word
 from understudy.system import System
 
 Make = Callable[..., Path]

@@ -19,6 +19,7 @@ from understudy import (
     Loops,
     Message,
     Nudge,
+    Prompt,
     Restart,
     Result,
     Route,
@@ -31,7 +32,9 @@ from understudy import (
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import fold
+from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
+from understudy.actors.journal.store import MemoryStore
 from understudy.transports.testing.model_server import ChatAnswer, ChatRequest
 
 
@@ -439,3 +442,25 @@ async def test_a_doubt_of_a_run_that_was_stopped_is_listed_until_somebody_settle
         async with System(agent, journal=path) as system:
             assert system.doubts() == []
             assert (await system.result(waiting.run)).status == "stopped"
+
+
+@pytest.mark.anyio
+async def test_a_request_is_committed_when_send_returns_and_its_end_when_the_asker_has_it() -> None:
+    store = MemoryStore()
+    gate = asyncio.Event()
+
+    @tool(effect="read")
+    async def slow(what: str) -> str:
+        await gate.wait()
+        return what
+
+    async with agent_on(script(calls(call("slow", what="x")), answer("done")), [slow]) as agent:
+        async with System(agent, journal=store) as system:
+            assert await system.ref(agent).send(Prompt("go"))
+            (run,) = system.unfinished()
+            stored = decode_rows(store.path, await store.read(run))
+            assert isinstance(stored[0].event, ev.RunStarted)
+            gate.set()
+            asked = await system.run(agent, "again")
+            stored = decode_rows(store.path, await store.read(asked.run))
+            assert isinstance(stored[-1].event, ev.Finished)

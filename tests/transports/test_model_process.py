@@ -4,7 +4,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-from typing import Any
 
 import anyio
 import anyio.abc
@@ -13,6 +12,7 @@ import anyio.to_thread
 import httpx
 import msgspec
 import pytest
+from servers import ECHO, chat, enter, post
 
 from understudy.actors.errors import UnderstudyError, UsageError
 from understudy.transports.testing.model_server import (
@@ -23,22 +23,7 @@ from understudy.transports.testing.model_server import (
     read_billing,
 )
 
-ECHO = "understudy.transports.testing.chats:echo"
 MODULE = "understudy.transports.testing.model_server"
-
-
-def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
-    return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
-
-
-async def post(url: str, body: object) -> httpx.Response:
-    async with httpx.AsyncClient(verify=False, timeout=10) as client:
-        return await client.post(f"{url}/chat/completions", content=msgspec.json.encode(body))
-
-
-async def enter(server: ModelServer | ModelServerProcess) -> None:
-    async with server:
-        pass
 
 
 def test_the_process_serves_counts_and_ends_with_its_block() -> None:

@@ -10,6 +10,7 @@ import anyio.to_thread
 import httpx
 import msgspec
 import pytest
+from servers import chat, enter, post
 
 from understudy.actors.errors import BadReply, ModelUnreachable, UsageError
 from understudy.transports.testing.http import HttpLimits, HttpReply, HttpRequest, serving
@@ -22,7 +23,6 @@ from understudy.transports.testing.model_server import (
     CutStream,
     Hang,
     ModelServer,
-    ModelServerProcess,
     NotJSON,
     OverReport,
     Policy,
@@ -33,17 +33,7 @@ from understudy.transports.testing.model_server import (
     read_billing,
 )
 
-ECHO = "understudy.transports.testing.chats:echo"
 MODULE = "understudy.transports.testing.model_server"
-
-
-def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
-    return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
-
-
-async def post(url: str, body: object) -> httpx.Response:
-    async with httpx.AsyncClient(verify=False, timeout=10) as client:
-        return await client.post(f"{url}/chat/completions", content=msgspec.json.encode(body))
 
 
 def answer_to(body: object, policy: Policy = echo) -> httpx.Response:
@@ -398,11 +388,6 @@ def test_a_hundred_clients_are_served_at_once() -> None:
             assert said == [str(number) for number in range(100)]
 
     asyncio.run(run())
-
-
-async def enter(server: ModelServer | ModelServerProcess) -> None:
-    async with server:
-        pass
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.org", ""])
