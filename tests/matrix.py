@@ -44,15 +44,15 @@ def find(version: str) -> str | None:
     return next((python for python in candidates if python and version_of(python) == version), None)
 
 
-def prepare(python: str, name: str, lock: str) -> Path:
-    """The environment `.venv-NAME`, made from the lock of the test command and one more."""
+def prepare(python: str, name: str, *more: str) -> Path:
+    """The environment `.venv-NAME`, made from the lock of the test command and, if given, more locks."""
     venv = ROOT / f".venv-{name}"
     inside = venv / "bin" / "python"
     pip = [str(inside), "-m", "pip", "install", "-q"]
     for command in (
         [python, "-m", "venv", str(venv)],
         [*pip, "-r", "requirements-dev.lock"],
-        [*pip, "-r", lock],
+        *([*pip, "-r", lock] for lock in more),
         [*pip, "--no-deps", "--no-build-isolation", "-e", "."],
     ):
         subprocess.run(command, cwd=ROOT, check=True)
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
     missing = [version for version in SUPPORTED if version not in pythons]
     lines: list[str] = []
     for version, python in pythons.items():
-        lines += run(prepare(python, version, "requirements-matrix.lock"), version, ROUNDS, pytest_arguments)
+        lines += run(prepare(python, version), version, ROUNDS, pytest_arguments)
     for version, python in list(pythons.items())[:1]:
         lines += run(prepare(python, "oldest", "requirements-oldest.lock"), version, OLDEST, pytest_arguments)
     failed = sum("FAILED" in line for line in lines)
