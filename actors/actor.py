@@ -27,7 +27,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_args, get_origin
 
-from understudy.actors.cell import current
+from understudy.actors.cell import Door, Envelope, current_entry, current_life, path_of, sender_of
 from understudy.actors.errors import ProtocolError, UsageError
 from understudy.actors.lifecycle import NORMAL, Exit
 from understudy.actors.mailbox import DEFAULT_LIMIT, Overflow
@@ -61,6 +61,8 @@ class Actor(Generic[M]):
     """Base of every actor. See the module for what a subclass writes."""
 
     handlers: ClassVar[Mapping[type, Handler]] = {}
+    door: ClassVar[Door] = {}
+    """`handlers` as the dispatcher reads it."""
     mailbox_limit: ClassVar[int] = DEFAULT_LIMIT
     """Messages that wait at most; see `mailbox` for what happens then."""
     overflow: ClassVar[Overflow] = "refuse"
@@ -73,6 +75,7 @@ class Actor(Generic[M]):
         super().__init_subclass__(**options)
         scope = sys._getframe(1).f_locals
         cls.handlers = _collect(cls, scope)
+        cls.door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
         _check_bracket(cls)
 
     @property
@@ -110,44 +113,44 @@ class ActorContext:
     @property
     def ref(self) -> Ref[Any]:
         """The actor's own ref."""
-        current()
+        current_life()
         return self._cell.kernel.ref_of(self._cell)
 
     @property
     def sender(self) -> str:
         """The path of the actor that sent the message being handled, "" for code outside of actors."""
-        delivery = current()
-        return delivery.envelope.sender if delivery is not None else ""
+        entry = current_entry()
+        return path_of(sender_of(entry)) if entry is not None else ""
 
     @property
     def deadline(self) -> float | None:
         """The loop time until which the reply is wanted, None without an asker."""
-        delivery = current()
-        return delivery.envelope.deadline if delivery is not None else None
+        entry = current_entry()
+        return entry.deadline if isinstance(entry, Envelope) else None
 
     def spawn(self, factory: Callable[[], Actor[N]], *, name: str = "") -> Ref[N]:
         """Start a child. It is not restarted when it fails, and stops with this incarnation."""
-        current()
+        current_life()
         return self._cell.kernel.ref_of(self._cell.kernel.spawn(factory, name=name, parent=self._cell))
 
     def watch(self, ref: Ref[Any]) -> None:
         """Be sent one `Down` when the present incarnation of `ref` ends; at once if it has none."""
-        current()
+        current_life()
         self._cell.kernel.watch(self._cell, ref.cell())
 
     def unwatch(self, ref: Ref[Any]) -> None:
         """Take a `watch` back; a notice on its way may still arrive."""
-        current()
+        current_life()
         self._cell.kernel.unwatch(self._cell, ref.cell())
 
     def after(self, seconds: float, message: Message[Any]) -> Timer:
         """Send `message` to this incarnation in `seconds`; forgotten when the incarnation ends."""
-        current()
+        current_life()
         return self._cell.kernel.timer(self._cell, seconds, message)
 
     def stop(self, exit: Exit = NORMAL) -> None:
         """End this incarnation after the present message, with `exit` as its reason."""
-        current()
+        current_life()
         self._cell.kernel.leave(self._cell, exit)
 
 
@@ -168,6 +171,11 @@ def _collect(cls: type, scope: Mapping[str, Any]) -> dict[type, Handler]:
         found[message] = function
     check_tags(found, cls.__qualname__)
     return found
+
+
+def _is_async(function: Handler) -> bool:
+    """Whether calling it gives a coroutine, and nothing else; what a decorator says about it is not believed."""
+    return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
 
 
 def _handled(cls: type, name: str, function: Handler, scope: Mapping[str, Any]) -> type[Message[Any]] | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from understudy.actors.actor import Actor
-from understudy.actors.cell import DELIVERY, START, Cell, Delivery, Envelope, Life
+from understudy.actors.cell import CLOSED, DELIVERY, START, Cell, Envelope, Life
 from understudy.actors.errors import ActorStopped
 from understudy.actors.lifecycle import SHUTDOWN, Exit
 from understudy.actors.messages import Down
@@ -66,17 +66,21 @@ class Endings:
         life.fenced = True
         life.end_timers()
         cell.life = None
-        cell.running = 0
-        for target in life.watching:
-            target.watchers.pop(cell, None)
+        for target in life.watching or ():
+            target.unwatch(cell)
+        life.watching = life.context = None
+        if life.tasks is None:
+            life.actor = None  # what is left of the life, in a context somewhere, does not keep the actor alive
+        cell.heed()
         if cell.mailbox is not None:
             cell.mailbox.clear_control()
 
     def _fail_fast(self, cell: Cell, exit: Exit) -> None:
-        if cell.mailbox is None:
+        if not cell.waiting:
             return
-        for envelope in cell.mailbox.withdraw(lambda envelope: envelope.fail_fast):
-            envelope.fail(ActorStopped(cell.path, exit))
+        for envelope in cell.box().withdraw(lambda entry: isinstance(entry, Envelope) and entry.fail_fast):
+            if isinstance(envelope, Envelope):
+                envelope.fail(ActorStopped(cell.path, exit))
             self._kernel.letter(cell, envelope, "stopped")
 
     async def _quiesce(self, cell: Cell, life: Life, seconds: float) -> bool:
@@ -91,12 +95,11 @@ class Endings:
 
     def _fence(self, cell: Cell, life: Life) -> None:
         life.fenced = True
-        cell.running = 0
         self._kernel.fenced_handlers += 1
         text = f"{cell.path} #{life.number} ignores cancellation; it was fenced"
         log.error(text, extra={"path": cell.path, "incarnation": life.number})
-        self._kernel.telemetry.flight(cell.path, "fenced", f"#{life.number}")
-        for envelope in life.tasks:
+        self._kernel.telemetry.flight(cell, "fenced", f"#{life.number}")
+        for envelope in life.tasks or ():
             if envelope.message is not START:
                 envelope.fail(ActorStopped(cell.path, Exit("killed", str(cell.exit))))
                 self._kernel.letter(cell, envelope, "failed", "killed")
@@ -104,6 +107,7 @@ class Endings:
     async def _idle_within(self, cell: Cell, seconds: float) -> bool:
         if cell.running and seconds > 0:
             cell.idle = self._kernel.loop.create_future()
+            cell.heed()
             await self._wait([cell.idle], seconds)
             cell.idle = None
         return cell.running == 0
@@ -118,8 +122,8 @@ class Endings:
         actor = _on_stop_of(life)
         if actor is None or life.fenced:
             return
-        context = life.context.copy()
-        context.run(DELIVERY.set, Delivery(cell, life, Envelope(START)))
+        context = (life.base or self._kernel.context).copy()
+        context.run(DELIVERY.set, Envelope(START, None, life))
         work = self._say_goodbye(cell, actor, exit)
         task = asyncio.Task(work, loop=self._kernel.loop, context=context, name=f"understudy-on-stop-{cell.path}")
         if not await self._wait([task], cell.shutdown):
@@ -156,7 +160,7 @@ class Endings:
             patience = 0.0
         before = cell.reaper
         cell.advance("stop")
-        cell.exit = exit
+        cell.exit, cell.door = exit, CLOSED
         cell.stopped = self._kernel.loop.create_future()
         self.reap(cell, lambda: self._stop(cell, exit, patience, before))
 
@@ -177,13 +181,14 @@ class Endings:
         """The last of an address: free its name, lose its mailbox, and only then tell the watchers."""
         kernel = self._kernel
         cell.advance("end")
-        cell.exit = exit
+        cell.exit, cell.door = exit, CLOSED
         cell.reaper = None
         kernel.forget(cell)
         _resolve(cell.started)
-        for envelope in cell.mailbox.drain() if cell.mailbox is not None else ():
-            kernel.lose(cell, envelope, "stopped")
-        kernel.telemetry.flight(cell.path, "stopped", str(exit))
+        for entry in cell.box().drain() if cell.first is not None or cell.mailbox is not None else ():
+            kernel.lose(cell, entry, "stopped")
+        cell.mailbox = None
+        kernel.telemetry.flight(cell, "stopped", str(exit))
         self.notify(cell, restarting=False)
         if kernel.on_released is not None:
             kernel.on_released(cell, exit)
@@ -193,9 +198,8 @@ class Endings:
 
     def notify(self, cell: Cell, *, restarting: bool) -> None:
         """Send every watcher its one notice."""
-        watchers, cell.watchers = cell.watchers, {}
-        for watcher in watchers:
-            if watcher.life is not None:
+        for watcher in cell.take_watchers():
+            if watcher.life is not None and watcher.life.watching is not None:
                 watcher.life.watching.pop(cell, None)
             notice = Down(cell.path, cell.number, cell.exit.kind, cell.exit.detail, restarting)
             self._kernel.control(watcher, notice)

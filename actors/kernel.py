@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -19,7 +19,19 @@ from typing import Any, Final, Literal, Self
 import anyio
 
 from understudy.actors.actor import Actor, Leave
-from understudy.actors.cell import DELIVERY, START, Cell, Envelope, Life
+from understudy.actors.cell import (
+    DELIVERY,
+    QUEUED,
+    START,
+    Cell,
+    Entry,
+    Envelope,
+    Handler,
+    Life,
+    message_of,
+    path_of,
+    sender_of,
+)
 from understudy.actors.clock import Clock, SystemClock
 from understudy.actors.endings import Endings
 from understudy.actors.errors import (
@@ -32,10 +44,10 @@ from understudy.actors.errors import (
     WrongLoop,
 )
 from understudy.actors.lifecycle import ALIVE, GONE, SHUTDOWN, Exit
-from understudy.actors.loop import Dispatcher, Handler, Scheduler
+from understudy.actors.loop import Dispatcher, Scheduler, now_of
 from understudy.actors.messages import Down, Message, round_trip
 from understudy.actors.refs import Ref, Refused, check_seconds
-from understudy.actors.registry import Registry
+from understudy.actors.registry import Name, Registry, parse
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
 
@@ -62,9 +74,9 @@ class Kernel:
         self.on_released: Callable[[Cell, Exit], None] | None = None
         self.fenced_handlers = 0
         self._scheduler = scheduler
-        self._top: dict[str, Cell] = {}
         self._endings = Endings(self)
         self._anonymous = 0
+        self._slashed = False
         self._open = self._closing = False
         self._closer: asyncio.Task[None] | None = None
 
@@ -72,11 +84,13 @@ class Kernel:
         if hasattr(self, "loop"):
             raise UsageError("a kernel is entered once; make another one")
         self.loop = asyncio.get_running_loop()
-        self._thread = get_ident()
+        self.thread = get_ident()
+        self.now = now_of(self.loop)
         self.context = contextvars.copy_context()
         self.context.run(DELIVERY.set, None)
         self.timers = Timers(self.loop, self._scheduler.next_timer if self._scheduler else None, self.context)
-        self._dispatcher = self.context.run(Dispatcher, self, self._scheduler)
+        flights = self.telemetry.ring
+        self.dispatcher = self.context.run(Dispatcher, self, self.context, flights, self._scheduler)
         self._open = True
         return self
 
@@ -111,17 +125,17 @@ class Kernel:
         except asyncio.CancelledError:
             return  # begun again
         self.timers.close()
-        if left := await self._dispatcher.aclose():
+        if left := await self.dispatcher.aclose():
             log.error("%d handlers ignore cancellation and were left behind", left)
         self._closing = False
 
     async def _stop_all(self) -> None:
-        while self._top:
-            await self.stop(next(reversed(self._top.values())))
+        while self.registry.top:
+            await self.stop(next(reversed(self.registry.top.values())))
 
     def check_thread(self) -> None:
         """Raise `WrongLoop` when called from another thread."""
-        if get_ident() != self._thread:
+        if get_ident() != self.thread:
             raise WrongLoop("a ref was used from another thread; use ref.tell_threadsafe(...) there")
 
     def interrupt(self, error: BaseException) -> None:
@@ -156,40 +170,56 @@ class Kernel:
         """
         if not self._open and parent is None:
             raise UsageError(f"spawn {name!r}: the system is not running")
-        if name.startswith("@") or (name and not all(name.split("/"))):
-            raise SpecError(f"actor name {name!r}: a leading '@' and empty parts are reserved")
         if parent is not None and parent.state not in ALIVE:
             raise ActorStopped(parent.path, parent.exit)
-        name = name or self.anonymous()
-        path = f"{parent.path}/{name}" if parent is not None else name
-        cell = Cell(self, path, name, factory)
+        chosen = self._name(name, parent) if name else self._next()
+        cell = Cell(self, chosen, factory)
         cell.parent, cell.on_exit, cell.concurrency, cell.number = parent, on_exit, concurrency, number
         if isinstance(factory, type) and issubclass(factory, Actor):
-            cell.table = dict(factory.handlers)
-            cell.limit, cell.overflow = factory.mailbox_limit, factory.overflow
-        self.registry.add(path, cell)
-        siblings = parent.children if parent is not None else self._top
-        siblings[name] = cell
+            self._know(cell, factory)
+        if parent is not None:
+            parent.adopt(cell)
+        else:
+            self.registry.top[chosen] = cell
         self._begin(cell, "start")
         return cell
 
+    def _name(self, name: str, parent: Cell | None) -> Name:
+        """The name as it is kept. Raises `SpecError` when it may not be, or is taken."""
+        if name.startswith("@") or not all(name.split("/")):
+            raise SpecError(f"actor name {name!r}: a leading '@' and empty parts are reserved")
+        chosen = parse(name)
+        siblings = parent.children if parent is not None else self.registry.top
+        if "/" in name:
+            self._slashed = True
+        if chosen in siblings or self._slashed:  # a name with a "/" may be the path of somebody's child
+            self.registry.check_free(name if parent is None else f"{parent.path}/{name}")
+        return chosen
+
+    def _next(self) -> int:
+        self._anonymous += 1
+        return self._anonymous
+
+    def _know(self, cell: Cell, kind: type[Actor[Any]]) -> None:
+        cell.know(kind, short_way=not self.check and cell.concurrency == 1)
+
     def anonymous(self) -> str:
         """A name that nobody chose."""
-        self._anonymous += 1
-        return f"${self._anonymous}"
+        return f"${self._next()}"
 
     def _begin(self, cell: Cell, event: Literal["start", "restart"]) -> None:
         cell.advance(event)
         cell.number += 1
         cell.leaving = False
         cell.fresh = True
-        cell.life = Life(cell.number, self.context.copy(), self.loop.time())
-        cell.started = self.loop.create_future()
+        cell.life = Life(cell, cell.number)
         self._wake(cell)
 
     async def wait_started(self, cell: Cell) -> Exit | None:
         """Wait until the present incarnation has started; the exit if it failed to."""
-        if cell.started is not None and not cell.started.done():
+        if cell.state == "starting":
+            if cell.started is None:
+                cell.started = self.loop.create_future()
             await asyncio.shield(cell.started)
         return None if cell.state in ("running", "suspended") else cell.exit
 
@@ -205,49 +235,51 @@ class Kernel:
 
     def forget(self, cell: Cell) -> None:
         """Release the names of an address. For `endings`."""
-        siblings = cell.parent.children if cell.parent is not None else self._top
-        if siblings.get(cell.name) is cell:
-            del siblings[cell.name]
-        self.registry.remove(cell.path)
+        if cell.parent is not None:
+            cell.parent.disown(cell)
+        elif self.registry.top.get(cell.name) is cell:
+            del self.registry.top[cell.name]
 
     def _wake(self, cell: Cell) -> None:
-        if not cell.scheduled and cell.runnable():
-            self._dispatcher.schedule(cell)
+        if cell.status != QUEUED and cell.runnable():
+            self.dispatcher.schedule(cell)
 
     # -- sending -------------------------------------------------------------------------------------------
 
-    def post(self, cell: Cell, envelope: Envelope, *, quiet: bool = False) -> Literal[True] | Refused:
-        """Put an envelope into the mailbox: True or `Refused`. `quiet` leaves a refusal for `full` to the caller."""
+    def post(self, cell: Cell, entry: Entry, *, quiet: bool = False) -> Literal[True] | Refused:
+        """Put an entry into the mailbox: True or `Refused`. `quiet` leaves a refusal for `full` to the caller."""
         self.check_thread()
-        refused = self._door(cell, envelope)
+        refused = self._door(cell, entry)
         if refused is not None:
-            self.letter(cell, envelope, "stopped" if refused.reason == "dead" else "unknown")
+            self.letter(cell, entry, "stopped" if refused.reason == "dead" else "unknown")
             return refused
-        box = cell.box()
-        offer, dropped = box.offer(envelope)
-        if offer == "full":
-            if not quiet:
-                box.count_lost()
-                self.letter(cell, envelope, "full")
-            return Refused("full", cell.path)
-        if dropped is not None:
-            self.lose(cell, dropped, "dropped")
-        if not cell.scheduled and cell.runnable():
-            self._dispatcher.schedule(cell)
+        if self.check:
+            entry = _checked(entry)
+        if cell.first is None and cell.mailbox is None:
+            cell.first = entry
+        else:
+            offer, dropped = cell.box().offer(entry)
+            if offer == "full":
+                if not quiet:
+                    cell.box().count_lost()
+                    self.letter(cell, entry, "full")
+                return Refused("full", cell.path)
+            if dropped is not None:
+                self.lose(cell, dropped, "dropped")
+        if cell.status != QUEUED and cell.runnable():
+            self.dispatcher.schedule(cell)
         return True
 
-    def _door(self, cell: Cell, envelope: Envelope) -> Refused | None:
+    def _door(self, cell: Cell, entry: Entry) -> Refused | None:
         if cell.state in ("stopping", "stopped"):
             return Refused("dead", cell.path)
-        if cell.table is not None and type(envelope.message) not in cell.table:
+        if cell.kind is not None and type(message_of(entry)) not in cell.kind.handlers:
             return Refused("unknown", cell.path)
-        if self.check:
-            envelope.message = round_trip(envelope.message)
         return None
 
-    async def post_when_room(self, cell: Cell, envelope: Envelope, timeout: float) -> Literal[True] | Refused:
+    async def post_when_room(self, cell: Cell, envelope: Entry, timeout: float) -> Literal[True] | Refused:
         """`post`, waiting for room at most `timeout` seconds."""
-        check_seconds(f"{cell.path}: timeout", timeout)
+        check_seconds(cell, timeout)
         posted = self.post(cell, envelope, quiet=True)
         if posted or posted.reason != "full":
             return posted
@@ -280,9 +312,9 @@ class Kernel:
     def force(self, cell: Cell, message: Message[Any]) -> None:
         """Put accepted work into a mailbox whatever its size; a dead letter when the address is stopped."""
         if cell.state in ("stopping", "stopped"):
-            self.lose(cell, Envelope(message), "stopped")
+            self.lose(cell, (message, None), "stopped")
             return
-        cell.box().force(Envelope(message))
+        cell.box().force((message, None))
         self._wake(cell)
 
     def control(self, cell: Cell, message: Message[Any], *, bounded: bool = True) -> None:
@@ -290,83 +322,84 @@ class Kernel:
 
         `bounded=False` is for notices whose number something else bounds, and none of which may be lost.
         """
-        if cell.life is None or (cell.table is not None and type(message) not in cell.table):
+        if cell.life is None or (cell.kind is not None and type(message) not in cell.kind.handlers):
             return
-        if not cell.box().put_control(Envelope(message), bounded=bounded):
+        if not cell.box().put_control((message, None), bounded=bounded):
             self.telemetry.dead(DeadLetter(cell.path, "", "full", message))
         self._wake(cell)
 
     def cancel_request(self, cell: Cell, envelope: Envelope) -> None:
         """End the handler of one request, or let it never begin."""
         envelope.cancelled = True
-        life = cell.life
-        if life is not None and envelope in life.tasks:
-            life.tasks[envelope].cancel()
+        tasks = cell.life.tasks if cell.life is not None else None
+        if tasks is not None and envelope in tasks:
+            tasks[envelope].cancel()
 
     def timer(self, cell: Cell, seconds: float, message: Message[Any]) -> Timer:
         """Send `message` to the present incarnation later. Raises `NotHandled`; `UsageError` for endless seconds."""
         life = cell.life
         if life is None:
             raise ActorStopped(cell.path, cell.exit)
-        if cell.table is not None and type(message) not in cell.table:
+        if cell.kind is not None and type(message) not in cell.kind.handlers:
             raise NotHandled(cell.path, type(message), cell.takes())
-        check_seconds(f"{cell.path}: timer", seconds)
+        check_seconds(cell, seconds, "timer")
 
         def fire() -> None:
             if cell.life is life:
                 self.control(cell, message, bounded=False)  # it was held before; none may be lost
 
-        if len(life.timers) % 64 == 63:
+        if life.timers is None:
+            life.timers = []
+        elif len(life.timers) % 64 == 63:
             life.timers = [timer for timer in life.timers if timer.call is not None]
         timer = self.timers.after(seconds, fire)
         life.timers.append(timer)
         return timer
 
-    def letter(self, cell: Cell, envelope: Envelope, reason: LetterReason, detail: str = "") -> None:
-        """Make a dead letter of an envelope."""
-        self.telemetry.dead(DeadLetter(cell.path, envelope.sender, reason, envelope.message, detail))
+    def letter(self, cell: Cell, entry: Entry, reason: LetterReason, detail: str = "") -> None:
+        """Make a dead letter of an entry."""
+        self.telemetry.dead(DeadLetter(cell.path, path_of(sender_of(entry)), reason, message_of(entry), detail))
 
-    def lose(self, cell: Cell, envelope: Envelope, reason: LetterReason) -> None:
-        """Make a dead letter of an envelope that was accepted, and tell its asker."""
-        if reason == "dropped":
-            envelope.fail(MailboxFull(cell.path, cell.limit))
-        else:
-            envelope.fail(ActorStopped(cell.path, cell.exit))
-        self.letter(cell, envelope, reason)
+    def lose(self, cell: Cell, entry: Entry, reason: LetterReason) -> None:
+        """Make a dead letter of an entry that was accepted, and tell its asker."""
+        if isinstance(entry, Envelope):
+            full = reason == "dropped"
+            entry.fail(MailboxFull(cell.path, cell.limit) if full else ActorStopped(cell.path, cell.exit))
+        self.letter(cell, entry, reason)
 
     # -- what the dispatcher asks and tells ----------------------------------------------------------------
 
-    def admit(self, cell: Cell, life: Life, envelope: Envelope) -> Handler | None:
-        """The handler of an envelope; None, and a dead letter, for what cannot be served or is not wanted any more."""
-        if envelope.message is START:
-            return functools.partial(self._start_life, cell, life)
-        assert cell.table is not None  # noqa: S101  # set when the life started
-        handler = cell.table.get(type(envelope.message))
-        if handler is None:
-            envelope.fail(NotHandled(cell.path, type(envelope.message), cell.takes()))
-            self.letter(cell, envelope, "unknown")
-            return None
-        if envelope.deadline is not None and (envelope.cancelled or envelope.deadline <= self.loop.time()):
-            self.letter(cell, envelope, "expired")
-            return None
-        return handler
+    def admit(self, cell: Cell, life: Life, entry: Entry) -> tuple[Handler, bool] | None:
+        """The handler of an entry; None, and a dead letter, for what cannot be served or is not wanted any more."""
+        message = message_of(entry)
+        if message is START:
+            return functools.partial(self._start_life, cell, life), False
+        assert cell.kind is not None  # noqa: S101  # known since the life started
+        found = cell.kind.door.get(type(message))
+        if isinstance(entry, Envelope):
+            if found is None:
+                entry.fail(NotHandled(cell.path, type(message), cell.takes()))
+            elif entry.deadline is not None and (entry.cancelled or entry.deadline <= self.loop.time()):
+                self.letter(cell, entry, "expired")
+                return None
+        if found is None:
+            self.letter(cell, entry, "unknown")
+        return found
 
     @staticmethod
     def bind(actor: Actor[Any], cell: Cell) -> None:
         """Give an actor its address, so that `actor.context` works."""
         actor._cell = cell
 
-    async def _start_life(self, cell: Cell, life: Life, _actor: None, _message: object) -> None:
+    def _start_life(self, cell: Cell, life: Life, _actor: None, _message: object) -> Coroutine[Any, Any, None] | None:
         actor = cell.factory()
         if not isinstance(actor, Actor):
             raise SpecError(f"{cell.path}: the factory returned {type(actor).__name__}, not an Actor")
         life.actor = actor
         self.bind(actor, cell)
-        cell.table = dict(actor.handlers)
-        cell.limit, cell.overflow = actor.mailbox_limit, actor.overflow
-        if cell.mailbox is not None:
-            cell.mailbox.limit, cell.mailbox.overflow = cell.limit, cell.overflow
-        await actor.on_start()
+        if cell.kind is not type(actor):
+            self._know(cell, type(actor))
+        return actor.on_start() if type(actor).on_start is not Actor.on_start else None
 
     def done(self, cell: Cell, life: Life, envelope: Envelope, value: object) -> None:
         """A handler returned."""
@@ -375,17 +408,20 @@ class Kernel:
         if envelope.message is START:
             self._started(cell, life)
         elif not envelope.answer(value):
-            self.telemetry.dead(DeadLetter(envelope.sender, cell.path, "late", value))
-        self._leave_now(cell, life)
+            self.telemetry.dead(DeadLetter(path_of(envelope.sender), cell.path, "late", value))
+        if cell.leaving:
+            self._leave_now(cell, life)
 
     def _started(self, cell: Cell, life: Life) -> None:
         life.ready = True
         if cell.state != "starting":
             return
         cell.advance("started")
-        self.telemetry.flight(cell.path, "started", f"#{life.number}")
-        if cell.started is not None and not cell.started.done():
-            cell.started.set_result(None)
+        self.telemetry.flight(cell, "started", f"#{life.number}")
+        if cell.started is not None:
+            if not cell.started.done():
+                cell.started.set_result(None)
+            cell.started = None
 
     def failed(self, cell: Cell, life: Life, envelope: Envelope, error: BaseException) -> None:
         """A handler raised."""
@@ -427,6 +463,7 @@ class Kernel:
         if cell.state not in ALIVE:
             return
         cell.exit, cell.leaving = exit, True
+        cell.heed()
         if cell.running == 0 and cell.life is not None:
             self._leave_now(cell, cell.life)
 
@@ -451,13 +488,15 @@ class Kernel:
             restarting = target.state == "failed"
             self.control(watcher, Down(target.path, target.number, exit.kind, exit.detail, restarting))
             return
-        target.watchers[watcher] = target.number
+        target.watch(watcher)
+        if watcher.life.watching is None:
+            watcher.life.watching = {}
         watcher.life.watching[target] = None
 
     def unwatch(self, watcher: Cell, target: Cell) -> None:
         """Forget a watch."""
-        target.watchers.pop(watcher, None)
-        if watcher.life is not None:
+        target.unwatch(watcher)
+        if watcher.life is not None and watcher.life.watching is not None:
             watcher.life.watching.pop(target, None)
 
 
@@ -469,3 +508,11 @@ def _exit_of(error: BaseException, *, starting: bool) -> Exit:
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     detail = detail if len(detail) <= DETAIL_LENGTH else f"{detail[: DETAIL_LENGTH - 1]}…"
     return Exit("start" if starting else "error", detail)
+
+
+def _checked(entry: Entry) -> Entry:
+    """The entry as a link would have delivered it."""
+    if isinstance(entry, Envelope):
+        entry.message = round_trip(entry.message)
+        return entry
+    return round_trip(entry[0]), entry[1]

@@ -1,39 +1,65 @@
 """Dispatch: actors without tasks of their own, run by workers that give themselves away.
 
-A *worker* is an ordinary task that drains one run queue of ready cells. It steps a handler by hand, in a fresh
-copy of the actor's base context. Most handlers end at the first step: no task, no future, no turn of the loop.
-A handler that suspends keeps the worker: from then on that task is the handler's, awaiting what the handler
-awaits, and a spare worker takes over the queue. So `current_task()` is one object for the life of a handler,
-and anyio scopes, timeouts, task groups and threads work in it.
+A *worker* is an ordinary task that drains one run queue of ready cells. It steps a handler by hand, in a fresh context.
+Most handlers end at the first step: no task, no future, no turn of the loop. A handler that suspends keeps the worker:
+from then on that task is the handler's, awaiting what the handler awaits, and a spare worker takes over the queue. So
+`current_task()` is one object for the life of a handler; anyio scopes, timeouts, task groups and threads work in it.
+
+An ask of an idle actor does not wait for the queue: `step` runs the handler at once with a spare as the current task.
+If the handler suspends, the spare adopts it and the asker waits on a future; the callee never runs on the asker's task.
 
 Rules, by their numbers in the design: workers are made past the user's task factory (1); every end of a handler
 is an outcome (2); a worker that is cancelled while it owns the queue, or idle, hands over first and retires, and
 one that ends in any other way has its ownership taken up when its task is done (3); a worker left cancelled or
-inside an open anyio scope is *dirty* and retires after its handler (4); `def` handlers run in the delivery context
-too (7); two spares are kept ready, and more than 32 retire (8); the dispatcher asks a `Scheduler` which ready cell
-is next and at the end of a turn (12), production has none.
+inside an open anyio scope is *dirty* and retires after its handler (4); what a spare is to do is a field of it, so
+that a cancel between hand-over and adoption reaches the callee (5, 6); `def` handlers run in a delivery context too
+(7); two spares are kept ready, and more than 32 retire (8); private names of asyncio are in `tasks` (10); asks draw on
+the same turn as the queue (11); the dispatcher asks a `Scheduler` which ready cell is next, whether an ask is stepped
+at once, and at the end of a turn (12), production has none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from threading import get_ident
 from typing import Any, Final, Protocol
 
-from understudy.actors.cell import DELIVERY, Cell, Delivery, Envelope, Life
+from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, Cell, Entry, Envelope, Handler, Life
+from understudy.actors.mailbox import Mailbox, Overflow
 from understudy.actors.scopes import ScopeProbe
-from understudy.actors.telemetry import log
+from understudy.actors.steps import KEPT, Stepper, adopt, given
+from understudy.actors.tasks import CURRENT, release
+from understudy.actors.telemetry import Record, log
 
-BATCH: Final = 16
-"""Messages one cell may handle before the next ready cell has its turn."""
 TURN: Final = 64
 """Messages of one turn; then timers, I/O and cancellation are served."""
 TURN_SECONDS: Final = 0.001
+BATCH: Final = 16
+"""Messages after which the next ready cell has its turn. A power of two that divides `TURN`, as the next."""
+LOOK: Final = 4
+"""Messages after which the clock is looked at."""
 SPARES: Final = 2
 SPARES_KEPT: Final = 32
+DEPTH: Final = 8
+"""Asks that may be stepped at once inside one another; deeper ones take the queue."""
+WARM: Final = 1_024
+"""Lives that keep a context for their `def` handlers; the one that was given its own longest ago loses it first."""
+WARM_FROM: Final = 8
+"""Deliveries after which a life is given one: most actors handle few messages and rest."""
+
+
+_Ended = tuple[Any, BaseException | None]
+"""What a handler returned, or raised."""
+
+PENDING: Final = object()
+"""What `step` returns when the reply is not there yet: the envelope has a future of it."""
+QUEUE: Final = object()
+"""What `step` returns when nothing has happened: the ask must take the queue."""
 
 
 class Scheduler(Protocol):
@@ -59,15 +85,11 @@ class Scheduler(Protocol):
         ...
 
 
-Handler = Callable[[Any, Any], Any]
-"""What is called with the actor and the message."""
-
-
 class Outcomes(Protocol):
     """What the kernel does at the begin and the end of a delivery."""
 
-    def admit(self, cell: Cell, life: Life, envelope: Envelope) -> Handler | None:
-        """The handler for the envelope; None when it is not wanted any more, and was disposed of."""
+    def admit(self, cell: Cell, life: Life, entry: Entry) -> tuple[Handler, bool] | None:
+        """The handler for an entry and whether it is an `async def`; None for what was not wanted and disposed of."""
         ...
 
     def done(self, cell: Cell, life: Life, envelope: Envelope, value: object) -> None:
@@ -83,66 +105,95 @@ class Outcomes(Protocol):
         ...
 
 
-_Suspended = tuple[Coroutine[Any, Any, Any], Any, contextvars.Context]
-_Ended = tuple[Any, BaseException | None]
+class _Suspended:
+    """A handler that has suspended, and what it takes to go on with it."""
+
+    __slots__ = ("cell", "context", "envelope", "life", "stepper", "waiting")
+
+    def __init__(
+        self,
+        cell: Cell,
+        life: Life,
+        envelope: Envelope,
+        stepper: Stepper,
+        waiting: Any,  # whatever the coroutine yielded
+        context: contextvars.Context,
+    ) -> None:
+        self.cell = cell
+        self.life = life
+        self.envelope = envelope
+        self.stepper = stepper
+        self.waiting = waiting
+        self.context = context
 
 
-def _enter(
-    delivery: Delivery, handler: Handler, actor: object, message: object
-) -> tuple[Any, Coroutine[Any, Any, Any] | None]:
-    """Run to the first suspension, inside the delivery's context: (value, None), or (what it awaits, coroutine)."""
-    DELIVERY.set(delivery)
-    value = handler(actor, message)
-    if type(value) is not types.CoroutineType:
-        return value, None
-    try:
-        return value.send(None), value
-    except StopIteration as stop:
-        return stop.value, None
+class _Spare:
+    """A parked worker. Woken with a handler to adopt, or without: then the queue is its own."""
+
+    __slots__ = ("probe", "retire", "suspended", "task", "wake")
+
+    def __init__(self, task: asyncio.Task[None], probe: ScopeProbe, wake: asyncio.Future[None]) -> None:
+        self.task = task
+        self.probe = probe
+        self.wake = wake
+        self.suspended: _Suspended | None = None
+        self.retire = False
+
+
+def _call(life: Life, handler: Handler, actor: object, message: object) -> Any:
+    DELIVERY.set(life)
+    return handler(actor, message)
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock of turns: real seconds (uvloop's own time stands still within a turn), or a virtual loop's."""
+    real = type(loop).time is asyncio.BaseEventLoop.time or type(loop).__module__.startswith("uvloop")
+    return time.monotonic if real else loop.time
+
+
+def now_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock of deadlines: `loop.time`, or what it calls."""
+    return time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
 
 
 @types.coroutine
-def _turn() -> Generator[None, None, None]:
+def turn() -> Generator[None, None, None]:
+    """One turn of the event loop."""
     yield
 
 
-@types.coroutine
-def _adopt(suspended: _Suspended) -> Generator[Any, Any, _Ended]:
-    """Go on with a coroutine that has already yielded, as the task that awaits this, to its end: (value, error).
-
-    Whatever is thrown into the task belongs to the handler. Raises only when this is closed itself.
-    """
-    coroutine, waiting, context = suspended
-    argument: Any
-    while True:
-        step: Callable[[Any], Any] = coroutine.send
-        try:
-            argument = yield waiting
-        except GeneratorExit:  # the loop was closed under us: nobody is left to tell
-            coroutine.close()
-            raise
-        except BaseException as error:
-            step, argument = coroutine.throw, error
-        try:
-            waiting = context.run(step, argument)
-        except StopIteration as stop:
-            return stop.value, None
-        except BaseException as error:  # rule 2
-            return None, error
-
-
 class Dispatcher:
-    """One run queue and its workers, for one event loop."""
+    """One run queue and its workers, for one event loop.
 
-    def __init__(self, outcomes: Outcomes, scheduler: Scheduler | None = None) -> None:
+    Deliveries run in copies of `base` and are noted in `flights`. `thread`, `ready`, `wake` and `rouse` are open to
+    `Ref.tell`.
+    """
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        base: contextvars.Context,
+        flights: deque[Record],
+        scheduler: Scheduler | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._outcomes = outcomes
+        self._base = base
+        self._flights = flights
         self._scheduler = scheduler
-        self._ready: deque[Cell] = deque()
+        self._clock = clock_of(self._loop)
+        self.thread: Final = get_ident()
+        self.ready: Final = deque[Cell]()
+        self.wake: asyncio.Future[None] | None = None
+        self.left = TURN
+        self.until = self._clock() + TURN_SECONDS
         self._owner: asyncio.Task[None] | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._spares: list[tuple[asyncio.Task[None], asyncio.Future[None]]] = []
+        self._spares: list[_Spare] = []
+        self._steppers: list[Stepper] = []
+        self._boxes: list[Mailbox[Entry]] = []
+        self._warm = deque[Life]()
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order they were made: sets have no order to rely on
+        self._depth = 0
         self._closing = False
         self._start(owner=True)
         for _ in range(SPARES):
@@ -150,13 +201,16 @@ class Dispatcher:
 
     def schedule(self, cell: Cell) -> None:
         """Put a runnable cell that is not in the run queue into it."""
-        cell.scheduled = True
-        self._ready.append(cell)
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            if not wake.done():
-                wake.set_result(None)
+        cell.status = QUEUED
+        self.ready.append(cell)
+        if self.wake is not None:
+            self.rouse()
+
+    def rouse(self) -> None:
+        """Wake the worker that owns the queue: it is not empty any more."""
+        wake, self.wake = self.wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
     @property
     def workers(self) -> int:
@@ -168,10 +222,29 @@ class Dispatcher:
         self._closing = True
         for task in list(self._tasks):
             task.cancel()
+        self._warm.clear()
         if not self._tasks:
             return 0
         _, left = await asyncio.wait(self._tasks, timeout=grace)
         return len(left)
+
+    # -- turns ---------------------------------------------------------------------------------------------
+
+    def turn_over(self, now: float) -> bool:
+        """Whether the loop is due a turn: 64 messages, or a millisecond, since it had one."""
+        return self.left <= 0 or now > self.until
+
+    def begin_turn(self) -> None:
+        """The loop has had a turn."""
+        self.left, self.until = TURN, self._clock() + TURN_SECONDS
+
+    async def _give_turn(self) -> bool:
+        try:
+            await turn()
+        except asyncio.CancelledError:
+            return False
+        self.begin_turn()
+        return True
 
     # -- workers -------------------------------------------------------------------------------------------
 
@@ -196,12 +269,15 @@ class Dispatcher:
         """Make another worker the owner of the queue."""
         self._owner = None
         while self._spares and self._owner is None:
-            task, future = self._spares.pop()
-            if not future.done():
-                future.set_result(None)
-                self._owner = task
+            spare = self._spares.pop()
+            if not spare.wake.done():
+                spare.wake.set_result(None)
+                self._owner = spare.task
         if self._owner is None:
             self._start(owner=True)
+        self._fill()
+
+    def _fill(self) -> None:
         if len(self._spares) < SPARES:
             self._start(owner=False)
 
@@ -210,8 +286,16 @@ class Dispatcher:
         assert task is not None  # noqa: S101  # a worker is a task
         probe = ScopeProbe(task)
         while not self._closing:
-            if not owner and not await self._park(task):
-                return
+            if not owner:
+                spare = _Spare(task, probe, self._loop.create_future())
+                own = await self._park(spare)
+                if spare.suspended is not None:
+                    await self._finish(spare.suspended, early=not own)
+                    if probe.dirty() or len(self._spares) >= SPARES_KEPT:
+                        return
+                    continue
+                if not own or spare.retire:
+                    return  # had it been given the queue at the same moment, `_ended` would take that up
             owner = False
             if not await self._drain(task, probe):
                 if task is self._owner:
@@ -220,116 +304,213 @@ class Dispatcher:
             if len(self._spares) >= SPARES_KEPT:
                 return
 
-    async def _park(self, task: asyncio.Task[None]) -> bool:
-        """Wait as a spare until the queue is ours; False when cancelled, which retires the worker."""
-        spare = (task, self._loop.create_future())
+    async def _park(self, spare: _Spare) -> bool:
+        """Wait until there is something to do; False when cancelled."""
         self._spares.append(spare)
         try:
-            await spare[1]
+            await spare.wake
         except asyncio.CancelledError:
             if spare in self._spares:
                 self._spares.remove(spare)
-            return False  # had it been given the queue at the same moment, `_ended` would take that up
+            return False
         return True
 
-    async def _drain(self, task: asyncio.Task[None], probe: ScopeProbe) -> bool:
-        """Own the queue until a handler suspends, then finish that handler. False when the worker must retire."""
-        ready, now = self._ready, self._loop.time
-        handled, began = 0, now()
-        while True:
-            if not ready:
-                if not await self._await_ready():
-                    return False
-                handled, began = 0, now()
-            cell = self._next()
-            served = self._serve(cell, task)
-            if not isinstance(served, int):
-                self._hand_over()
-                await self._finish(cell, *served)
-                return not _is_dirty(task, probe)
-            if _is_dirty(task, probe):
-                return False
-            handled += served
-            if self._scheduler.end_turn(handled) if self._scheduler else now() - began > TURN_SECONDS:
-                handled = TURN
-            if handled >= TURN:
-                if not await self._give_turn():
-                    return False
-                handled, began = 0, now()
-
-    def _next(self) -> Cell:
-        if self._scheduler is None or len(self._ready) == 1:
-            return self._ready.popleft()
-        index = self._scheduler.next_ready([cell.path for cell in self._ready])
-        cell = self._ready[index]
-        del self._ready[index]
-        return cell
-
     async def _await_ready(self) -> bool:
-        self._wake = wake = self._loop.create_future()
+        self.wake = wake = self._loop.create_future()
         try:
             await wake
         except asyncio.CancelledError:
-            self._wake = None
+            self.wake = None
             return False
-        return bool(self._ready)
+        self.begin_turn()
+        return bool(self.ready)
 
-    async def _give_turn(self) -> bool:
-        try:
-            await _turn()
-        except asyncio.CancelledError:
-            return False
-        return True
+    def _next(self, scheduler: Scheduler) -> Cell:
+        index = scheduler.next_ready([cell.path for cell in self.ready]) if len(self.ready) > 1 else 0
+        cell = self.ready[index]
+        del self.ready[index]
+        return cell
 
-    # -- one cell ------------------------------------------------------------------------------------------
+    async def _drain(self, task: asyncio.Task[None], probe: ScopeProbe) -> bool:
+        """Own the queue until a handler suspends, then finish that handler. False when the worker must retire.
 
-    def _serve(self, cell: Cell, task: asyncio.Task[None]) -> int | tuple[Life, Envelope, _Suspended]:
-        """Handle up to a batch of messages. The number handled, or the handler that suspended."""
-        count = 0
-        while count < BATCH:
-            envelope = cell.take()
-            if envelope is None:
-                cell.scheduled = False
-                return count
-            count += 1
-            life = cell.life
-            assert life is not None  # noqa: S101  # take() returns nothing without a life
-            handler = self._outcomes.admit(cell, life, envelope)
-            if handler is None:
-                continue
-            suspended = self._first_step(cell, life, envelope, handler)
+        The hot path, and long for that reason: a call for each of its parts would cost as much as the parts.
+        """
+        ready, base, clock, note, scheduler = self.ready, self._base, self._clock, self._flights.append, self._scheduler
+        cancelling, key, scoped = task.cancelling, probe.key, probe.table
+        stepper = self._take_stepper()
+        now = clock()
+        suspended: _Suspended | None
+        while True:
+            suspended = None
+            if not ready:
+                if not await self._await_ready():
+                    return False
+                now = clock()
+            # Any: mypy believes that a cell stays plain, or not, whatever is called.
+            cell: Any = ready.popleft() if scheduler is None else self._next(scheduler)
+            while True:  # one cell, as long as it has messages and may go on
+                if not cell.plain:
+                    suspended = self._serve(cell)
+                    now = clock()
+                    if now > self.until:
+                        self.left = 0
+                    if suspended is not None or not cell.plain or self.left <= 0 or cancelling():
+                        break
+                entry: Any = cell.first  # a tuple or an envelope, which is looked at below
+                if entry is not None:
+                    cell.first = None
+                else:
+                    box = cell.mailbox
+                    if box is None or (entry := box.take()) is None:
+                        break
+                life: Any = cell.life  # a plain cell has one
+                found = cell.door.get(type(entry[0])) if type(entry) is tuple else None
+                if found is None:
+                    suspended = self._deliver(cell, entry)
+                else:
+                    message, sender = entry
+                    note((now, cell, type(message), sender))
+                    life.current = entry
+                    if found[1]:
+                        envelope = Envelope(message, sender, life)
+                        context = base.copy()
+                        try:
+                            waiting = context.run(stepper.send, (envelope, found[0], life.actor, message))
+                        except BaseException as error:  # what a generator cannot survive
+                            stepper.ended, stepper.error = True, error
+                        life.current = None
+                        if not stepper.ended:
+                            suspended = _Suspended(cell, life, envelope, stepper, waiting, context)
+                        elif stepper.error is not None:
+                            stepper = self._failed(envelope, stepper)
+                        else:
+                            stepper.value = None
+                    else:
+                        warm = life.context
+                        try:
+                            if warm is None:
+                                value = base.copy().run(_call, life, found[0], life.actor, message)
+                                self._warm_up(life)
+                            else:
+                                value = warm.copy().run(found[0], life.actor, message)
+                            life.current = None
+                        except BaseException as error:  # rule 2
+                            life.current = None
+                            self._end(Envelope(message, sender, life), None, error)
+                        else:
+                            if type(value) is types.CoroutineType:
+                                suspended = self._run(Envelope(message, sender, life), given, value)
+                self.left = left = self.left - 1
+                if suspended is not None or not cell.plain or cancelling() or (key in scoped and probe.dirty()):
+                    break
+                if not left & (LOOK - 1):
+                    now = clock()
+                    if left <= 0 or now > self.until:
+                        self.left = 0
+                        break
+                    if not left & (BATCH - 1):
+                        break
             if suspended is not None:
-                life.tasks[envelope] = task
-                self._requeue(cell)
-                return life, envelope, suspended
-            if task.cancelling():
-                break
-        self._requeue(cell)
-        return count
+                self._suspend(suspended, task)
+                self._rest(cell)
+                self._hand_over()
+                if suspended.stepper is not stepper:
+                    self._keep(stepper)
+                await self._finish(suspended)
+                return not probe.dirty()
+            if cell.first is None and cell.mailbox is None and cell.plain:
+                cell.status = IDLE
+            else:
+                self._rest(cell)
+            if cancelling() or (key in scoped and probe.dirty()):
+                self._keep(stepper)
+                return False
+            if scheduler is not None and scheduler.end_turn(TURN - self.left):
+                self.left = 0
+            if self.left <= 0:
+                if not await self._give_turn():
+                    self._keep(stepper)
+                    return False
+                now = clock()
 
-    def _requeue(self, cell: Cell) -> None:
-        if cell.runnable():
-            self._ready.append(cell)
-        else:
-            cell.scheduled = False
+    # -- one delivery --------------------------------------------------------------------------------------
 
-    def _first_step(self, cell: Cell, life: Life, envelope: Envelope, handler: Handler) -> _Suspended | None:
-        context = life.context.copy()
-        delivery = Delivery(cell, life, envelope)
-        cell.running += 1
-        try:
-            value, coroutine = context.run(_enter, delivery, handler, life.actor, envelope.message)
-        except BaseException as error:  # rule 2
-            self._end(cell, life, envelope, None, error)
-            return None
-        if coroutine is not None:
-            return coroutine, value, context
-        self._end(cell, life, envelope, value, None)
+    def _serve(self, cell: Cell) -> _Suspended | None:
+        """Serve a cell that is not plain: its start, several runs of an agent at once, control while suspended."""
+        for _ in range(BATCH):
+            entry = cell.take()
+            if entry is None:
+                return None
+            self.left -= 1
+            suspended = self._deliver(cell, entry)
+            if suspended is not None or cell.plain:
+                return suspended
         return None
 
-    def _end(self, cell: Cell, life: Life, envelope: Envelope, value: object, error: BaseException | None) -> None:
-        if not life.fenced:  # what a fenced life still runs is counted no more
-            cell.running -= 1
+    def _deliver(self, cell: Cell, entry: Entry) -> _Suspended | None:
+        """Handle one entry by the long way."""
+        life = cell.life
+        assert life is not None  # noqa: S101  # nothing is taken without a life
+        found = self._outcomes.admit(cell, life, entry)
+        if found is None:
+            return None
+        envelope = entry if isinstance(entry, Envelope) else Envelope(entry[0], entry[1])
+        envelope.life = life
+        self._flights.append((self._clock(), cell, type(envelope.message), envelope.sender))
+        return self._run(envelope, found[0], life.actor, is_async=found[1])
+
+    def _run(self, envelope: Envelope, handler: Handler, actor: object, *, is_async: bool = True) -> _Suspended | None:
+        """Run a handler to its end, which is told, or to where it suspends."""
+        life = envelope.life
+        assert life is not None  # noqa: S101  # set by every caller
+        before, life.current = life.current, envelope
+        try:
+            outcome = self._first_step(life, envelope, handler, actor, is_async=is_async)
+        finally:
+            life.current = before
+        if isinstance(outcome, _Suspended):
+            return outcome
+        self._end(envelope, *outcome)
+        return None
+
+    def _first_step(
+        self, life: Life, envelope: Envelope, handler: Handler, actor: object, *, is_async: bool
+    ) -> _Suspended | _Ended:
+        """Step a handler, whatever it does: it suspends, or ends with (value, error)."""
+        context = (life.base or self._base).copy()
+        if not is_async:
+            try:
+                value = context.run(_call, life, handler, actor, envelope.message)
+            except BaseException as error:  # rule 2
+                return None, error
+            if type(value) is not types.CoroutineType:
+                return value, None
+            handler, actor = given, value
+        stepper = self._take_stepper()
+        waiting: Any = None
+        try:
+            waiting = context.run(stepper.send, (envelope, handler, actor, envelope.message))
+        except BaseException as error:  # what a generator cannot survive
+            stepper.ended, stepper.error = True, error
+        if not stepper.ended:
+            return _Suspended(life.cell, life, envelope, stepper, waiting, context)
+        ended = stepper.outcome()
+        self._keep(stepper)
+        return ended
+
+    def _failed(self, envelope: Envelope, stepper: Stepper) -> Stepper:
+        """Tell a failure; the stepper to go on with."""
+        _, error = stepper.outcome()
+        self._end(envelope, None, error)
+        if stepper.alive:
+            return stepper
+        return self._take_stepper()
+
+    def _end(self, envelope: Envelope, value: object, error: BaseException | None) -> None:
+        life = envelope.life
+        assert life is not None  # noqa: S101  # it was delivered
+        cell = life.cell
         if error is None:
             self._outcomes.done(cell, life, envelope, value)
         else:
@@ -337,14 +518,135 @@ class Dispatcher:
         if cell.idle is not None and cell.running == 0:
             self._outcomes.settled(cell)
 
-    async def _finish(self, cell: Cell, life: Life, envelope: Envelope, suspended: _Suspended) -> None:
+    def _suspend(self, suspended: _Suspended, task: asyncio.Task[None]) -> None:
+        """Note whose task the handler is on from now on."""
+        life = suspended.life
+        if life.tasks is None:
+            life.tasks = {}
+        life.tasks[suspended.envelope] = task
+
+    async def _finish(self, suspended: _Suspended, *, early: bool = False) -> None:
         """Be the handler's task until it ends."""
-        value, error = await _adopt(suspended)
-        life.tasks.pop(envelope, None)
-        self._end(cell, life, envelope, value, error)
-        if not cell.scheduled and cell.runnable():
+        value, error = await adopt(suspended.stepper, suspended.waiting, suspended.context, early=early)
+        self._keep(suspended.stepper)
+        life, cell = suspended.life, suspended.cell
+        if life.tasks is not None:
+            life.tasks.pop(suspended.envelope, None)
+            if not life.tasks:
+                life.tasks = None
+        self._end(suspended.envelope, value, error)
+        if cell.status != QUEUED:
+            self._rest(cell)
+
+    def _rest(self, cell: Cell) -> None:
+        """Leave a cell that was served: to its next turn, or to rest."""
+        if cell.runnable():
             self.schedule(cell)
+            return
+        box = cell.mailbox
+        if box is not None and box.unused:
+            cell.mailbox = None
+            if len(self._boxes) < KEPT:
+                self._boxes.append(box)
+        life = cell.life
+        cell.status = IDLE if cell.plain and life is not None and not life.tasks else BUSY
 
+    # -- an ask, stepped at once ---------------------------------------------------------------------------
 
-def _is_dirty(task: asyncio.Task[None], probe: ScopeProbe) -> bool:
-    return bool(task.cancelling()) or probe.inside_open_scope()
+    def step(self, cell: Cell, envelope: Envelope) -> Any:
+        """Handle a request of an idle cell now. The reply; `PENDING`; or `QUEUE`, and nothing has happened.
+
+        The caller has looked at the cell's status and at the turn.
+        """
+        found = cell.door.get(type(envelope.message))
+        table, loop, spares = CURRENT, self._loop, self._spares
+        if found is None or table is None or not spares or self._depth >= DEPTH or self._closing:
+            return QUEUE
+        caller = table.get(loop)
+        if caller is None or caller.cancelling():
+            return QUEUE  # a future can be cancelled, a reply that is there cannot
+        scheduler = self._scheduler
+        if scheduler is not None and not scheduler.inline(cell.path):
+            return QUEUE
+        life: Any = cell.life  # an idle cell has one
+        cell.status = QUEUED
+        envelope.life = life
+        life.current = envelope
+        self._flights.append((self.until, cell, type(envelope.message), envelope.sender))
+        self.left -= 1
+        self._depth += 1
+        spare = spares.pop()
+        table[loop] = spare.task
+        try:
+            outcome = self._first_step(life, envelope, found[0], life.actor, is_async=found[1])
+        finally:
+            table[loop] = caller
+            life.current = None
+            self._depth -= 1
+        if isinstance(outcome, _Suspended):
+            return self._lend(spare, outcome)
+        if spare.probe.dirty():
+            self._retire(spare)
+        else:
+            spares.append(spare)
+        value, error = outcome
+        if error is not None:
+            envelope.reply = loop.create_future()
+            self._end(envelope, None, error)
+            self._rest(cell)
+            return PENDING
+        if cell.plain and cell.first is None and cell.mailbox is None:
+            cell.status = IDLE
+        else:
+            self._end(envelope, value, None)
+            self._rest(cell)
+        return value
+
+    def _lend(self, spare: _Spare, suspended: _Suspended) -> Any:
+        """Give a handler that has suspended to the spare that was its current task."""
+        release(suspended.waiting)
+        suspended.envelope.reply = self._loop.create_future()
+        spare.suspended = suspended
+        self._suspend(suspended, spare.task)
+        if not spare.wake.done():
+            spare.wake.set_result(None)
+        self._fill()
+        self._rest(suspended.cell)
+        return PENDING
+
+    def _retire(self, spare: _Spare) -> None:
+        """End a spare that the handler left dirty (rule 4)."""
+        spare.retire = True
+        if not spare.wake.done():
+            spare.wake.set_result(None)
+        self._fill()
+
+    # -- what is kept for the next ---------------------------------------------------------------------------
+
+    def _take_stepper(self) -> Stepper:
+        return self._steppers.pop() if self._steppers else Stepper()
+
+    def _keep(self, stepper: Stepper) -> None:
+        if len(self._steppers) < KEPT and stepper.alive:
+            self._steppers.append(stepper)
+
+    def take_box(self, limit: int, overflow: Overflow) -> Mailbox[Entry]:
+        """An empty mailbox."""
+        if not self._boxes:
+            return Mailbox(limit, overflow)
+        box = self._boxes.pop()
+        box.limit, box.overflow = limit, overflow
+        return box
+
+    def _warm_up(self, life: Life) -> None:
+        """Count a delivery to a `def` handler without a context of its own; make one for a busy actor."""
+        life.heat += 1
+        if life.heat < WARM_FROM:
+            return
+        context = self._base.copy()
+        context.run(DELIVERY.set, life)
+        life.context = context
+        self._warm.append(life)
+        if len(self._warm) > WARM:
+            cold = self._warm.popleft()
+            cold.context, cold.heat = None, 0

@@ -44,25 +44,29 @@ class MailboxStatistics(Struct, frozen=True):
 
 
 class Mailbox(Generic[E]):
-    """See the module. `limit` is in messages and counts the work lane only. Raises `SpecError` below 1."""
+    """See the module. `limit` is in messages and counts the work lane only. Raises `SpecError` below 1.
 
-    __slots__ = ("_control", "_dropped", "_waiting", "_work", "limit", "overflow")
+    `work` and `waiting` are open to `Ref.tell`, which puts into the one where no policy is asked: while there is room,
+    and nobody waits for it. `waiting` and the control lane are made when first needed.
+    """
+
+    __slots__ = ("_control", "_dropped", "limit", "overflow", "waiting", "work")
 
     def __init__(self, limit: int = DEFAULT_LIMIT, overflow: Overflow = "refuse") -> None:
         if limit < 1:
             raise SpecError(f"mailbox limit {limit!r}: at least 1")
         self.limit = limit
         self.overflow = overflow
-        self._work: deque[E] = deque()
-        self._control: deque[E] = deque()
-        self._waiting: deque[tuple[E, Settle]] = deque()
+        self.work: deque[E] = deque()
+        self._control: deque[E] | None = None
+        self.waiting: deque[tuple[E, Settle]] | None = None
         self._dropped = 0
 
     def __len__(self) -> int:
-        return len(self._work) + len(self._control)
+        return len(self.work) + (len(self._control) if self._control else 0)
 
     def __bool__(self) -> bool:
-        return bool(self._work or self._control)
+        return bool(self.work or self._control)
 
     @property
     def has_control(self) -> bool:
@@ -72,20 +76,30 @@ class Mailbox(Generic[E]):
     @property
     def has_work(self) -> bool:
         """Whether the work lane holds something."""
-        return bool(self._work)
+        return bool(self.work)
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing would be forgotten with it: empty, nobody waits, and nothing was ever dropped."""
+        return not (self.work or self._control or self.waiting or self._dropped)
+
+    @property
+    def room(self) -> bool:
+        """Whether the next message is taken without asking the policy."""
+        return len(self.work) < self.limit and not self.waiting
 
     def offer(self, entry: E) -> tuple[Offer, E | None]:
         """Put `entry` into the work lane if the policy allows; the second value is what was dropped, if any."""
-        if len(self._work) < self.limit and not self._waiting:
-            self._work.append(entry)
+        if self.room:
+            self.work.append(entry)
             return "taken", None
         if self.overflow == "refuse":
             return "full", None
         self._dropped += 1
         if self.overflow == "drop_newest":
             return "dropped", entry
-        oldest = self._work.popleft()
-        self._work.append(entry)
+        oldest = self.work.popleft()
+        self.work.append(entry)
         return "taken", oldest
 
     def count_lost(self) -> None:
@@ -94,10 +108,12 @@ class Mailbox(Generic[E]):
 
     def force(self, entry: E) -> None:
         """Put `entry` into the work lane whatever its size: for work that was accepted before (a resume)."""
-        self._work.append(entry)
+        self.work.append(entry)
 
     def put_control(self, entry: E, *, bounded: bool = True) -> bool:
         """Put `entry` into the control lane; False when even that is full and `bounded`."""
+        if self._control is None:
+            self._control = deque()
         if bounded and len(self._control) >= CONTROL_LIMIT:
             self._dropped += 1
             return False
@@ -106,12 +122,15 @@ class Mailbox(Generic[E]):
 
     def wait_for_room(self, entry: E, settle: Settle) -> None:
         """Queue up for room. `settle` is called once, when `entry` was put in or never will be."""
-        self._waiting.append((entry, settle))
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append((entry, settle))
 
     def give_up(self, entry: E) -> None:
         """Take a waiting sender out of the queue; one that is not in it is passed over."""
-        self._waiting = deque(waiting for waiting in self._waiting if waiting[0] is not entry)
-        self._grant()
+        if self.waiting is not None:
+            self.waiting = deque(waiting for waiting in self.waiting if waiting[0] is not entry) or None
+            self._grant()
 
     def take(self) -> E | None:
         """The oldest entry, control first."""
@@ -123,27 +142,30 @@ class Mailbox(Generic[E]):
 
     def take_work(self) -> E | None:
         """The oldest entry of the work lane; the freed place goes to the longest waiting sender."""
-        if not self._work:
+        if not self.work:
             return None
-        entry = self._work.popleft()
-        if self._waiting:
+        entry = self.work.popleft()
+        if self.waiting:
             self._grant()
         return entry
 
     def _grant(self) -> None:
-        while self._waiting and len(self._work) < self.limit:
-            entry, settle = self._waiting.popleft()
+        waiting = self.waiting
+        while waiting and len(self.work) < self.limit:
+            entry, settle = waiting.popleft()
             if settle(True):
-                self._work.append(entry)
+                self.work.append(entry)
+        if not waiting:
+            self.waiting = None
 
     def withdraw(self, wanted: Callable[[E], bool]) -> list[E]:
         """Take out of the work lane, and from among the waiting, what `wanted` chooses; in order."""
-        out = [entry for entry in self._work if wanted(entry)]
-        waiting = [pair for pair in self._waiting if wanted(pair[0])]
+        out = [entry for entry in self.work if wanted(entry)]
+        waiting = [pair for pair in self.waiting or () if wanted(pair[0])]
         if out:
-            self._work = deque(entry for entry in self._work if not wanted(entry))
-        if waiting:
-            self._waiting = deque(pair for pair in self._waiting if not wanted(pair[0]))
+            self.work = deque(entry for entry in self.work if not wanted(entry))
+        if waiting and self.waiting:
+            self.waiting = deque(pair for pair in self.waiting if not wanted(pair[0]))
         for _, settle in waiting:
             settle(False)
         self._grant()
@@ -151,16 +173,18 @@ class Mailbox(Generic[E]):
 
     def clear_control(self) -> None:
         """Forget the control lane: it is addressed to one incarnation."""
-        self._control.clear()
+        self._control = None
 
     def drain(self) -> Iterator[E]:
         """Empty everything: forget the control lane, give the work lane, refuse the waiting senders."""
-        self._control.clear()
-        while self._work:
-            yield self._work.popleft()
-        while self._waiting:
-            self._waiting.popleft()[1](False)
+        self._control = None
+        while self.work:
+            yield self.work.popleft()
+        while self.waiting:
+            self.waiting.popleft()[1](False)
 
     def statistics(self) -> MailboxStatistics:
         """Counts, now."""
-        return MailboxStatistics(len(self._work), len(self._control), len(self._waiting), self._dropped, self.limit)
+        waiting = len(self.waiting) if self.waiting else 0
+        control = len(self._control) if self._control else 0
+        return MailboxStatistics(len(self.work), control, waiting, self._dropped, self.limit)

@@ -12,23 +12,21 @@ from __future__ import annotations
 import asyncio
 import sys
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from threading import get_ident
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
-from understudy.actors.cell import CHAIN_LIMIT, Envelope, current
+from understudy.actors.cell import CHAIN_LIMIT, DELIVERY, IDLE, QUEUED, Cell, Envelope, Life, current_life, fenced
 from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, MailboxFull, NotHandled, UsageError
 from understudy.actors.lifecycle import GONE
+from understudy.actors.loop import PENDING, QUEUE, turn
 from understudy.actors.messages import Asks
 
 if sys.version_info >= (3, 13):  # pragma: no cover
     from typing import TypeVar as DefaultTypeVar
 else:
     from typing_extensions import TypeVar as DefaultTypeVar
-
-if TYPE_CHECKING:
-    from understudy.actors.cell import Cell
-    from understudy.actors.timers import Timer
 
 Mr = DefaultTypeVar("Mr", contravariant=True, default=Any)
 T = TypeVar("T")
@@ -80,27 +78,50 @@ class Ref(Generic[Mr]):
 
     def tell(self, message: Mr) -> Literal[True] | Refused:
         """Deliver now, without a reply. Raises `WrongLoop` from another thread."""
-        cell = self.cell()
-        delivery = current()
-        return cell.kernel.post(cell, Envelope(message, "" if delivery is None else delivery.cell.path))
+        cell = self._cell
+        record = DELIVERY.get()
+        sender: Cell | None = None
+        if record is not None:
+            life: Any = record if type(record) is Life else record.life  # type: ignore[union-attr]  # else an envelope
+            if life.fenced:
+                raise fenced(life)
+            sender = life.cell
+        # The short way, for an address that takes the message and has room: what `Kernel.post` does, without asking.
+        if type(message) in cell.door:
+            dispatcher = cell.kernel.dispatcher
+            if get_ident() == dispatcher.thread:
+                if cell.status == IDLE:
+                    cell.status = QUEUED
+                    cell.first = (message, sender)
+                    dispatcher.ready.append(cell)
+                    if dispatcher.wake is not None:
+                        dispatcher.rouse()
+                    return True
+                box = cell.mailbox
+                if box is not None and box.waiting is None and len(box.work) < box.limit:
+                    box.work.append((message, sender))
+                    return True
+        return cell.kernel.post(cell, (message, sender))
 
     def tell_threadsafe(self, message: Mr) -> None:
         """Deliver soon, from any thread. A refusal shows only as a dead letter."""
-        delivery = current()
-        sender = "" if delivery is None else delivery.cell.path
+        life = current_life()
         kernel = self._cell.kernel
+        sender = None if life is None else life.cell
         kernel.loop.call_soon_threadsafe(self._deliver, message, sender, context=kernel.context.copy())
 
-    def _deliver(self, message: Mr, sender: str) -> None:
+    def _deliver(self, message: Mr, sender: Cell | None) -> None:
         cell = self.cell()
-        cell.kernel.post(cell, Envelope(message, sender))
+        cell.kernel.post(cell, (message, sender))
 
     async def send(self, message: Mr, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
         """Deliver as soon as there is room, within `timeout` seconds. Never raises for a full mailbox."""
-        cell = self.cell()
-        delivery = current()
-        envelope = Envelope(message, "" if delivery is None else delivery.cell.path)
-        return await cell.kernel.post_when_room(cell, envelope, timeout)
+        cell = self._cell
+        box = cell.mailbox
+        if box is None or (box.waiting is None and len(box.work) < box.limit):
+            return self.tell(message)
+        life = current_life()
+        return await cell.kernel.post_when_room(cell, (message, None if life is None else life.cell), timeout)
 
     async def ask(
         self,
@@ -119,60 +140,103 @@ class Ref(Generic[Mr]):
         Raises `AskTimeout`, `ActorStopped` (with the handler's exception as its cause), `MailboxFull`, `NotHandled`,
         `CallCycle`.
         """
-        cell = self.cell()
+        cell = self._cell
         kernel = cell.kernel
-        kernel.check_thread()
-        envelope = _request(cell, message, ASK_SECONDS if timeout is None else timeout, on_restart == "fail")
-        reply, deadline = envelope.reply, envelope.deadline
-        assert reply is not None  # noqa: S101  # _request made both
-        assert deadline is not None  # noqa: S101
-        seconds = max(0.0, deadline - kernel.loop.time())
-        if not seconds:
-            raise AskTimeout(cell.path, seconds)
-        timer: Timer | None = None
-        try:
-            posted = kernel.post(cell, envelope, quiet=True)
-            if not posted and posted.reason == "full":
-                posted = await kernel.post_when_room(cell, envelope, seconds)
-            if not posted and not reply.done():
-                raise _refusal(cell, posted, message)
-            timer = kernel.timers.at(deadline, lambda: envelope.fail(AskTimeout(cell.path, seconds)))
-            result: T = await reply
-            return result
-        except asyncio.CancelledError:
-            if cancel:
-                kernel.cancel_request(cell, envelope)
-            if reply.done() and not reply.cancelled():
-                reply.exception()  # both came at once; nobody else will look
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        dispatcher = kernel.dispatcher
+        if get_ident() != dispatcher.thread:
+            kernel.check_thread()
+        now = kernel.now()
+        if timeout is None:
+            deadline = now + ASK_SECONDS
+        else:
+            check_seconds(cell, timeout)
+            deadline = now + timeout
+        record = DELIVERY.get()
+        envelope = Envelope(message, None, None, deadline) if record is None else _request(record, message, deadline)
+        if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
+            if dispatcher.turn_over(now):
+                await turn()
+                dispatcher.begin_turn()
+            if cell.status == IDLE:
+                result: Any = dispatcher.step(cell, envelope)
+                if result is not QUEUE:
+                    return result if result is not PENDING else await _reply(cell, envelope, now, cancel)  # type: ignore[no-any-return]
+        envelope.fail_fast = on_restart == "fail"
+        return await _queued(cell, envelope, now, cancel)  # type: ignore[no-any-return]
 
 
-def check_seconds(where: str, seconds: float) -> None:
+async def _queued(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> Any:
+    """Ask through the mailbox."""
+    kernel = cell.kernel
+    _check_cycle(cell, envelope)
+    if envelope.fail_fast and (cell.state == "failed" or (cell.state == "starting" and cell.exit is not GONE)):
+        raise ActorStopped(cell.path, cell.exit)
+    assert envelope.deadline is not None  # noqa: S101  # a request has one
+    seconds = max(0.0, envelope.deadline - now)
+    if not seconds:
+        raise AskTimeout(cell.path, seconds)
+    envelope.reply = kernel.loop.create_future()
+    posted = kernel.post(cell, envelope, quiet=True)
+    if not posted and posted.reason == "full":
+        posted = await kernel.post_when_room(cell, envelope, seconds)
+    if not posted and not envelope.reply.done():
+        raise _refusal(cell, posted, envelope.message)
+    return await _reply(cell, envelope, now, cancel)
+
+
+async def _reply(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> Any:
+    """Wait for the reply of a request that was accepted."""
+    kernel, reply, deadline = cell.kernel, envelope.reply, envelope.deadline
+    assert reply is not None  # noqa: S101  # a request that waits has both
+    assert deadline is not None  # noqa: S101
+    if reply.done():
+        return reply.result()
+    timer = kernel.timers.at(deadline, lambda: envelope.fail(AskTimeout(cell.path, deadline - now)))
+    try:
+        return await reply
+    except asyncio.CancelledError:
+        if cancel:
+            kernel.cancel_request(cell, envelope)
+        if reply.done() and not reply.cancelled():
+            reply.exception()  # both came at once; nobody else will look
+        raise
+    finally:
+        timer.cancel()
+
+
+def _request(record: Envelope | Life, message: object, deadline: float) -> Envelope:
+    """A request from inside a handler: it takes on the chain and the deadline of what is being handled."""
+    if isinstance(record, Life):  # what a `def` handler left behind: it serves no asker
+        if record.fenced:
+            raise fenced(record)
+        return Envelope(message, record.cell, None, deadline)
+    life = record.life
+    assert life is not None  # noqa: S101  # it was delivered
+    if life.fenced:
+        raise fenced(life)
+    if record.deadline is not None and record.deadline < deadline:
+        deadline = record.deadline
+    return Envelope(message, life.cell, None, deadline, (*record.chain, record))
+
+
+def _check_cycle(cell: Cell, envelope: Envelope) -> None:
+    """Raise `CallCycle` when the target is busy with a request of the same chain, or the chain is too long."""
+    chain = envelope.chain
+    paths = [each.life.cell.path for each in chain if each.life is not None]
+    if len(chain) > CHAIN_LIMIT:
+        raise CallCycle(cell.path, (*paths, cell.path))
+    life = cell.life
+    if not chain or life is None or cell.running < cell.concurrency:
+        return
+    for n, each in enumerate(chain):
+        if each.life is life and (each is life.current or (life.tasks is not None and each in life.tasks)):
+            raise CallCycle(cell.path, (*paths[n:], cell.path))
+
+
+def check_seconds(where: Cell, seconds: float, what: str = "timeout") -> None:
     """Raise `UsageError` for a time that is not a number or has no end: every wait has a deadline."""
     if not -inf < seconds < inf:
-        raise UsageError(f"{where} of {seconds!r} seconds; it must have an end")
-
-
-def _request(cell: Cell, message: object, timeout: float, fail_fast: bool) -> Envelope:
-    kernel = cell.kernel
-    delivery = current()
-    check_seconds(f"{cell.path}: timeout", timeout)
-    deadline = kernel.loop.time() + timeout
-    chain: tuple[str, ...] = ()
-    sender = ""
-    if delivery is not None:
-        sender = delivery.cell.path
-        chain = (*delivery.envelope.chain, sender)
-        if delivery.envelope.deadline is not None:
-            deadline = min(deadline, delivery.envelope.deadline)
-        if len(chain) > CHAIN_LIMIT or (cell.path in chain and cell.running >= cell.concurrency):
-            raise CallCycle(cell.path, (*chain[chain.index(cell.path) if cell.path in chain else 0 :], cell.path))
-    if fail_fast and (cell.state == "failed" or (cell.state == "starting" and cell.exit is not GONE)):
-        raise ActorStopped(cell.path, cell.exit)
-    return Envelope(message, sender, kernel.loop.create_future(), deadline, chain, fail_fast)
+        raise UsageError(f"{where.path}: {what} of {seconds!r} seconds; it must have an end")
 
 
 def _refusal(cell: Cell, refused: Refused, message: object) -> Exception:

@@ -1,64 +1,91 @@
 """Names of one node: paths, which are unique, and short names, which may be ambiguous.
 
-The path "audit/inspector/2" is also found as "inspector/2", if no other path ends so.
+The path "audit/inspector/2" is also found as "inspector/2", if no other path ends so. There is no index: the tree of
+parents and children is one, and an actor that nobody looks up costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Generic, Protocol, Self, TypeVar
 
 from understudy.actors.errors import SpecError
 
-V = TypeVar("V")
+Name = str | int
+"""What somebody chose (it may contain "/"), or the number of a name that nobody chose: 7 is shown as "$7"."""
 
 
-class Registry(Generic[V]):
-    """A map from paths to values that also answers to unambiguous endings of paths."""
+class Node(Protocol):
+    """What has children by name."""
+
+    @property
+    def path(self) -> str:
+        """The names from the top to here, joined by "/"."""
+        ...
+
+    @property
+    def children(self) -> Mapping[Name, Self]:
+        """By name, in start order."""
+        ...
+
+
+N = TypeVar("N", bound=Node)
+
+
+class Registry(Generic[N]):
+    """Finds the nodes of a forest by path or by an unambiguous ending of it. `top` holds the roots."""
 
     def __init__(self) -> None:
-        self._paths: dict[str, V] = {}
-        self._endings: dict[str, set[str]] = {}
+        self.top: dict[Name, N] = {}
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return sum(1 for _ in self)
 
-    def __iter__(self) -> Iterator[V]:
-        return iter(list(self._paths.values()))
+    def __iter__(self) -> Iterator[N]:
+        """Parents before their children, in start order."""
+        waiting = [*self.top.values()][::-1]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting.extend([*node.children.values()][::-1])
 
-    def add(self, path: str, value: V) -> None:
-        """Claim a path. Raises `SpecError` when it is taken."""
-        if path in self._paths:
+    def at(self, path: str) -> N | None:
+        """What has exactly this path."""
+        return _resolve(self.top, path)
+
+    def check_free(self, path: str) -> None:
+        """Raise `SpecError` when the path is taken."""
+        if self.at(path) is not None:
             raise SpecError(f"the name {path!r} is taken")
-        self._paths[path] = value
-        for ending in _endings(path):
-            self._endings.setdefault(ending, set()).add(path)
 
-    def remove(self, path: str) -> None:
-        """Release a path; unknown paths are passed over."""
-        if self._paths.pop(path, None) is None:
-            return
-        for ending in _endings(path):
-            kept = self._endings[ending]
-            kept.discard(path)
-            if not kept:
-                del self._endings[ending]
-
-    def find(self, name: str) -> V | None:
-        """The value for a path or a short name; None when unknown. Raises `SpecError` when it is ambiguous."""
-        if name in self._paths:
-            return self._paths[name]
-        paths = self._endings.get(name, ())
-        if len(paths) > 1:
-            raise SpecError(f"the name {name!r} is ambiguous: {', '.join(sorted(paths))}")
-        return next((self._paths[p] for p in paths), None)
+    def find(self, name: str) -> N | None:
+        """What has this path or short name; None when unknown. Raises `SpecError` when it is ambiguous."""
+        exact = self.at(name)
+        if exact is not None:
+            return exact
+        found = {id(node): node for parent in self if parent.children if (node := _resolve(parent.children, name))}
+        if len(found) > 1:
+            paths = ", ".join(sorted(node.path for node in found.values()))
+            raise SpecError(f"the name {name!r} is ambiguous: {paths}")
+        return next(iter(found.values()), None)
 
     def names(self) -> tuple[str, ...]:
         """All paths, sorted."""
-        return tuple(sorted(self._paths))
+        return tuple(sorted(node.path for node in self))
 
 
-def _endings(path: str) -> Iterator[str]:
-    parts = path.split("/")
-    for start in range(1, len(parts)):
-        yield "/".join(parts[start:])
+def parse(name: str) -> Name:
+    """The name as it is kept: "$7" is 7."""
+    return int(name[1:]) if name.startswith("$") and name[1:].isdecimal() else name
+
+
+def _resolve(children: Mapping[Name, N], path: str) -> N | None:
+    """The node below these. Names may contain "/", so a path may be cut in several places."""
+    found = children.get(parse(path))
+    cut = path.find("/")
+    while found is None and cut >= 0:
+        node = children.get(parse(path[:cut]))
+        if node is not None and node.children:
+            found = _resolve(node.children, path[cut + 1 :])
+        cut = path.find("/", cut + 1)
+    return found

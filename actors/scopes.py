@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -36,18 +36,34 @@ def _find_table() -> _Table | None:
     return table
 
 
-class ScopeProbe:
-    """Asks the same question about one task again and again, cheaply."""
+class _Everything:
+    """Holds every key: the table that is not known says of every task that it must be looked at."""
 
-    __slots__ = ("_key", "_table")
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+class ScopeProbe:
+    """Asks the same question about one task again and again, cheaply.
+
+    A task whose `key` is not in `table` has never entered a scope; only for another one `dirty` needs to be asked.
+    """
+
+    __slots__ = ("_known", "_task", "key", "table")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._key = ref(task)
-        self._table = _find_table()
+        self._task = task
+        self.key = ref(task)
+        self._known = _find_table()
+        self.table: Container[ReferenceType[asyncio.Task[Any]]] = _Everything() if self._known is None else self._known
 
     def inside_open_scope(self) -> bool:
         """True when code that has ended on the task left a cancel scope open, or when that cannot be known."""
-        if self._table is None:
+        if self._known is None:
             return True
-        state = self._table.get(self._key)
+        state = self._known.get(self.key)
         return state is not None and state.cancel_scope is not None
+
+    def dirty(self) -> bool:
+        """Whether code that has ended on the task left it cancelled, or inside an open scope."""
+        return bool(self._task.cancelling()) or self.inside_open_scope()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from understudy.actors.cell import Cell, current
+from understudy.actors.cell import Cell, current_life, path_of
 from understudy.actors.errors import ActorStopped, NotHandled
 from understudy.actors.lifecycle import GONE
 from understudy.actors.messages import Asks
@@ -47,8 +47,7 @@ class Pool:
         return members[self._last]
 
     def _busy(self, cell: Cell) -> int:
-        waiting = len(cell.mailbox) if cell.mailbox is not None else 0
-        return waiting + cell.running + (self._load(cell) if self._load is not None else 0)
+        return cell.waiting + cell.running + (self._load(cell) if self._load is not None else 0)
 
 
 class PoolRef(Ref[Any]):
@@ -72,18 +71,32 @@ class PoolRef(Ref[Any]):
     def tell(self, message: Any) -> Literal[True] | Refused:
         """Deliver to the next member; `dead` without any."""
         try:
-            return super().tell(message)
+            return Ref[Any](self.cell()).tell(message)
         except ActorStopped:
             return _refused(self._cell, self.path, "dead", message)
 
     async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
         """Deliver to the next member, waiting for room; `dead` without any."""
         try:
-            return await super().send(message, timeout=timeout)
+            return await Ref[Any](self.cell()).send(message, timeout=timeout)
         except ActorStopped:
             return _refused(self._cell, self.path, "dead", message)
 
-    def _deliver(self, message: Any, sender: str) -> None:
+    async def ask(
+        self,
+        message: Asks[Any, T],
+        *,
+        timeout: float | None = None,
+        cancel: bool = False,
+        on_restart: Literal["wait", "fail"] = "wait",
+        wait: bool = False,
+    ) -> T:
+        """Ask the next member. Raises `ActorStopped` when there is none."""
+        member = Ref[Any](self.cell())
+        reply: T = await member.ask(message, timeout=timeout, cancel=cancel, on_restart=on_restart, wait=wait)
+        return reply
+
+    def _deliver(self, message: Any, sender: Cell | None) -> None:
         self.tell(message)
 
 
@@ -101,7 +114,7 @@ class RouteRef(Ref[Any]):
         ref = self._refs.get(type(message))
         return ref.tell(message) if ref is not None else _refused(self._cell, self.path, "unknown", message)
 
-    def _deliver(self, message: Any, sender: str) -> None:
+    def _deliver(self, message: Any, sender: Cell | None) -> None:
         self.tell(message)
 
     async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
@@ -129,8 +142,8 @@ class RouteRef(Ref[Any]):
 
 
 def _refused(cell: Cell, path: str, reason: Literal["dead", "unknown"], message: object) -> Refused:
-    delivery = current()
-    sender = "" if delivery is None else delivery.cell.path
+    life = current_life()
+    sender = path_of(None if life is None else life.cell)
     lost: LetterReason = "stopped" if reason == "dead" else "unknown"
     cell.kernel.telemetry.dead(DeadLetter(path, sender, lost, message))
     return Refused(reason, path)

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, cast
 
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs
-from understudy.actors.cell import Cell, current
+from understudy.actors.cell import Cell, Envelope, current_entry
 from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Ref, Refused, T
@@ -123,9 +123,9 @@ class AgentRef(Ref[Any]):
         run = self._runs.get(name)
         limit = self._runs.seconds_left(run, run.main)[0] + 5.0
         seconds = timeout if timeout is not None else min(RUN_SECONDS, limit)
-        delivery = current()
-        if delivery is not None and delivery.envelope.deadline is not None:
-            seconds = min(seconds, delivery.envelope.deadline - self._runs.kernel.loop.time())
+        entry = current_entry()
+        if isinstance(entry, Envelope) and entry.deadline is not None:
+            seconds = min(seconds, entry.deadline - self._runs.kernel.loop.time())
         return max(0.0, seconds)
 
     def _abandon(self, name: str, cancel: bool) -> None:

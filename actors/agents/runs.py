@@ -89,7 +89,7 @@ class Runs(Books):
         cell = self.addresses(agent)
         if cell.state in ("stopping", "stopped"):
             raise ActorStopped(policy.path, cell.exit)
-        if cell.mailbox is not None and cell.mailbox.statistics().work >= cell.limit:
+        if cell.waiting >= cell.limit:
             raise MailboxFull(cell.path, cell.limit)
         name = self._ids.run()
         while self.journal.knows(name):

@@ -142,7 +142,7 @@ def test_a_spare_cancelled_in_the_moment_it_gets_the_queue_passes_it_on(run: Run
             asking = asyncio.create_task(ref.ask(Do()))
             await turns(1)  # the handler has suspended: a spare's future is set, its task has not run
             for task in parked:
-                if kernel._dispatcher._owner is task:
+                if kernel.dispatcher._owner is task:
                     task.cancel()
             assert await alive(kernel)
             gate.set()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.actor import Actor
-from understudy.actors.cell import Cell
+from understudy.actors.cell import BUSY, IDLE, Cell
 from understudy.actors.errors import ActorStopped
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
@@ -117,7 +117,7 @@ def test_every_ask_ends_and_nothing_is_left_over(
                 asking.append(asyncio.create_task(ref.ask(message, timeout=10_000)))
                 if then != "same turn":
                     await asyncio.sleep(0 if then == "next turn" else 0.3)
-                workers = list(kernel._dispatcher._tasks)
+                workers = list(kernel.dispatcher._tasks)
                 if victim is not None and workers:
                     workers[victim % len(workers)].cancel()
             outcomes = await asyncio.gather(*asking, return_exceptions=True)
@@ -126,7 +126,7 @@ def test_every_ask_ends_and_nothing_is_left_over(
             assert sorted(served) == list(range(len(plan))), "each message was begun, and begun once"
             await asyncio.sleep(10)
             for cell in cells:
-                assert (cell.state, cell.running, cell.scheduled) == ("running", 0, False)
+                assert (cell.state, cell.running, cell.status) == ("running", 0, IDLE if concurrency == 1 else BUSY)
                 assert not cell.mailbox
                 assert cell.life is not None
                 assert not cell.life.tasks

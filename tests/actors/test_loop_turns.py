@@ -14,6 +14,7 @@ import pytest
 from doers import SEEN, Do, Doer, Ping, PlainDoer, Run, alive, doer, kernel_alone, me, run, turns
 
 from understudy.actors import loop as loops
+from understudy.actors.cell import BUSY, QUEUED
 from understudy.actors.errors import WrongLoop
 from understudy.actors.kernel import Kernel
 
@@ -140,11 +141,11 @@ def test_spares_grow_with_suspended_handlers_and_are_trimmed_afterwards(run: Run
             refs = [doer(kernel, gate.wait) for _ in range(200)]
             asking = [asyncio.create_task(ref.ask(Do())) for ref in refs]
             await turns(500)
-            assert 200 <= kernel._dispatcher.workers <= 200 + loops.SPARES_KEPT
+            assert 200 <= kernel.dispatcher.workers <= 200 + loops.SPARES_KEPT
             gate.set()
             await asyncio.gather(*asking)
             await turns()
-            assert kernel._dispatcher.workers <= loops.SPARES_KEPT + loops.SPARES + 1
+            assert kernel.dispatcher.workers <= loops.SPARES_KEPT + loops.SPARES + 1
 
     run(main)
 
@@ -258,12 +259,12 @@ def test_a_cell_that_stopped_while_it_was_in_the_run_queue_is_passed_over(run: R
             ref = doer(kernel, work)
             await ref.ask(Ping())
             ref.tell(Do())
-            assert ref.cell().scheduled
+            assert ref.cell().status == QUEUED
             stopping = asyncio.create_task(kernel.stop(ref.cell()))
             kernel._endings.begin_stop(ref.cell(), ref.cell().exit)
             await stopping
             assert not served
-            assert not ref.cell().scheduled
+            assert ref.cell().status == BUSY
             assert [letter.reason for letter in kernel.telemetry.dead_letters()] == ["stopped"]
 
     run(main)
@@ -274,18 +275,16 @@ def test_a_worker_that_breaks_is_logged_and_replaced(run: Run, caplog: pytest.Lo
         async with kernel_alone() as kernel:
             ref = doer(kernel, turns)
             await ref.ask(Ping())
-            broken = ref.cell().take
-
-            def take() -> None:
-                raise MemoryError("no room")
 
             class Broken:
-                path, scheduled = "broken", False
+                path = "broken"
+
+                @property
+                def plain(self) -> bool:
+                    raise MemoryError("no room")
 
             cell: Any = Broken()
-            cell.take = take
-            assert broken() is None
-            kernel._dispatcher.schedule(cell)
+            kernel.dispatcher.schedule(cell)
             await turns()
             assert await alive(kernel)
 
