@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from understudy.actors.errors import Fenced
-from understudy.actors.lifecycle import GONE, Exit, LifeEvent, LifeState, advance
+from understudy.actors.lifecycle import GONE, TABLE, Exit, IllegalTransition, LifeEvent, LifeState
 from understudy.actors.mailbox import DEFAULT_LIMIT, Mailbox, Overflow
 
 if TYPE_CHECKING:
@@ -260,12 +260,17 @@ class Cell:
         return (self.first is not None) + (len(self.mailbox) if self.mailbox is not None else 0)
 
     def advance(self, event: LifeEvent) -> None:
-        """Follow the lifecycle table. Raises `IllegalTransition`."""
-        self.state = advance(self.state, event)
-        self.heed()
+        """Follow the lifecycle table. Raises `IllegalTransition`. The cell is not plain until `heed` says so."""
+        state = TABLE[self.state].get(event)
+        if state is None:
+            raise IllegalTransition(self.state, event)
+        self.state = state
+        self.plain = False
+        if self.status == IDLE:
+            self.status = BUSY
 
     def heed(self) -> None:
-        """Say anew whether the cell is plain. Called after every change of what that depends on."""
+        """Say anew whether the cell is plain. Called after a change to `running` and of what else that depends on."""
         life = self.life
         self.plain = (
             self.state == "running"
@@ -308,9 +313,6 @@ class Cell:
 
     def take(self) -> Entry | None:
         """What may begin now: the start of a life before any message, then control, then work."""
-        if self.fresh and self.state == "starting":
-            self.fresh = False
-            return Envelope(START)
         if self.state != "running" or self.running >= self.concurrency:
             return None
         if self.first is not None:

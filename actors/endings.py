@@ -71,7 +71,6 @@ class Endings:
         life.watching = life.context = None
         if life.tasks is None:
             life.actor = None  # what is left of the life, in a context somewhere, does not keep the actor alive
-        cell.heed()
         if cell.mailbox is not None:
             cell.mailbox.clear_control()
 
@@ -106,8 +105,7 @@ class Endings:
 
     async def _idle_within(self, cell: Cell, seconds: float) -> bool:
         if cell.running and seconds > 0:
-            cell.idle = self._kernel.loop.create_future()
-            cell.heed()
+            cell.idle, cell.plain = self._kernel.loop.create_future(), False
             await self._wait([cell.idle], seconds)
             cell.idle = None
         return cell.running == 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 from collections.abc import Callable, Coroutine
 from threading import get_ident
 from types import TracebackType
@@ -210,10 +209,10 @@ class Kernel:
     def _begin(self, cell: Cell, event: Literal["start", "restart"]) -> None:
         cell.advance(event)
         cell.number += 1
-        cell.leaving = False
-        cell.fresh = True
+        cell.leaving, cell.fresh = False, True
         cell.life = Life(cell, cell.number)
-        self._wake(cell)
+        if cell.status != QUEUED:
+            self.dispatcher.schedule(cell)
 
     async def wait_started(self, cell: Cell) -> Exit | None:
         """Wait until the present incarnation has started; the exit if it failed to."""
@@ -372,8 +371,6 @@ class Kernel:
     def admit(self, cell: Cell, life: Life, entry: Entry) -> tuple[Handler, bool] | None:
         """The handler of an entry; None, and a dead letter, for what cannot be served or is not wanted any more."""
         message = message_of(entry)
-        if message is START:
-            return functools.partial(self._start_life, cell, life), False
         assert cell.kind is not None  # noqa: S101  # known since the life started
         found = cell.kind.door.get(type(message))
         if isinstance(entry, Envelope):
@@ -391,12 +388,13 @@ class Kernel:
         """Give an actor its address, so that `actor.context` works."""
         actor._cell = cell
 
-    def _start_life(self, cell: Cell, life: Life, _actor: None, _message: object) -> Coroutine[Any, Any, None] | None:
+    def start(self, cell: Cell, life: Life) -> Coroutine[Any, Any, None] | None:
+        """Make the actor; its `on_start`, if it has one, is left to await."""
         actor = cell.factory()
         if not isinstance(actor, Actor):
             raise SpecError(f"{cell.path}: the factory returned {type(actor).__name__}, not an Actor")
         life.actor = actor
-        self.bind(actor, cell)
+        actor._cell = cell
         if cell.kind is not type(actor):
             self._know(cell, type(actor))
         return actor.on_start() if type(actor).on_start is not Actor.on_start else None
@@ -417,6 +415,7 @@ class Kernel:
         if cell.state != "starting":
             return
         cell.advance("started")
+        cell.heed()
         self.telemetry.flight(cell, "started", f"#{life.number}")
         if cell.started is not None:
             if not cell.started.done():

@@ -25,11 +25,11 @@ import contextvars
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from threading import get_ident
 from typing import Any, Final, Protocol
 
-from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, Cell, Entry, Envelope, Handler, Life
+from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life
 from understudy.actors.mailbox import Mailbox, Overflow
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import KEPT, Stepper, adopt, given
@@ -62,6 +62,11 @@ QUEUE: Final = object()
 """What `step` returns when nothing has happened: the ask must take the queue."""
 
 
+STARTING: Final[Entry] = (START, None)
+"""What a life handles while its actor is made."""
+_COROUTINE: Final = types.CoroutineType
+
+
 class Scheduler(Protocol):
     """The one place that decides order, for a simulation. Production has none.
 
@@ -87,6 +92,10 @@ class Scheduler(Protocol):
 
 class Outcomes(Protocol):
     """What the kernel does at the begin and the end of a delivery."""
+
+    def start(self, cell: Cell, life: Life) -> Coroutine[Any, Any, None] | None:
+        """Make the actor; what is left to await."""
+        ...
 
     def admit(self, cell: Cell, life: Life, entry: Entry) -> tuple[Handler, bool] | None:
         """The handler for an entry and whether it is an `async def`; None for what was not wanted and disposed of."""
@@ -342,7 +351,7 @@ class Dispatcher:
         now = clock()
         suspended: _Suspended | None
         while True:
-            suspended = None
+            suspended, dirty = None, False
             if not ready:
                 if not await self._await_ready():
                     return False
@@ -355,7 +364,8 @@ class Dispatcher:
                     now = clock()
                     if now > self.until:
                         self.left = 0
-                    if suspended is not None or not cell.plain or self.left <= 0 or cancelling():
+                    dirty = probe.dirty()
+                    if suspended is not None or not cell.plain or self.left <= 0 or dirty:
                         break
                 entry: Any = cell.first  # a tuple or an envelope, which is looked at below
                 if entry is not None:
@@ -386,6 +396,8 @@ class Dispatcher:
                             stepper = self._failed(envelope, stepper)
                         else:
                             stepper.value = None
+                            if not cell.plain:
+                                self._end(envelope, None, None)
                     else:
                         warm = life.context
                         try:
@@ -399,10 +411,15 @@ class Dispatcher:
                             life.current = None
                             self._end(Envelope(message, sender, life), None, error)
                         else:
-                            if type(value) is types.CoroutineType:
+                            if value is not None and type(value) is _COROUTINE:
                                 suspended = self._run(Envelope(message, sender, life), given, value)
+                            elif not cell.plain:
+                                self._end(Envelope(message, sender, life), None, None)
                 self.left = left = self.left - 1
-                if suspended is not None or not cell.plain or cancelling() or (key in scoped and probe.dirty()):
+                if cancelling() or (key in scoped and probe.dirty()):
+                    dirty = True
+                    break
+                if suspended is not None or not cell.plain:
                     break
                 if not left & (LOOK - 1):
                     now = clock()
@@ -423,7 +440,7 @@ class Dispatcher:
                 cell.status = IDLE
             else:
                 self._rest(cell)
-            if cancelling() or (key in scoped and probe.dirty()):
+            if dirty:
                 self._keep(stepper)
                 return False
             if scheduler is not None and scheduler.end_turn(TURN - self.left):
@@ -438,6 +455,10 @@ class Dispatcher:
 
     def _serve(self, cell: Cell) -> _Suspended | None:
         """Serve a cell that is not plain: its start, several runs of an agent at once, control while suspended."""
+        if cell.fresh and cell.state == "starting":
+            cell.fresh = False
+            self.left -= 1
+            return self._start_life(cell)
         for _ in range(BATCH):
             entry = cell.take()
             if entry is None:
@@ -446,6 +467,23 @@ class Dispatcher:
             suspended = self._deliver(cell, entry)
             if suspended is not None or cell.plain:
                 return suspended
+        return None
+
+    def _start_life(self, cell: Cell) -> _Suspended | None:
+        life = cell.life
+        assert life is not None  # noqa: S101  # one that is starting has one
+        life.current = STARTING
+        try:
+            later = self._base.copy().run(_call, life, self._outcomes.start, cell, life)
+        except BaseException as error:  # rule 2
+            life.current = None
+            self._end(Envelope(START, None, life), None, error)
+            return None
+        life.current = None
+        envelope = Envelope(START, None, life)
+        if later is not None:
+            return self._run(envelope, given, later)
+        self._end(envelope, None, None)
         return None
 
     def _deliver(self, cell: Cell, entry: Entry) -> _Suspended | None:
@@ -484,7 +522,7 @@ class Dispatcher:
                 value = context.run(_call, life, handler, actor, envelope.message)
             except BaseException as error:  # rule 2
                 return None, error
-            if type(value) is not types.CoroutineType:
+            if type(value) is not _COROUTINE:
                 return value, None
             handler, actor = given, value
         stepper = self._take_stepper()
@@ -590,9 +628,9 @@ class Dispatcher:
         else:
             spares.append(spare)
         value, error = outcome
-        if error is not None:
+        if error is not None or caller.cancelling():
             envelope.reply = loop.create_future()
-            self._end(envelope, None, error)
+            self._end(envelope, value, error)
             self._rest(cell)
             return PENDING
         if cell.plain and cell.first is None and cell.mailbox is None:

@@ -98,8 +98,12 @@ class Ref(Generic[Mr]):
                         dispatcher.rouse()
                     return True
                 box = cell.mailbox
-                if box is not None and box.waiting is None and len(box.work) < box.limit:
-                    box.work.append((message, sender))
+                if box is not None:
+                    if box.waiting is None and len(box.work) < box.limit:
+                        box.work.append((message, sender))
+                        return True
+                elif cell.first is None:
+                    cell.first = (message, sender)
                     return True
         return cell.kernel.post(cell, (message, sender))
 
@@ -117,6 +121,8 @@ class Ref(Generic[Mr]):
     async def send(self, message: Mr, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
         """Deliver as soon as there is room, within `timeout` seconds. Never raises for a full mailbox."""
         cell = self._cell
+        if timeout is not SEND_SECONDS:
+            check_seconds(cell, timeout)
         box = cell.mailbox
         if box is None or (box.waiting is None and len(box.work) < box.limit):
             return self.tell(message)
@@ -152,7 +158,9 @@ class Ref(Generic[Mr]):
             check_seconds(cell, timeout)
             deadline = now + timeout
         record = DELIVERY.get()
-        envelope = Envelope(message, None, None, deadline) if record is None else _request(record, message, deadline)
+        envelope = (
+            Envelope(message, None, None, deadline) if record is None else _request(cell, record, message, deadline)
+        )
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.turn_over(now):
                 await turn()
@@ -189,10 +197,12 @@ async def _reply(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> An
     kernel, reply, deadline = cell.kernel, envelope.reply, envelope.deadline
     assert reply is not None  # noqa: S101  # a request that waits has both
     assert deadline is not None  # noqa: S101
-    if reply.done():
+    if reply.done() and not _cancelled():  # it was stepped at once
         return reply.result()
     timer = kernel.timers.at(deadline, lambda: envelope.fail(AskTimeout(cell.path, deadline - now)))
     try:
+        if reply.done():
+            await turn()
         return await reply
     except asyncio.CancelledError:
         if cancel:
@@ -204,7 +214,13 @@ async def _reply(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> An
         timer.cancel()
 
 
-def _request(record: Envelope | Life, message: object, deadline: float) -> Envelope:
+def _cancelled() -> bool:
+    """Whether the task is about to be told that it was cancelled."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _request(cell: Cell, record: Envelope | Life, message: object, deadline: float) -> Envelope:
     """A request from inside a handler: it takes on the chain and the deadline of what is being handled."""
     if isinstance(record, Life):  # what a `def` handler left behind: it serves no asker
         if record.fenced:
@@ -216,21 +232,24 @@ def _request(record: Envelope | Life, message: object, deadline: float) -> Envel
         raise fenced(life)
     if record.deadline is not None and record.deadline < deadline:
         deadline = record.deadline
-    return Envelope(message, life.cell, None, deadline, (*record.chain, record))
+    chain = (*record.chain, record)
+    if len(chain) > CHAIN_LIMIT:
+        raise CallCycle(cell.path, (*_paths(chain), cell.path))
+    return Envelope(message, life.cell, None, deadline, chain)
+
+
+def _paths(chain: tuple[Envelope, ...]) -> list[str]:
+    return [each.life.cell.path for each in chain if each.life is not None]
 
 
 def _check_cycle(cell: Cell, envelope: Envelope) -> None:
-    """Raise `CallCycle` when the target is busy with a request of the same chain, or the chain is too long."""
-    chain = envelope.chain
-    paths = [each.life.cell.path for each in chain if each.life is not None]
-    if len(chain) > CHAIN_LIMIT:
-        raise CallCycle(cell.path, (*paths, cell.path))
-    life = cell.life
+    """Raise `CallCycle` when the target is busy with a request of the same chain."""
+    chain, life = envelope.chain, cell.life
     if not chain or life is None or cell.running < cell.concurrency:
         return
     for n, each in enumerate(chain):
         if each.life is life and (each is life.current or (life.tasks is not None and each in life.tasks)):
-            raise CallCycle(cell.path, (*paths[n:], cell.path))
+            raise CallCycle(cell.path, (*_paths(chain[n:]), cell.path))
 
 
 def check_seconds(where: Cell, seconds: float, what: str = "timeout") -> None:
