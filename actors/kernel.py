@@ -442,6 +442,14 @@ class Kernel:
         """
         await self._endings.stop(cell, exit, deadline=deadline)
 
+    def begin_stop(self, cell: Cell, exit: Exit = SHUTDOWN) -> None:
+        """`stop` without waiting for it."""
+        self._endings.begin_stop(cell, exit)
+
+    def halt(self, cell: Cell, exit: Exit = SHUTDOWN, *, deadline: float | None = None) -> None:
+        """Begin to end the present incarnation and keep the address for the next one; see `Endings.halt`."""
+        self._endings.halt(cell, exit, deadline)
+
     def watch(self, watcher: Cell, target: Cell) -> None:
         """Note a watch of the present incarnation; idempotent until it has fired. Without one it fires at once."""
         if watcher.life is None:

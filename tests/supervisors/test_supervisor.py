@@ -168,7 +168,7 @@ def test_a_start_that_takes_long_and_fails_is_no_healthy_life() -> None:
                 await super().on_start()
 
         fails: list[str] = []
-        await desk.start(desk.plan(ChildPlan("a", lambda: Slow(desk, fails))))
+        await desk.start(desk.plan(ChildPlan("a", lambda: Slow(desk, fails), start_within=1_000.0)))
         fails += ["1", "2"]
         desk.tell("a", End("error"))
         await asyncio.sleep(1_000)
@@ -230,29 +230,48 @@ def test_restarts_outside_the_window_do_not_add_up() -> None:
     alone(main)
 
 
-def test_restarts_of_all_children_count_together_unless_each_has_its_own_window() -> None:
+@pytest.mark.promise(42)
+def test_restarts_of_all_children_count_together() -> None:
     async def main(desk: Desk) -> None:
-        for per_child in (False, True):
-            children = (desk.child("a"), desk.child("b"))
-            plan = desk.plan(*children, intensity=Intensity(1, 60), per_child=per_child)
-            cell = await desk.start(plan, name=f"desk{per_child}")
-            for name in ("a", "b"):
-                desk.tell(f"{cell.path}/{name}", End("error"))
-                await asyncio.sleep(2)
-            assert (cell.state == "running") == per_child
+        cell = await desk.start(desk.plan(desk.child("a"), desk.child("b"), intensity=Intensity(1, 60)))
+        for name in ("a", "b"):
+            desk.tell(name, End("error"))
+            await asyncio.sleep(2)
+        assert cell.state == "stopped"
 
     alone(main)
 
 
-def test_with_its_own_window_a_child_that_is_past_it_is_removed_alone() -> None:
+@pytest.mark.promise(44)
+def test_a_child_past_its_own_intensity_is_quarantined_alone_and_can_be_started_by_hand() -> None:
     async def main(desk: Desk) -> None:
-        plan = desk.plan(desk.child("a"), desk.child("b"), intensity=Intensity(1, 60), per_child=True)
-        cell = await desk.start(plan)
+        cell = await desk.start(desk.plan(desk.child("a", intensity=Intensity(1, 60)), desk.child("b")))
         for _ in range(2):
             desk.tell("a", End("error"))
             await asyncio.sleep(3)
         assert desk.kernel.registry.names() == ("desk", "desk/b")
         assert cell.state == "running"
+        assert desk.states() == {"a": "stopped", "b": "running"}
+        (gave_up,) = [event for event in desk.events if isinstance(event, GaveUp)]
+        assert (gave_up.child, gave_up.intensity, gave_up.within) == ("desk/a", 1, 60)
+        await desk.handle().restart_child("a")
+        assert desk.log[-1] == "desk/a up #3"
+
+    alone(main)
+
+
+@pytest.mark.promise(44)
+def test_a_restart_counts_in_both_layers_and_a_refused_one_in_the_childs_alone() -> None:
+    async def main(desk: Desk) -> None:
+        children = (desk.child("a", intensity=Intensity(1, 60)), desk.child("b"))
+        cell = await desk.start(desk.plan(*children, intensity=Intensity(2, 60)))
+        for name in ("a", "a", "b"):  # the second of a is not restarted, so it is none for the supervisor
+            desk.tell(name, End("loop", "same"))
+            await asyncio.sleep(3)
+        assert cell.state == "running"
+        desk.tell("b", End("error"))
+        await asyncio.sleep(3)
+        assert cell.state == "stopped"
 
     alone(main)
 
