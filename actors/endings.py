@@ -96,7 +96,7 @@ class Endings:
             cell.mailbox.clear_control()
 
     def _fail_fast(self, cell: Cell, exit: Exit) -> None:
-        if cell.mailbox is None:
+        if cell.mailbox is None or not self._kernel.some_fail_fast:
             return
         for envelope in cell.mailbox.withdraw(lambda envelope: envelope.fail_fast):
             envelope.fail(ActorStopped(cell.path, exit))

@@ -61,6 +61,7 @@ class Kernel:
         self.on_interrupt: Callable[[BaseException], None] | None = None
         self.on_released: Callable[[Cell, Exit], None] | None = None
         self.fenced_handlers = 0
+        self.some_fail_fast = False  # whether an ask with on_restart="fail" was ever made: else no mailbox is searched
         self._scheduler = scheduler
         self._top: dict[str, Cell] = {}
         self._endings = Endings(self)

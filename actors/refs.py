@@ -170,6 +170,7 @@ def _request(cell: Cell, message: object, timeout: float, fail_fast: bool) -> En
             deadline = min(deadline, delivery.envelope.deadline)
         if len(chain) > CHAIN_LIMIT or (cell.path in chain and cell.running >= cell.concurrency):
             raise CallCycle(cell.path, (*chain[chain.index(cell.path) if cell.path in chain else 0 :], cell.path))
+    kernel.some_fail_fast = kernel.some_fail_fast or fail_fast
     if fail_fast and (cell.state == "failed" or (cell.state == "starting" and cell.exit is not GONE)):
         raise ActorStopped(cell.path, cell.exit)
     return Envelope(message, sender, kernel.loop.create_future(), deadline, chain, fail_fast)

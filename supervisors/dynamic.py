@@ -177,12 +177,12 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
             window = record.window or self._window
             in_window = window.count(now) if window is not None else 0
             self._observe(cell.path, BackedOff(self._own.path, cell.path, delay, record.failures, in_window, exit))
-        if delay > 0.0:
-            kernel.timer(self._own, delay, StartAgain(cell, cell.number))
-        else:
-            kernel.control(self._own, StartAgain(cell, cell.number), bounded=False)
         if cell.watchers:
             kernel.will_restart(cell)
+        if delay > 0.0:
+            kernel.timer(self._own, delay, StartAgain(cell, cell.number))
+        else:  # the child has its turn before it can fail again, and that comes as a message: others are served
+            self._again(cell, plan, record)
 
     def _too_many(self, cell: Cell, intensity: Intensity, exit: Exit) -> str:
         if self._observe is not None:
@@ -194,10 +194,12 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         cell = m.cell
         if cell.number != m.number or cell.state != "failed" or self._kernel.interrupted is not None:
             return
-        kernel, plan = self._kernel, self._plan_of(cell)
         record = self._records.get(cell)
-        if record is None:
-            return
+        if record is not None:
+            self._again(cell, self._plan_of(cell), record)
+
+    def _again(self, cell: Cell, plan: ChildPlan, record: Record) -> None:
+        kernel = self._kernel
         now = record.began = kernel.loop.time()
         kernel.restart(cell)
         if plan.start_within < inf:

@@ -263,14 +263,14 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         if self._observe is not None:
             in_window = self._window.count(now)
             self._observe(cell.path, BackedOff(self._own.path, cell.path, delay, kept.failures, in_window, exit))
+        if cell.watchers:
+            kernel.will_restart(cell)
         if not self._alone:
             self._regroup(kept, now + delay, retry=unstarted)
         elif delay > 0.0:
             kernel.timer(self._own, delay, StartAgain(cell, cell.number))
-        else:  # at once, but through a message: whatever else there is to do has its turn
-            kernel.control(self._own, StartAgain(cell, cell.number), bounded=False)
-        if cell.watchers:
-            kernel.will_restart(cell)
+        else:  # the child has its turn before it can fail again, and that comes as a message: others are served
+            self._begin(kept)
 
     def _give_up(self, kept: _Kept, exit: Exit) -> NoReturn:
         text = self._too_many(kept, self._plan.intensity, exit)
