@@ -182,7 +182,22 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
                 self._down(kept, m.exit, intended=True)
                 self._go_on()
             elif kept.phase in ("up", "starting"):
-                self._ended(kept, m.exit)
+                group = self._group
+                if group is not None and group.step == "stop" and cell.name in group.members:
+                    self._casualty(kept, m.exit)
+                else:
+                    self._ended(kept, m.exit)
+
+    def _casualty(self, kept: _Kept, exit: Exit) -> None:
+        """It ended by itself before the group restart came to stop it: that is no further failure."""
+        self._down(kept, exit)
+        if kept.plan.restart == "temporary":
+            self._let_go(kept, exit, forget=True)
+        else:
+            kept.phase = "waiting"
+            if kept.cell.watchers:
+                self._kernel.will_restart(kept.cell)
+        self._go_on()
 
     def _down(self, kept: _Kept, exit: Exit, *, intended: bool = False) -> None:
         cell = kept.cell
