@@ -87,8 +87,8 @@ def test_a_group_restart_keeps_the_siblings_addresses_and_mailboxes() -> None:
         desk.tell("b", End("error", "culprit"))
         await asyncio.sleep(0.5)
         asking = asyncio.create_task(ref.ask(Echo("while down"), timeout=60))
-        assert ref.tell(Echo("and this"))
         await asyncio.sleep(0)
+        assert ref.tell(Echo("and this"))
         with pytest.raises(ActorStopped):
             await ref.ask(Echo("not so"), on_restart="fail")
         assert await asking == "while down"

@@ -137,8 +137,7 @@ class Model:
                 continue
             if not self.up(kid):
                 self.failed(kid, "start", retry=True)
-                if self.alive:
-                    return
+                return
         self.held = set()
 
     def settle(self) -> None:
