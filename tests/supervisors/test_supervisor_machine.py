@@ -177,7 +177,11 @@ OPS = st.one_of(
     st.tuples(st.just("exit"), st.sampled_from(NAMES), st.integers(0, 3)),
     st.tuples(st.just("exit"), st.sampled_from(NAMES), st.just(2)),
     st.tuples(st.just("wait"), st.just("a"), st.integers(0, 12)),
-    st.tuples(st.sampled_from(["fail next start", "terminate", "stop", "start", "delete"]), st.sampled_from(NAMES), st.integers(1, 2)),
+    st.tuples(
+        st.sampled_from(["fail next start", "terminate", "stop", "start", "delete"]),
+        st.sampled_from(NAMES),
+        st.integers(1, 2),
+    ),
 )
 
 
