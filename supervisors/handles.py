@@ -16,14 +16,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast, overload
 
 import anyio
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Agent
 from understudy.actors.cell import Cell
-from understudy.actors.errors import ActorStopped, AskTimeout, SpecError
+from understudy.actors.errors import ActorStopped, AskTimeout, SpecError, UsageError
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import DECLINED, GONE
 from understudy.actors.refs import Ref, check_seconds
@@ -147,9 +147,13 @@ class DynamicRef(_Handle):
         name = child if isinstance(child, str) else child.path
         await self._kernel.stop(self._actor().terminate(name))
 
+    @overload
+    async def start_child(self, child: None = None, *args: object, name: str = "") -> Ref[Any]: ...
+    @overload
+    async def start_child(self, child: ChildSpec[M] | Callable[[], Actor[M]], *, name: str = "") -> Ref[M]: ...
     async def start_child(
-        self, child: ChildSpec[M] | Callable[[], Actor[M]] | None = None, *args: object, name: str = ""
-    ) -> Ref[M]:
+        self, child: ChildSpec[Any] | Callable[[], Actor[Any]] | None = None, *args: object, name: str = ""
+    ) -> Ref[Any]:
         """Start a child and wait until it has started. One that does not start is removed: `ActorStopped` says why.
 
         `child` is a spec of its own, a factory that is kept as the template says, or None for the template's factory,
@@ -157,11 +161,15 @@ class DynamicRef(_Handle):
         `max_children`, `SpecError` for a name that is taken.
         """
         actor = self._actor()
-        return cast("Ref[M]", await self._wait_for(actor, self._begin(actor, child, args, name, by_hand=True)))
+        return await self._wait_for(actor, self._begin(actor, child, args, name, by_hand=True))
 
+    @overload
+    def start_child_nowait(self, child: None = None, *args: object, name: str = "") -> Ref[Any]: ...
+    @overload
+    def start_child_nowait(self, child: ChildSpec[M] | Callable[[], Actor[M]], *, name: str = "") -> Ref[M]: ...
     def start_child_nowait(
-        self, child: ChildSpec[M] | Callable[[], Actor[M]] | None = None, *args: object, name: str = ""
-    ) -> Ref[M]:
+        self, child: ChildSpec[Any] | Callable[[], Actor[Any]] | None = None, *args: object, name: str = ""
+    ) -> Ref[Any]:
         """As `start_child` without waiting: a start that fails is then a failure like any other."""
         return self._kernel.ref_of(self._begin(self._actor(), child, args, name, by_hand=False))
 
@@ -179,6 +187,8 @@ class DynamicRef(_Handle):
             plan = plan_of(child)
             name, factory = name or child.name, plan.factory
         elif child is not None:
+            if args:
+                raise UsageError(f"{self._path}: arguments are for the template; bind them to the factory yourself")
             factory = child
         elif self._template is None:
             raise SpecError(f"{self._path}: no template; give start_child a spec or a factory")

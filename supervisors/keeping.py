@@ -18,7 +18,7 @@ from understudy.actors.lifecycle import Exit
 from understudy.actors.telemetry import log
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.intensity import Intensity, RestartWindow
-from understudy.supervisors.plans import SweepStarts
+from understudy.supervisors.plans import ChildPlan, SweepStarts
 
 if TYPE_CHECKING:
     from understudy.actors.timers import Timer
@@ -45,6 +45,29 @@ class Record:
         before = self.failures if exit.kind == "start" else backoff.failures_after(self.failures, now - self.began)
         self.failures = before + 1
         return backoff.delay(before, dice.random()) if backoff.first else 0.0
+
+
+class Kept(Record):
+    """One child: its plan, its cell (the last one, when it is stopped), and what the supervisor is about with it.
+
+    `phase`: `up` (an incarnation was begun), `starting` (a group start or a person waits for it), `ending` (asked
+    to end, its address stays), `leaving` (asked to stop), `waiting` (down, and to be started), `stopped`.
+    `by_hand`: a manual start is waited for; when it fails the child is not restarted (`new`: and is forgotten).
+    """
+
+    __slots__ = ("by_hand", "cell", "new", "phase", "plan", "told")
+
+    def __init__(self, plan: ChildPlan, cell: Cell, began: float) -> None:
+        super().__init__(began, plan.intensity)
+        self.plan = plan
+        self.cell = cell
+        self.phase = "up"
+        self.by_hand = self.new = self.told = False
+
+    @property
+    def gone(self) -> bool:
+        """Without an address, or without one soon."""
+        return self.cell.state in ("stopping", "stopped")
 
 
 class Keeper(Actor[B], Generic[B]):

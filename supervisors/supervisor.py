@@ -22,7 +22,7 @@ from understudy.actors.lifecycle import ALIVE, DECLINED, SHUTDOWN, Exit
 from understudy.actors.timers import Timer
 from understudy.supervisors.groups import Group
 from understudy.supervisors.intensity import Intensity, RestartWindow
-from understudy.supervisors.keeping import Keeper, Record, StartLimits, late_start
+from understudy.supervisors.keeping import Keeper, Kept, StartLimits, late_start
 from understudy.supervisors.plans import (
     ChildDown,
     ChildInfo,
@@ -43,29 +43,6 @@ NUDGE: Final = -1
 __all__ = ["ChildPlan", "Observer", "SupervisorActor", "SupervisorPlan"]
 
 
-class _Kept(Record):
-    """One child: its plan, its cell (the last one, when it is stopped), and what the supervisor is about with it.
-
-    `phase`: `up` (an incarnation was begun), `starting` (a group start or a person waits for it), `ending` (asked
-    to end, its address stays), `leaving` (asked to stop), `waiting` (down, and to be started), `stopped`.
-    `by_hand`: a manual start is waited for; when it fails the child is not restarted (`new`: and is forgotten).
-    """
-
-    __slots__ = ("by_hand", "cell", "new", "phase", "plan", "told")
-
-    def __init__(self, plan: ChildPlan, cell: Cell, began: float) -> None:
-        super().__init__(began, plan.intensity)
-        self.plan = plan
-        self.cell = cell
-        self.phase = "up"
-        self.by_hand = self.new = self.told = False
-
-    @property
-    def gone(self) -> bool:
-        """Without an address, or without one soon."""
-        return self.cell.state in ("stopping", "stopped")
-
-
 class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | SweepStarts]):
     """See the module."""
 
@@ -73,7 +50,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         self._plan = plan
         self._observe = plan.observe
         self._alone = plan.strategy == "one_for_one"
-        self._kept: dict[str, _Kept] = {}  # in start order
+        self._kept: dict[str, Kept] = {}  # in start order
         self._window = RestartWindow(plan.intensity)
         self._limits = StartLimits(self)
         self._group: Group | None = None
@@ -103,10 +80,10 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             elif failed is not None and (failed.kind == "start" or not adopted):  # else a kept message ended it since
                 raise Leave(Exit("start", f"child {plan.name}: {failed}"))
 
-    def _begin_new(self, plan: ChildPlan) -> _Kept:
+    def _begin_new(self, plan: ChildPlan) -> Kept:
         """Begin a child that is not kept yet. Raises `SpecError` when its address is taken."""
         now = self._kernel.loop.time()
-        kept = _Kept(plan, self._address(plan, self._plan.numbers(f"{self._own.path}/{plan.name}")), now)
+        kept = Kept(plan, self._address(plan, self._plan.numbers(f"{self._own.path}/{plan.name}")), now)
         self._kept[plan.name] = kept
         self._say_started(kept)
         return kept
@@ -130,7 +107,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         cell.shutdown = plan.shutdown
         return cell
 
-    def _begin(self, kept: _Kept) -> None:
+    def _begin(self, kept: Kept) -> None:
         """Begin the next incarnation of a child that is down. Raises `SpecError` when its address is taken."""
         kernel, cell = self._kernel, kept.cell
         now = kept.began = kernel.loop.time()
@@ -152,7 +129,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         children.clear()
         children.update(ours | others)
 
-    def _say_started(self, kept: _Kept) -> None:
+    def _say_started(self, kept: Kept) -> None:
         if self._observe is not None:
             self._observe(kept.cell.path, ChildStarted(kept.cell.path, kept.cell.number))
 
@@ -188,7 +165,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
                 else:
                     self._ended(kept, m.exit)
 
-    def _casualty(self, kept: _Kept, exit: Exit) -> None:
+    def _casualty(self, kept: Kept, exit: Exit) -> None:
         """It ended by itself before the group restart came to stop it: that is no further failure."""
         self._down(kept, exit)
         if kept.plan.restart == "temporary":
@@ -199,14 +176,14 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
                 self._kernel.will_restart(kept.cell)
         self._go_on()
 
-    def _down(self, kept: _Kept, exit: Exit, *, intended: bool = False) -> None:
+    def _down(self, kept: Kept, exit: Exit, *, intended: bool = False) -> None:
         cell = kept.cell
         if self._observe is not None:
             self._observe(cell.path, ChildExited(cell.path, cell.number, exit, intended))
         if intended and cell.watchers:
             self._kernel.will_restart(cell)
 
-    def _gone(self, kept: _Kept) -> None:
+    def _gone(self, kept: Kept) -> None:
         """Its address is gone: somebody stopped it, or a group restart hit a temporary child."""
         if kept.phase == "stopped":
             return
@@ -217,7 +194,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._group.held.add(kept.plan.name)
         self._go_on()
 
-    def _ended(self, kept: _Kept, exit: Exit) -> None:
+    def _ended(self, kept: Kept, exit: Exit) -> None:
         """A child ended on its own."""
         self._down(kept, exit)
         if exit == DECLINED:
@@ -234,11 +211,11 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._ended_for_good(kept)
         self._go_on()
 
-    def _decline(self, kept: _Kept) -> None:
+    def _decline(self, kept: Kept) -> None:
         """Nothing to do for it: the spec is kept without an actor."""
         self._let_go(kept, DECLINED, forget=kept.plan.restart == "temporary" or kept.new)
 
-    def _let_go(self, kept: _Kept, exit: Exit, *, forget: bool) -> None:
+    def _let_go(self, kept: Kept, exit: Exit, *, forget: bool) -> None:
         """Release the address of a child that is down, and keep or forget its spec."""
         kept.phase = "stopped"
         if forget:
@@ -247,7 +224,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._group.held.add(kept.plan.name)
         self._kernel.begin_stop(kept.cell, exit)
 
-    def _ended_for_good(self, kept: _Kept) -> None:
+    def _ended_for_good(self, kept: Kept) -> None:
         """Automatic shutdown: the end of a significant child may be the end of us. Raises `Leave`."""
         if not kept.plan.significant:
             return
@@ -258,7 +235,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     # -- restart -------------------------------------------------------------------------------------------
 
-    def _restart(self, kept: _Kept, exit: Exit) -> None:
+    def _restart(self, kept: Kept, exit: Exit) -> None:
         kernel = self._kernel
         if kernel.interrupted is not None:
             return  # the process is about to end: nothing is started any more
@@ -287,18 +264,18 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         else:  # the child has its turn before it can fail again, and that comes as a message: others are served
             self._begin(kept)
 
-    def _give_up(self, kept: _Kept, exit: Exit) -> NoReturn:
+    def _give_up(self, kept: Kept, exit: Exit) -> NoReturn:
         text = self._too_many(kept, self._plan.intensity, exit)
         raise Leave(Exit("shutdown", text))
 
-    def _quarantine(self, kept: _Kept, intensity: Intensity, exit: Exit) -> None:
+    def _quarantine(self, kept: Kept, intensity: Intensity, exit: Exit) -> None:
         """It alone failed too often: it stays stopped until somebody starts it by hand."""
         text = self._too_many(kept, intensity, exit)
         self._let_go(kept, Exit("shutdown", text), forget=False)
         self._ended_for_good(kept)
         self._go_on()
 
-    def _too_many(self, kept: _Kept, intensity: Intensity, exit: Exit) -> str:
+    def _too_many(self, kept: Kept, intensity: Intensity, exit: Exit) -> str:
         path = kept.cell.path
         if self._observe is not None:
             self._observe(path, GaveUp(self._own.path, path, intensity.restarts, intensity.within, exit))
@@ -318,7 +295,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     # -- group restart -------------------------------------------------------------------------------------
 
-    def _regroup(self, kept: _Kept, due: float, *, retry: bool) -> None:
+    def _regroup(self, kept: Kept, due: float, *, retry: bool) -> None:
         group = self._group or Group()
         self._group, order, strategy = group, tuple(self._kept), self._plan.strategy
         self._turn += 1
@@ -354,7 +331,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             group.todo.pop()
         return True
 
-    def _end(self, kept: _Kept) -> None:
+    def _end(self, kept: Kept) -> None:
         """Begin to end one member; the end comes as a message."""
         kept.phase = "ending"
         if kept.plan.restart == "temporary" or kept.gone:
@@ -439,7 +416,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         """All children, in start order."""
         return tuple(self._info(kept) for kept in self._kept.values())
 
-    def _info(self, kept: _Kept) -> ChildInfo:
+    def _info(self, kept: Kept) -> ChildInfo:
         state = "restarting" if kept.phase == "waiting" and not kept.gone else state_of(kept.cell)
         plan, cell = kept.plan, kept.cell
         return ChildInfo(plan.name, cell.path, state, plan.restart, cell.number, plan.significant)
@@ -494,14 +471,14 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         self._must_be_stopped(kept, "deleted")
         del self._kept[name]
 
-    def _find(self, name: str) -> _Kept:
+    def _find(self, name: str) -> Kept:
         kept = self._kept.get(name)
         if kept is None:
             known = ", ".join(self._kept) or "none"
             raise UsageError(f"{self._own.path}: no child {name!r}; children: {known}")
         return kept
 
-    def _must_be_stopped(self, kept: _Kept, what: str) -> None:
+    def _must_be_stopped(self, kept: Kept, what: str) -> None:
         info = self._info(kept)
         if info.state != "stopped":
             raise UsageError(f"{info.path} is {info.state}; only a stopped child can be {what}")

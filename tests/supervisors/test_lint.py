@@ -141,4 +141,4 @@ def test_a_system_says_each_finding_once_when_it_starts(caplog: pytest.LogCaptur
         "s/ends: it ends itself with `self.context.stop()`, and is restarted each time because it is permanent;"
         ' restart="transient"'
     )
-    assert (told.code, told.place) == ("permanent-ends", "s/ends")
+    assert (vars(told)["code"], vars(told)["place"]) == ("permanent-ends", "s/ends")

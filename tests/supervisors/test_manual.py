@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from supervised import Child, Desk, Echo, End, alone
@@ -288,8 +289,8 @@ def test_a_nested_transient_supervisor_that_gave_up_is_not_restarted() -> None:
 def test_significance_that_makes_no_sense_is_refused_by_name() -> None:
     with pytest.raises(SpecError, match="child 'child': a permanent child cannot be significant"):
         ChildSpec(Child, significant=True)  # type: ignore[arg-type]  # never made
-    child = ChildSpec(Child, restart="transient", significant=True)  # type: ignore[arg-type]  # never made
-    with pytest.raises(SpecError, match="supervisor 's': child 'child': significant, but .* auto_shutdown is 'never'"):
+    child: ChildSpec[Any] = ChildSpec(Child, restart="transient", significant=True)  # type: ignore[arg-type]  # never made
+    with pytest.raises(SpecError, match=r"supervisor 's': child 'child': significant, but .* auto_shutdown is 'never'"):
         Supervisor("s", [child])
     with pytest.raises(SpecError, match="auto_shutdown 'any' is unknown; allowed: never, any_significant"):
         Supervisor("s", [child], auto_shutdown="any")  # type: ignore[arg-type]  # the mistake under test
