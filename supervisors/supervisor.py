@@ -150,8 +150,8 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         cell = m.cell
         kept = self._kept.get(cell.name)
         if kept is None or kept.cell is not cell or m.number != cell.number:
-            return
-        if cell.state == "stopped":
+            self._go_on()  # a group may have waited for one that was deleted meanwhile
+        elif cell.state == "stopped":
             self._gone(kept)
         elif cell.state == "failed" and cell.life is None:
             if kept.phase == "ending":

@@ -413,6 +413,21 @@ def test_a_member_that_somebody_stops_meanwhile_stays_stopped_and_the_group_goes
     alone(main)
 
 
+@pytest.mark.promise(39)
+def test_a_member_that_is_deleted_meanwhile_does_not_hold_the_group_up() -> None:
+    async def main(desk: Desk) -> None:
+        children = (desk.child("a"), desk.child("b"), slow(desk, "c"))
+        await desk.start(desk.plan(*children, strategy="one_for_all"))
+        desk.tell("b", End("error"))
+        await asyncio.sleep(0.5)
+        await desk.handle().terminate_child("c")
+        desk.handle().delete_child("c")
+        await asyncio.sleep(5)
+        assert desk.states() == {"a": "running", "b": "running"}
+
+    alone(main)
+
+
 @pytest.mark.promise(51)
 def test_an_exit_of_an_older_incarnation_or_of_a_stranger_is_ignored() -> None:
     async def main(desk: Desk) -> None:
