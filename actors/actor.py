@@ -69,6 +69,9 @@ class Actor(Generic[M]):
     cancel_on_stop: ClassVar[bool] = False
     """Cancel the running handler at once when stopped, instead of letting it finish within the deadline."""
 
+    stops_together: ClassVar[bool] = False
+    """Stop the children all at once, each within its own deadline, instead of one after another."""
+
     _cell: Cell | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:  # passed on to other bases
@@ -90,6 +93,9 @@ class Actor(Generic[M]):
 
     async def on_stop(self, exit: Exit) -> None:
         """Runs once at the end of an incarnation that was not killed, after its children stopped."""
+
+    def _child_released(self, cell: Cell) -> None:
+        """An address below is gone, whoever stopped it. For supervisors."""
 
 
 class ActorContext:

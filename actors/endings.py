@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from understudy.actors.actor import Actor
 from understudy.actors.cell import CLOSED, DELIVERY, START, Cell, Envelope, Life
 from understudy.actors.errors import ActorStopped
-from understudy.actors.lifecycle import SHUTDOWN, Exit
+from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.messages import Down
 from understudy.actors.telemetry import log
 
@@ -44,9 +44,32 @@ class Endings:
         else:
             self._ended(cell, life, exit)
 
-    async def _end_life(self, cell: Cell, life: Life, exit: Exit) -> None:
-        await self._quiesce(cell, life, 0.0)
-        await self._wind_up(cell, life, exit)
+    def halt(self, cell: Cell, exit: Exit, deadline: float | None = None) -> None:
+        """End the present incarnation on purpose, and keep its address for the next one.
+
+        The state is `failed` at once, so that no further message begins; a running handler has `deadline` seconds
+        (default: the child's `shutdown`; none while it starts, or with `cancel_on_stop`), then it is cancelled, then
+        fenced (`killed`). The mailbox is kept, and so are, below it, the addresses of supervised children, which are
+        halted too, last started first. `on_exit` is told when all that is done. Nothing happens without a life.
+        """
+        life = cell.life
+        if cell.state not in ALIVE or life is None:
+            return
+        patience = _patience(cell, deadline)
+        cell.advance("fail")
+        cell.exit = exit
+        if cell.running or cell.children or _on_stop_of(life) is not None:
+            keep = cell.on_exit is not None
+            self.reap(cell, lambda: self._end_life(cell, life, exit, patience, keep=keep))
+        else:
+            self._ended(cell, life, exit)
+
+    async def _end_life(self, cell: Cell, life: Life, exit: Exit, patience: float = 0.0, *, keep: bool = False) -> None:
+        if not await self._quiesce(cell, life, patience) and exit.expected:
+            exit = Exit("killed", str(exit))
+            if cell.state == "failed":
+                cell.exit = exit
+        await self._wind_up(cell, life, exit, keep=keep)
         self._ended(cell, life, exit)
 
     def _ended(self, cell: Cell, life: Life, exit: Exit) -> None:
@@ -75,7 +98,7 @@ class Endings:
             cell.mailbox.clear_control()
 
     def _fail_fast(self, cell: Cell, exit: Exit) -> None:
-        if not cell.waiting:
+        if not self._kernel.some_fail_fast or not cell.waiting:
             return
         for envelope in cell.box().withdraw(lambda entry: isinstance(entry, Envelope) and entry.fail_fast):
             if isinstance(envelope, Envelope):
@@ -110,13 +133,13 @@ class Endings:
             cell.idle = None
         return cell.running == 0
 
-    async def _wind_up(self, cell: Cell, life: Life, exit: Exit) -> None:
-        """Children, then `on_stop`, each with its deadline."""
-        while cell.children:
-            child = next(reversed(cell.children.values()))
-            self.begin_stop(child, exit if exit.kind == "shutdown" else SHUTDOWN)
-            if child.stopped is not None:
-                await self._wait([child.stopped], None)
+    async def _wind_up(self, cell: Cell, life: Life, exit: Exit, *, keep: bool = False) -> None:
+        """Children, then `on_stop`, each with its deadline. `keep` the addresses of those that are supervised."""
+        together = life.actor is not None and life.actor.stops_together
+        if keep and not together:
+            await self._halt_children(cell, exit)
+        else:
+            await self._stop_children(cell, exit, together=together)
         actor = _on_stop_of(life)
         if actor is None or life.fenced:
             return
@@ -129,6 +152,30 @@ class Endings:
             task.cancel()
             if not await self._wait([task], CANCEL_GRACE):
                 self._fence(cell, life)
+
+    async def _stop_children(self, cell: Cell, exit: Exit, *, together: bool = False) -> None:
+        """Release the addresses below, last started first: one after another, or `together` within their deadlines."""
+        why = exit if exit.kind == "shutdown" else SHUTDOWN
+        if together:
+            for child in reversed(list(cell.children.values())):
+                self.begin_stop(child, why)
+        while cell.children:
+            child = next(reversed(cell.children.values()))
+            self.begin_stop(child, why)
+            if child.stopped is not None:
+                await self._wait([child.stopped], None)
+
+    async def _halt_children(self, cell: Cell, exit: Exit) -> None:
+        """End the incarnations below, last started first, and keep their addresses; without a supervisor they stop."""
+        for child in reversed(list(cell.children.values())):
+            if child.on_exit is None:
+                self.begin_stop(child, exit if exit.kind == "shutdown" else SHUTDOWN)
+            self.halt(child, exit if exit.kind == "shutdown" else SHUTDOWN)
+            while child.life is not None and child.reaper is not None:
+                await self._wait([child.reaper], None)
+                turn = self._kernel.loop.create_future()
+                self._kernel.loop.call_soon(_resolve, turn)
+                await self._wait([turn], None)  # a reaper that was cancelled unbegun is begun again by now
 
     async def _say_goodbye(self, cell: Cell, actor: Actor[Any], exit: Exit) -> None:
         try:
@@ -152,15 +199,23 @@ class Endings:
         """Begin a stop, once."""
         if cell.state in ("stopping", "stopped"):
             return
-        patience = cell.shutdown if deadline is None else deadline
-        life = cell.life
-        if cell.state == "starting" or (life is not None and life.actor is not None and life.actor.cancel_on_stop):
-            patience = 0.0
-        before = cell.reaper
+        patience = _patience(cell, deadline)
+        life, before = cell.life, cell.reaper
         cell.advance("stop")
         cell.exit, cell.door = exit, CLOSED
+        if self._is_idle(cell, life, before):  # nothing to wait for: no task, no future
+            if life is not None:
+                self._cut_off(cell, life)
+            self.release(cell, exit)
+            return
         cell.stopped = self._kernel.loop.create_future()
         self.reap(cell, lambda: self._stop(cell, exit, patience, before))
+
+    @staticmethod
+    def _is_idle(cell: Cell, life: Life | None, before: asyncio.Task[None] | None) -> bool:
+        if cell.running or cell.children or (before is not None and not before.done()):
+            return False
+        return life is None or _on_stop_of(life) is None
 
     async def _stop(self, cell: Cell, exit: Exit, patience: float, before: asyncio.Task[None] | None) -> None:
         try:
@@ -172,6 +227,8 @@ class Endings:
                     exit = Exit("killed", str(exit))
                 await self._wind_up(cell, life, exit)
                 self._cut_off(cell, life)
+            else:
+                await self._stop_children(cell, exit)  # those a halt has kept
         finally:
             self.release(cell, exit)
 
@@ -190,6 +247,9 @@ class Endings:
         self.notify(cell, restarting=False)
         if kernel.on_released is not None:
             kernel.on_released(cell, exit)
+        above = cell.parent.life if cell.parent is not None else None
+        if above is not None and above.actor is not None:
+            above.actor._child_released(cell)
         _resolve(cell.stopped)
 
     # -- notices and tasks ---------------------------------------------------------------------------------
@@ -234,6 +294,14 @@ class Endings:
         """Wait until nothing is ending any more."""
         while self._reapers:
             await self._wait(list(self._reapers), None)
+
+
+def _patience(cell: Cell, deadline: float | None) -> float:
+    """Seconds a running handler has before it is cancelled."""
+    life = cell.life
+    if cell.state == "starting" or (life is not None and life.actor is not None and life.actor.cancel_on_stop):
+        return 0.0
+    return cell.shutdown if deadline is None else deadline
 
 
 def _on_stop_of(life: Life) -> Actor[Any] | None:

@@ -72,6 +72,7 @@ class Kernel:
         self.on_interrupt: Callable[[BaseException], None] | None = None
         self.on_released: Callable[[Cell, Exit], None] | None = None
         self.fenced_handlers = 0
+        self.some_fail_fast = False  # whether an ask with on_restart="fail" was ever made: else no mailbox is searched
         self._scheduler = scheduler
         self._endings = Endings(self)
         self._anonymous = 0
@@ -477,6 +478,14 @@ class Kernel:
         starting has none. Children stop first, last started first.
         """
         await self._endings.stop(cell, exit, deadline=deadline)
+
+    def begin_stop(self, cell: Cell, exit: Exit = SHUTDOWN) -> None:
+        """`stop` without waiting for it."""
+        self._endings.begin_stop(cell, exit)
+
+    def halt(self, cell: Cell, exit: Exit = SHUTDOWN, *, deadline: float | None = None) -> None:
+        """Begin to end the present incarnation and keep the address for the next one; see `Endings.halt`."""
+        self._endings.halt(cell, exit, deadline)
 
     def watch(self, watcher: Cell, target: Cell) -> None:
         """Note a watch of the present incarnation; idempotent until it has fired. Without one it fires at once."""

@@ -84,3 +84,5 @@ class Exit(Struct, frozen=True):
 NORMAL: Final = Exit("normal")
 SHUTDOWN: Final = Exit("shutdown")
 GONE: Final = Exit("gone")
+DECLINED: Final = Exit("normal", "declined to start")
+"""Raised as `Leave(DECLINED)` in `on_start`: there is nothing to do. Its supervisor keeps the spec without an actor."""

@@ -169,7 +169,8 @@ class Ref(Generic[Mr]):
                 result: Any = dispatcher.step(cell, envelope)
                 if result is not QUEUE:
                     return result if result is not PENDING else await _reply(cell, envelope, now, cancel)  # type: ignore[no-any-return]
-        envelope.fail_fast = on_restart == "fail"
+        if on_restart == "fail":
+            envelope.fail_fast = kernel.some_fail_fast = True
         return await _queued(cell, envelope, now, cancel)  # type: ignore[no-any-return]
 
 

@@ -31,6 +31,16 @@ class Intensity(Struct, frozen=True):
         check_count("Intensity.restarts", self.restarts)
         check_number("Intensity.within", self.within, above=True, unit="seconds")
 
+    @property
+    def sustained(self) -> float:
+        """Restarts per second that may go on for ever."""
+        return self.restarts / self.within
+
+    @property
+    def burst(self) -> int:
+        """Restarts that may come at once."""
+        return self.restarts
+
     def __str__(self) -> str:
         return f"{self.restarts} restart{'' if self.restarts == 1 else 's'} in {self.within:g} s"
 
@@ -60,9 +70,12 @@ class RestartWindow:
         return len(self._stamps) <= self.intensity.restarts
 
     def count(self, now: float) -> int:
-        """Restarts within the window that ends at `now`; saturates at `restarts` + 1. Changes nothing."""
-        within = self.intensity.within
-        return sum(now - stamp <= within for stamp in self._stamps)
+        """Restarts within the window that ends at `now`; saturates at `restarts` + 1. O(1) amortised.
+
+        Forgets what is older, so a `now` before the last one asked with may count too few.
+        """
+        self._drop(now)
+        return len(self._stamps)
 
     def snapshot(self) -> tuple[float, ...]:
         """The stamps that may still count, oldest first."""

@@ -1,6 +1,6 @@
 """What is to be supervised, as data: child specs, routes, and the supervisor's own policy.
 
-Inert: nothing starts here. `tree.plan` checks a whole tree, `supervisor.SupervisorActor` runs it.
+Inert: nothing starts here. `tree.plan` checks a whole tree; `supervisor` and `dynamic` run it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ from understudy.actors.errors import SpecError
 from understudy.actors.messages import Message
 from understudy.actors.refs import Key
 from understudy.supervisors.backoff import Backoff
-from understudy.supervisors.checks import check_number
+from understudy.supervisors.checks import check_count, check_kind, check_number
 from understudy.supervisors.intensity import Intensity
-from understudy.supervisors.strategies import RestartType, Strategy, check_restart, check_strategy
+from understudy.supervisors.plans import START_SECONDS, ChildPlan
+from understudy.supervisors.strategies import (
+    AutoShutdown,
+    RestartType,
+    Strategy,
+    check_auto_shutdown,
+    check_restart,
+    check_significant,
+    check_strategy,
+)
 
 M = TypeVar("M")
 X = TypeVar("X")
@@ -34,8 +43,13 @@ class ChildSpec(Generic[M]):
     `child`: an agent, or a factory of actors. `name`: default an agent's own, else the factory's in lower case.
     `restart`: `permanent` (default: always), `transient` (after a failure only), `temporary` (never). `count` > 1
     makes a pool of members `name/1` … behind one address. `shutdown`: seconds a stopping child has to finish its
-    message, default 5. Raises `SpecError`.
+    message, default 5. `start_within`: seconds its `on_start` has, default 30; later is a failed start. `intensity`:
+    restarts allowed to this child (each member of a pool) alone, beside the supervisor's own; past it the child
+    stays stopped and the others go on; default None, only the supervisor's counts. `significant`: its end for good
+    is looked at by the supervisor's `auto_shutdown`. Raises `SpecError`.
     """
+
+    __slots__ = ("child", "count", "intensity", "name", "restart", "shutdown", "significant", "start_within")
 
     def __init__(
         self,
@@ -45,21 +59,44 @@ class ChildSpec(Generic[M]):
         restart: RestartType = "permanent",
         count: int = 1,
         shutdown: float = 5.0,
+        start_within: float = START_SECONDS,
+        intensity: Intensity | None = None,
+        significant: bool = False,
     ) -> None:
         self.child = child
         self.name = name or _name_of(child)
         where = f"child {self.name!r}"
-        if "/" in self.name or self.name.startswith(("@", "$")) or not self.name:
-            raise SpecError(f"{where}: a name is not empty, has no '/' and begins with neither '@' nor '$'")
+        check_name(where, self.name)
         if isinstance(child, Agent) and self.name != child.name:
             raise SpecError(f"{where}: an agent goes by its own name, {child.name!r}")
         if count < 1:
             raise SpecError(f"{where}: count {count!r}; at least 1")
         check_restart(restart)
         check_number(f"{where}: shutdown", shutdown, unit="seconds")
+        check_number(f"{where}: start_within", start_within, above=True, unit="seconds")
+        if intensity is not None:
+            check_kind(f"{where}: intensity", intensity, Intensity, "an Intensity")
+        if significant and restart == "permanent":
+            check_significant(where, restart, "any_significant")
         self.restart: RestartType = restart
         self.shutdown = shutdown
         self.count = count
+        self.start_within = start_within
+        self.intensity = intensity
+        self.significant = significant
+
+    def plan(self, name: str, factory: Callable[[], Actor[Any]], concurrency: int = 1) -> ChildPlan:
+        """What a supervisor's actor needs to start one child (member) called `name` by `factory`, and to keep it."""
+        return ChildPlan(
+            name,
+            factory,
+            self.restart,
+            self.shutdown,
+            concurrency,
+            self.start_within,
+            self.intensity,
+            self.significant,
+        )
 
     def __repr__(self) -> str:
         return f"<child {self.name}{f' ×{self.count}' if self.count > 1 else ''} {self.restart}>"
@@ -96,41 +133,63 @@ class Route(Generic[X]):
 class Supervisor:
     """A supervisor and its children, in start order.
 
-    `strategy`: `one_for_one` (default); the other two are refused at start for now. `intensity`: default 3 restarts
-    in 5 s, then it gives up. `backoff`: delays between restarts. `budget`, `loops`, `approvals`: guards of every agent
-    below, beside their own. Left out, `loops` is the nearest supervisor's above, at the root the default `Loops()`;
-    `budget` is none of its own, at the root a default; `None` takes none. `routes`: see `Route`. Raises `SpecError`.
+    `strategy`, when a child must be restarted: `one_for_one` (default) restarts that one; `one_for_all` stops all
+    others, last started first, and starts all; `rest_for_one` does so with those started after it. `intensity`: default
+    3 restarts in 5 s, then it gives up. `backoff`: delays between restarts. `auto_shutdown`: `never` (default), or it
+    ends with `shutdown` when `any_significant` child, or `all_significant` ones, ended for good.
+
+    As a child of another supervisor: `restart` and `significant` as in `ChildSpec`. One that gave up ended with
+    `shutdown`, so a `transient` one is not restarted then. It has no shutdown time of its own: its children have.
+
+    `budget`, `loops`, `approvals`: guards of every agent below, beside their own. Left out, `loops` is the nearest
+    supervisor's above, at the root the default `Loops()`; `budget` is none of its own, at the root a default; `None`
+    takes none. `routes`: see `Route`. Raises `SpecError`.
     """
 
     def __init__(
         self,
         name: str,
-        children: Sequence[Supervisor | ChildSpec[Any] | Agent[Any, Any] | Callable[[], Actor[Any]]],
+        children: Sequence[
+            Supervisor | DynamicSupervisor | ChildSpec[Any] | Agent[Any, Any] | Callable[[], Actor[Any]]
+        ],
         *,
         strategy: Strategy = "one_for_one",
         intensity: Intensity | None = None,
         backoff: Backoff | None = None,
+        auto_shutdown: AutoShutdown = "never",
+        restart: RestartType = "permanent",
+        significant: bool = False,
         budget: BudgetRule | EllipsisType | None = ...,
         loops: LoopGuard | EllipsisType | None = ...,
         approvals: ApprovalRule | None = None,
         routes: Sequence[Route[Any]] = (),
     ) -> None:
         where = f"supervisor {name!r}"
-        if "/" in name or not name or name.startswith(("@", "$")):
-            raise SpecError(f"{where}: a name is not empty, has no '/' and begins with neither '@' nor '$'")
+        check_name(where, name)
         self.name = name
-        self.children: tuple[Supervisor | ChildSpec[Any], ...] = tuple(
-            child if isinstance(child, Supervisor | ChildSpec) else ChildSpec(child) for child in children
+        self.children: tuple[Supervisor | DynamicSupervisor | ChildSpec[Any], ...] = tuple(
+            child if isinstance(child, Supervisor | DynamicSupervisor | ChildSpec) else ChildSpec(child)
+            for child in children
         )
         check_strategy(strategy)
+        check_auto_shutdown(auto_shutdown)
+        check_restart(restart)
         self.strategy: Strategy = strategy
         self.intensity = intensity if intensity is not None else Intensity()
         self.backoff = backoff if backoff is not None else Backoff()
+        self.auto_shutdown: AutoShutdown = auto_shutdown
+        self.restart: RestartType = restart
+        self.significant = significant
+        if significant and restart == "permanent":
+            check_significant(where, restart, "any_significant")
         self.budget = budget
         self.loops = loops
         self.approvals = approvals
         self.routes = tuple(routes)
         _check_unique(where, [child.name for child in self.children])
+        for child in self.children:
+            if child.significant:
+                check_significant(f"{where}: child {child.name!r}", child.restart, auto_shutdown)
 
     def __repr__(self) -> str:
         return f"<supervisor {self.name}: {', '.join(child.name for child in self.children)}>"
@@ -140,7 +199,69 @@ class Supervisor:
         return {route.message: route for route in self.routes}
 
 
+class DynamicSupervisor:
+    """A supervisor whose children are started while it runs, by `system.supervisor(name).start_child(...)`.
+
+    `template`: how children are kept that bring no spec of their own, and what makes them: a `ChildSpec`, or a factory
+    (then they are `transient`); it is called with the arguments given to `start_child`. None: every child brings its
+    own. `max_children`: refused beyond, those that wait to be restarted included; default None, any number.
+    `intensity` (default 3 restarts in 5 s), `backoff`, `restart`, `significant`: as for `Supervisor`.
+
+    Always `one_for_one`, and without automatic shutdown. Children that end for good are removed. When it stops, its
+    children stop all at once. Agents are not dynamic children: they are part of the tree. Raises `SpecError`.
+    """
+
+    strategy: Strategy = "one_for_one"
+
+    def __init__(
+        self,
+        name: str,
+        template: ChildSpec[Any] | Callable[..., Actor[Any]] | None = None,
+        *,
+        max_children: int | None = None,
+        intensity: Intensity | None = None,
+        backoff: Backoff | None = None,
+        restart: RestartType = "permanent",
+        significant: bool = False,
+    ) -> None:
+        where = f"dynamic supervisor {name!r}"
+        check_name(where, name)
+        maker: object = template.child if isinstance(template, ChildSpec) else template
+        if isinstance(maker, Agent):
+            raise SpecError(f"{where}: an agent is part of the tree from the start; use ChildSpec(agent, count=…)")
+        if maker is not None and not callable(maker):
+            raise SpecError(f"{where}: template {template!r} is neither a ChildSpec nor a factory")
+        if isinstance(template, ChildSpec) and (template.count > 1 or template.significant):
+            raise SpecError(f"{where}: a template has no count and is not significant")
+        if max_children is not None:
+            check_count(f"{where}: max_children", max_children, least=1)
+        check_restart(restart)
+        if significant and restart == "permanent":
+            check_significant(where, restart, "any_significant")
+        self.name = name
+        self.factory: Callable[..., Actor[Any]] | None = maker
+        self.template = ChildPlan("", Actor, "transient")
+        if isinstance(template, ChildSpec):
+            self.template = template.plan("", Actor)
+        self.max_children = max_children
+        self.intensity = intensity if intensity is not None else Intensity()
+        self.backoff = backoff if backoff is not None else Backoff()
+        self.restart: RestartType = restart
+        self.significant = significant
+
+    def __repr__(self) -> str:
+        return f"<dynamic supervisor {self.name}>"
+
+
+def check_name(where: str, name: str) -> None:
+    """Raise `SpecError` unless `name` can be part of an address."""
+    if "/" in name or not name or name.startswith(("@", "$")):
+        raise SpecError(f"{where}: a name is not empty, has no '/' and begins with neither '@' nor '$'")
+
+
 def _check_unique(where: str, names: list[str]) -> None:
+    seen: set[str] = set()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise SpecError(f"{where}: two children are named {name!r}")
+        seen.add(name)

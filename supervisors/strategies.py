@@ -24,13 +24,12 @@ from understudy.actors.lifecycle import Exit
 
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 RestartType = Literal["permanent", "transient", "temporary"]
+AutoShutdown = Literal["never", "any_significant", "all_significant"]
 ExitDecision = Literal["restart", "keep", "forget"]
 
 STRATEGIES: Final[tuple[Strategy, ...]] = get_args(Strategy)
 RESTART_TYPES: Final[tuple[RestartType, ...]] = get_args(RestartType)
-
-SUPPORTED: Final[frozenset[Strategy]] = frozenset({"one_for_one"})
-"""The strategies a supervisor can run today; the tables below know them all."""
+AUTO_SHUTDOWNS: Final[tuple[AutoShutdown, ...]] = get_args(AutoShutdown)
 
 EXPECTED_END: Final[Mapping[RestartType, ExitDecision]] = MappingProxyType(
     {"permanent": "restart", "transient": "keep", "temporary": "forget"}
@@ -71,20 +70,35 @@ def affected(strategy: Strategy, order: Sequence[str], failed: str) -> GroupPlan
     return GroupPlan(stop=tuple(name for name in reversed(group) if name != failed), start=group)
 
 
+def shuts_down(mode: AutoShutdown, others: int) -> bool:
+    """Whether a supervisor ends because a significant child ended for good; `others` significant ones still live.
+
+    One that waits to be restarted still lives. OTP 24's rule (EEP 56).
+    """
+    return mode == "any_significant" or (mode == "all_significant" and others == 0)
+
+
 def check_strategy(strategy: object) -> None:
     """Raise `SpecError` unless `strategy` is one of the three names."""
     if strategy not in STRATEGIES:
         raise SpecError(f"strategy {strategy!r} is unknown; allowed: {', '.join(STRATEGIES)}")
 
 
-def check_supported(strategy: object) -> None:
-    """Raise `SpecError` unless a supervisor can run `strategy` today. Called at start."""
-    check_strategy(strategy)
-    if strategy not in SUPPORTED:
-        raise SpecError(f"strategy {strategy!r} is not supported yet; allowed: {', '.join(sorted(SUPPORTED))}")
-
-
 def check_restart(restart: object) -> None:
     """Raise `SpecError` unless `restart` is one of the three restart types."""
     if restart not in RESTART_TYPES:
         raise SpecError(f"restart {restart!r} is unknown; allowed: {', '.join(RESTART_TYPES)}")
+
+
+def check_auto_shutdown(mode: object) -> None:
+    """Raise `SpecError` unless `mode` is one of the three names."""
+    if mode not in AUTO_SHUTDOWNS:
+        raise SpecError(f"auto_shutdown {mode!r} is unknown; allowed: {', '.join(AUTO_SHUTDOWNS)}")
+
+
+def check_significant(where: str, restart: RestartType, mode: AutoShutdown) -> None:
+    """Raise `SpecError` where a significant child makes no sense: kept permanent, or nobody looks at it."""
+    if restart == "permanent":
+        raise SpecError(f"{where}: a permanent child cannot be significant: it never ends for good")
+    if mode == "never":
+        raise SpecError(f"{where}: significant, but its supervisor's auto_shutdown is 'never'")

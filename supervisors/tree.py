@@ -17,13 +17,14 @@ from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.policy import Policy
 from understudy.actors.clock import Dice
-from understudy.actors.errors import SpecError
+from understudy.actors.errors import SpecError, UsageError
+from understudy.supervisors.dynamic import DynamicActor, DynamicPlan
 from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
-from understudy.supervisors.specs import ChildSpec, Route, Spread, Supervisor
-from understudy.supervisors.strategies import check_supported
-from understudy.supervisors.supervisor import ChildPlan, Observer, SupervisorActor, SupervisorPlan
+from understudy.supervisors.plans import UNLIMITED, ChildPlan, Observer, SupervisorPlan
+from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Route, Spread, Supervisor
+from understudy.supervisors.supervisor import SupervisorActor
 
 DEFAULT_BUDGET: Final = Budget(steps=200, tokens=1_000_000, seconds=3_600)
 """Of a root supervisor that says nothing: per run, so that nothing runs for ever by oversight."""
@@ -47,13 +48,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Tree:
-    """A checked tree. `policies` is by agent name, `places` by child name, `supervisors` by path."""
+    """A checked tree. `policies` is by agent name, `places` by child name, `supervisors` and `dynamic` by path."""
 
     root: Supervisor
     policies: Mapping[str, Policy]
     places: Mapping[str, Place]
     supervisors: Mapping[str, Supervisor]
     models: tuple[Any, ...] = ()
+    dynamic: Mapping[str, DynamicSupervisor] = field(default_factory=dict[str, DynamicSupervisor])
 
 
 @dataclass
@@ -71,6 +73,7 @@ class _Guards:
 class _Builder:
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     supervisors: dict[str, Supervisor] = field(default_factory=dict[str, Supervisor])
+    dynamic: dict[str, DynamicSupervisor] = field(default_factory=dict[str, DynamicSupervisor])
     guards: dict[str, _Guards] = field(default_factory=dict[str, _Guards])
 
 
@@ -94,17 +97,19 @@ def plan(root: Supervisor) -> Tree:
         for route in supervisor.routes:
             _check_route(builder, path, route)
     models = {id(policy.agent.model): policy.agent.model for policy in policies.values()}
-    return Tree(root, policies, builder.places, builder.supervisors, tuple(models.values()))
+    return Tree(root, policies, builder.places, builder.supervisors, tuple(models.values()), builder.dynamic)
 
 
 def _walk(builder: _Builder, supervisor: Supervisor, path: str, above: _Guards, *, top: bool = False) -> None:
-    check_supported(supervisor.strategy)
     guards = _pass_down(supervisor, above, top=top)
     builder.supervisors[path] = supervisor
     for child in supervisor.children:
         below = f"{path}/{child.name}"
         if isinstance(child, Supervisor):
             _walk(builder, child, below, guards)
+            continue
+        if isinstance(child, DynamicSupervisor):
+            builder.dynamic[below] = child
             continue
         if child.name in builder.places:
             raise SpecError(f"{below}: the name {child.name!r} is also that of {builder.places[child.name].path}")
@@ -216,11 +221,34 @@ def _check_route(builder: _Builder, path: str, route: Route[Any]) -> None:
         raise SpecError(f"{where} leads to {place.path}, which has no handler for it")
 
 
+def path_of(
+    nodes: Mapping[str, Supervisor] | Mapping[str, DynamicSupervisor],
+    to: str | Supervisor | DynamicSupervisor,
+    kind: str,
+) -> str:
+    """The path of a node, by description, path or name. Raises `UsageError` unless there is exactly one."""
+    if isinstance(to, str):
+        found = [to] if to in nodes else [path for path, node in nodes.items() if node.name == to]
+    else:
+        found = [path for path, node in nodes.items() if node is to]
+    if len(found) != 1:
+        name = to if isinstance(to, str) else to.name
+        what = (
+            f"is ambiguous: {', '.join(found)}"
+            if found
+            else f"is not in this tree; known: {', '.join(nodes) or 'none'}"
+        )
+        raise UsageError(f"{kind} {name!r} {what}")
+    return found[0]
+
+
 def owners(tree: Tree) -> dict[str, dict[str, str | int]]:
     """What readers of the journal are told beside the events, by path: strategy, and limits as far as there are any."""
     told: dict[str, dict[str, str | int]] = {}
     for path, supervisor in tree.supervisors.items():
         told[path] = {"strategy": supervisor.strategy, "restarts": supervisor.intensity.restarts}
+    for path, dynamic in tree.dynamic.items():
+        told[path] = {"strategy": dynamic.strategy, "restarts": dynamic.intensity.restarts}
     for policy in tree.policies.values():
         for owner, budget in policy.budgets:
             path = next((p for p, s in tree.supervisors.items() if s.name == owner), policy.path)
@@ -229,45 +257,57 @@ def owners(tree: Tree) -> dict[str, dict[str, str | int]]:
     return told
 
 
-def factory_of(
-    tree: Tree,
-    supervisor: Supervisor,
-    path: str,
-    *,
-    agent_actor: Callable[[Policy], Actor[Any]],
-    observe: Observer,
-    dice: Dice,
-    numbers: Callable[[str], int],
-) -> Callable[[], SupervisorActor]:
+@dataclass(frozen=True)
+class Making:
+    """What the actors of a tree are made with, all the way down."""
+
+    agent_actor: Callable[[Policy], Actor[Any]]
+    observe: Observer | None
+    dice: Dice
+    numbers: Callable[[str], int]
+
+
+def factory_of(tree: Tree, supervisor: Supervisor, path: str, making: Making) -> Callable[[], SupervisorActor]:
     """What makes the actor of a supervisor and, through it, of everything below."""
 
-    def plans() -> Iterator[ChildPlan]:
-        for child in supervisor.children:
-            if isinstance(child, Supervisor):
-                below = factory_of(
-                    tree,
-                    child,
-                    f"{path}/{child.name}",
-                    agent_actor=agent_actor,
-                    observe=observe,
-                    dice=dice,
-                    numbers=numbers,
-                )
-                yield ChildPlan(child.name, below, shutdown=60.0)
-                continue
-            for member in tree.places[child.name].members():
-                yield _child_plan(tree, child, member.removeprefix(f"{path}/"), agent_actor)
-
     def make() -> SupervisorActor:
-        plan_ = SupervisorPlan(tuple(plans()), supervisor.intensity, supervisor.backoff, dice, observe, numbers=numbers)
+        plan_ = SupervisorPlan(
+            tuple(_child_plans(tree, supervisor, path, making)),
+            supervisor.intensity,
+            supervisor.backoff,
+            making.dice,
+            making.observe,
+            supervisor.strategy,
+            supervisor.auto_shutdown,
+            making.numbers,
+        )
         return SupervisorActor(plan_)
 
     return make
+
+
+def _child_plans(tree: Tree, supervisor: Supervisor, path: str, making: Making) -> Iterator[ChildPlan]:
+    for child in supervisor.children:
+        if isinstance(child, ChildSpec):
+            for member in tree.places[child.name].members():
+                yield _child_plan(tree, child, member.removeprefix(f"{path}/"), making.agent_actor)
+            continue
+        below: Callable[[], Actor[Any]]
+        if isinstance(child, Supervisor):
+            below = factory_of(tree, child, f"{path}/{child.name}", making)
+        else:
+            below = _dynamic_factory(child, making)
+        yield ChildPlan(child.name, below, child.restart, 60.0, start_within=UNLIMITED, significant=child.significant)
+
+
+def _dynamic_factory(child: DynamicSupervisor, making: Making) -> Callable[[], DynamicActor]:
+    plan_ = DynamicPlan(child.template, child.intensity, child.backoff, making.dice, making.observe, child.max_children)
+    return lambda: DynamicActor(plan_)
 
 
 def _child_plan(tree: Tree, spec: ChildSpec[Any], name: str, agent_actor: Callable[[Policy], Actor[Any]]) -> ChildPlan:
     child = spec.child
     if isinstance(child, Agent):
         policy = tree.policies[child.name]
-        return ChildPlan(name, lambda: agent_actor(policy), spec.restart, spec.shutdown, child.concurrency)
-    return ChildPlan(name, child, spec.restart, spec.shutdown)
+        return spec.plan(name, lambda: agent_actor(policy), child.concurrency)
+    return spec.plan(name, child)

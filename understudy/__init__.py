@@ -32,7 +32,7 @@ from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.guards.rules import Errors, Idle, Same, Talk
 from understudy.supervisors.intensity import Intensity
-from understudy.supervisors.specs import ChildSpec, Route, Supervisor
+from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Route, Supervisor
 from understudy.transports.models.openai import OpenAIChat
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ __all__ = [
     "Ctx",
     "Degraded",
     "Down",
+    "DynamicSupervisor",
     "Errors",
     "Failed",
     "Idle",

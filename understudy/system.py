@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
@@ -35,17 +36,20 @@ from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import JournalStore, MemoryStore
 from understudy.actors.kernel import Kernel
+from understudy.actors.lifecycle import Exit
 from understudy.actors.loop import Scheduler
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
 from understudy.actors.telemetry import log
+from understudy.supervisors import lint
 from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
 from understudy.supervisors.guards.budgets import Accounts
+from understudy.supervisors.handles import DynamicRef, SupervisorRef
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.routing import Pool, PoolRef, RouteRef
-from understudy.supervisors.specs import ChildSpec, Supervisor
-from understudy.supervisors.supervisor import ChildPlan, SupervisorActor, SupervisorPlan
+from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Supervisor
 
 O = TypeVar("O")  # noqa: E741  # the name that users see: output
 M = TypeVar("M")
@@ -151,9 +155,9 @@ class System:
         self.runs.addresses = lambda name: self._pools[name].pick()
         self._host = asyncio.current_task()
         self.kernel.on_interrupt = self._interrupt
-        self.kernel.on_released = lambda cell, exit: self.runs.gone(cell.path, exit)
+        self._spawned: DynamicActor | None = None
+        self.kernel.on_released = self._released
         await self._start_tree()
-        self._spawned: SupervisorActor | None = None
         self._inbox_seen = await self._inbox_start()
         self.runs.go_on(loaded)
         await self._take_inbox()
@@ -164,6 +168,11 @@ class System:
         """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where we were entered."""
         if self._host is not None:
             self._host.cancel()
+
+    def _released(self, cell: Cell, exit: Exit) -> None:
+        self.runs.gone(cell.path, exit)
+        if self._spawned is not None and cell.parent is None:
+            self._spawned.forget(cell)
 
     def _store(self) -> JournalStore:
         where = self._journal_at
@@ -177,15 +186,13 @@ class System:
 
     async def _start_tree(self) -> None:
         root = self.tree.root
-        factory = trees.factory_of(
-            self.tree,
-            root,
-            root.name,
-            agent_actor=lambda policy: AgentActor(self.runs, policy),
-            observe=self.runs.supervised,
-            dice=self._dice,
-            numbers=self.runs.incarnation,
+        for finding in lint.check(root):
+            extra = {"code": finding.code, "place": finding.place}
+            log.warning("%s: %s; %s", finding.place, finding.text, finding.cure, extra=extra)
+        making = trees.Making(
+            lambda policy: AgentActor(self.runs, policy), self.runs.supervised, self._dice, self.runs.incarnation
         )
+        factory = trees.factory_of(self.tree, root, root.name, making)
         cell = self.kernel.spawn(factory, name=root.name)
         failed = await self.kernel.wait_started(cell)
         if failed is not None:
@@ -243,15 +250,34 @@ class System:
         self._running()
         if "/" in name or name.startswith(("@", "$")):
             raise SpecError(f"actor name {name!r}: no '/', and '@' and '$' do not begin it")
+        return self.kernel.ref_of(self._guardian().begin(factory, name))
+
+    def _guardian(self) -> DynamicActor:
+        """Who keeps the spawned actors: each has an intensity of its own, and all together have none."""
         if self._spawned is None:
-            plan = SupervisorPlan(
-                (), Intensity(), Backoff(first=0.05), self._dice, self.runs.supervised, per_child=True
-            )
-            self._spawned = SupervisorActor(plan)
-            cell = self.kernel.spawn(lambda: cast("SupervisorActor", self._spawned), name="spawned")
+            template = dataclasses.replace(TEMPLATE, intensity=Intensity())
+            plan = DynamicPlan(template, None, Backoff(first=0.05), self._dice, self.runs.supervised, top=True)
+            self._spawned = DynamicActor(plan)
+            cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name="spawned")
             self.kernel.bind(self._spawned, cell)
-        plain = ChildPlan(name or self.kernel.anonymous(), factory, "transient")
-        return self.kernel.ref_of(self._spawned.keep(plain, None).cell)
+        return self._spawned
+
+    def supervisor(self, to: str | Supervisor) -> SupervisorRef:
+        """The handle of a supervisor, by description, path or name: list, start, stop, restart and delete children.
+
+        Raises `UsageError` for a name that is unknown, ambiguous or that of a dynamic supervisor (see `dynamic`).
+        """
+        self._running()
+        return SupervisorRef(self.kernel, trees.path_of(self.tree.supervisors, to, "supervisor"))
+
+    def dynamic(self, to: str | DynamicSupervisor) -> DynamicRef:
+        """The handle of a dynamic supervisor, by description, path or name: start and stop children.
+
+        Raises `UsageError` for a name that is unknown or ambiguous.
+        """
+        self._running()
+        path = trees.path_of(self.tree.dynamic, to, "dynamic supervisor")
+        return DynamicRef(self.kernel, path, self.tree.dynamic[path].factory)
 
     @overload
     def ref(self, to: Key[M] | Agent[Any, M] | ChildSpec[M]) -> Ref[M]: ...

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 from hypothesis import settings
@@ -44,6 +45,33 @@ def test_a_clock_that_goes_back_is_refused_and_changes_nothing() -> None:
     with pytest.raises(UsageError, match=r"restart at 1\.0 is before the last one at 2\.0"):
         window.admit(1.0)
     assert window.snapshot() == (2.0,)
+
+
+@pytest.mark.promise(43)
+def test_a_restart_costs_the_same_whatever_the_window_holds() -> None:
+    """In steps of the interpreter, which do not depend on the machine."""
+
+    def steps(restarts: int) -> int:
+        window = RestartWindow(Intensity(restarts, within=1e6))
+        for now in range(min(restarts, 20_000)):
+            window.admit(float(now))
+        count = 0
+
+        def trace(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(trace)
+        window.admit(30_000.0)
+        window.count(30_000.0)
+        sys.setprofile(None)
+        return count
+
+    assert steps(1_000_000) <= steps(3)
+
+
+def test_an_intensity_says_its_rates() -> None:
+    assert (Intensity(3, within=5).sustained, Intensity(3, within=5).burst) == (0.6, 3)
 
 
 @pytest.mark.parametrize("stamps", [(2.0, 1.0), (math.nan,), (math.inf,)])

@@ -11,13 +11,11 @@ from understudy.actors.lifecycle import Exit, ExitKind
 from understudy.supervisors.strategies import (
     RESTART_TYPES,
     STRATEGIES,
-    SUPPORTED,
     GroupPlan,
     RestartType,
     Strategy,
     affected,
     check_strategy,
-    check_supported,
     decide_exit,
 )
 
@@ -71,13 +69,6 @@ def test_what_is_stopped_is_what_is_started_in_reverse_without_the_failed(
 def test_a_stranger_cannot_fail() -> None:
     with pytest.raises(UsageError, match="'z' is no child here; children: a, b"):
         affected("one_for_all", ["a", "b"], "z")
-
-
-def test_an_unsupported_strategy_is_refused_with_those_allowed() -> None:
-    check_supported("one_for_one")
-    for strategy in set(STRATEGIES) - SUPPORTED:
-        with pytest.raises(SpecError, match=f"'{strategy}' is not supported yet; allowed: one_for_one"):
-            check_supported(strategy)
 
 
 @pytest.mark.parametrize("strategy", ["one-for-one", None, ["one_for_one"]])

@@ -1,6 +1,7 @@
 """Supervision of a tree under virtual time, with fixed dice: every delay is exact."""
 
 import asyncio
+import sys
 
 import pytest
 from supervised import Child, Desk, Echo, End, Hang, High, alone
@@ -11,6 +12,7 @@ from understudy.actors.errors import ActorStopped
 from understudy.actors.journal.events import BackedOff, ChildExited, ChildStarted, GaveUp
 from understudy.actors.lifecycle import Exit, ExitKind
 from understudy.actors.messages import Down
+from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.strategies import RestartType
 from understudy.supervisors.supervisor import ChildPlan
@@ -168,7 +170,7 @@ def test_a_start_that_takes_long_and_fails_is_no_healthy_life() -> None:
                 await super().on_start()
 
         fails: list[str] = []
-        await desk.start(desk.plan(ChildPlan("a", lambda: Slow(desk, fails))))
+        await desk.start(desk.plan(ChildPlan("a", lambda: Slow(desk, fails), start_within=1_000.0)))
         fails += ["1", "2"]
         desk.tell("a", End("error"))
         await asyncio.sleep(1_000)
@@ -230,29 +232,48 @@ def test_restarts_outside_the_window_do_not_add_up() -> None:
     alone(main)
 
 
-def test_restarts_of_all_children_count_together_unless_each_has_its_own_window() -> None:
+@pytest.mark.promise(42)
+def test_restarts_of_all_children_count_together() -> None:
     async def main(desk: Desk) -> None:
-        for per_child in (False, True):
-            children = (desk.child("a"), desk.child("b"))
-            plan = desk.plan(*children, intensity=Intensity(1, 60), per_child=per_child)
-            cell = await desk.start(plan, name=f"desk{per_child}")
-            for name in ("a", "b"):
-                desk.tell(f"{cell.path}/{name}", End("error"))
-                await asyncio.sleep(2)
-            assert (cell.state == "running") == per_child
+        cell = await desk.start(desk.plan(desk.child("a"), desk.child("b"), intensity=Intensity(1, 60)))
+        for name in ("a", "b"):
+            desk.tell(name, End("error"))
+            await asyncio.sleep(2)
+        assert cell.state == "stopped"
 
     alone(main)
 
 
-def test_with_its_own_window_a_child_that_is_past_it_is_removed_alone() -> None:
+@pytest.mark.promise(44)
+def test_a_child_past_its_own_intensity_is_quarantined_alone_and_can_be_started_by_hand() -> None:
     async def main(desk: Desk) -> None:
-        plan = desk.plan(desk.child("a"), desk.child("b"), intensity=Intensity(1, 60), per_child=True)
-        cell = await desk.start(plan)
+        cell = await desk.start(desk.plan(desk.child("a", intensity=Intensity(1, 60)), desk.child("b")))
         for _ in range(2):
             desk.tell("a", End("error"))
             await asyncio.sleep(3)
         assert desk.kernel.registry.names() == ("desk", "desk/b")
         assert cell.state == "running"
+        assert desk.states() == {"a": "stopped", "b": "running"}
+        (gave_up,) = [event for event in desk.events if isinstance(event, GaveUp)]
+        assert (gave_up.child, gave_up.intensity, gave_up.within) == ("desk/a", 1, 60)
+        await desk.handle().restart_child("a")
+        assert desk.log[-1] == "desk/a up #3"
+
+    alone(main)
+
+
+@pytest.mark.promise(44)
+def test_a_restart_counts_in_both_layers_and_a_refused_one_in_the_childs_alone() -> None:
+    async def main(desk: Desk) -> None:
+        children = (desk.child("a", intensity=Intensity(1, 60)), desk.child("b"))
+        cell = await desk.start(desk.plan(*children, intensity=Intensity(2, 60)))
+        for name in ("a", "a", "b"):  # the second of a is not restarted, so it is none for the supervisor
+            desk.tell(name, End("loop", "same"))
+            await asyncio.sleep(3)
+        assert set(desk.states()) == {"a", "b"}
+        desk.tell("b", End("error"))
+        await asyncio.sleep(3)
+        assert cell.state == "stopped"
 
     alone(main)
 
@@ -397,3 +418,32 @@ def test_more_children_than_the_control_lane_has_room_for_may_fail_at_once(monke
         assert {desk.cell(f"desk/{n}").number for n in range(count)} == {2}
 
     alone(main)
+
+
+@pytest.mark.promise(43)
+def test_a_restart_takes_the_same_steps_among_few_children_and_among_many() -> None:
+    def steps(children: int) -> int:
+        counts: list[int] = []
+
+        async def main(desk: Desk) -> None:
+            plan = desk.plan(*(desk.child(str(n)) for n in range(children)), backoff=Backoff(first=0.0))
+            await desk.start(plan)
+            for _ in range(3):
+                count = 0
+
+                def trace(*_: object) -> None:
+                    nonlocal count
+                    count += 1
+
+                desk.tell("desk/0", End("error"))
+                sys.setprofile(trace)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                sys.setprofile(None)
+                counts.append(count)
+            assert desk.cell("desk/0").number == 4
+
+        alone(main)
+        return counts[-1]
+
+    assert steps(300) == steps(3)

@@ -14,6 +14,7 @@ from understudy.actors.lifecycle import Exit, ExitKind
 from understudy.actors.messages import Message
 from understudy.actors.testing.simloop import SimClock, run
 from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.handles import SupervisorRef
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.strategies import RestartType
 from understudy.supervisors.supervisor import ChildPlan, SupervisorActor, SupervisorPlan
@@ -117,6 +118,12 @@ class Desk:
 
     def tell(self, path: str, message: Message[Any]) -> None:
         assert self.kernel.ref_of(self.cell(path)).tell(message)
+
+    def handle(self, path: str = "desk") -> SupervisorRef:
+        return SupervisorRef(self.kernel, path)
+
+    def states(self, path: str = "desk") -> dict[str, str]:
+        return {child.name: child.state for child in self.handle(path).children()}
 
     def delays(self) -> list[float]:
         return [round(event.delay, 9) for event in self.events if isinstance(event, BackedOff)]
