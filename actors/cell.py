@@ -218,8 +218,12 @@ class Cell:
     @property
     def path(self) -> str:
         """The address, as "audit/inspector/2"; "$7" is a name that nobody chose."""
-        name = self.name if isinstance(self.name, str) else f"${self.name}"
-        return name if self.parent is None else f"{self.parent.path}/{name}"
+        return self.label if self.parent is None else f"{self.parent.path}/{self.label}"
+
+    @property
+    def label(self) -> str:
+        """The name as text."""
+        return self.name if isinstance(self.name, str) else f"${self.name}"
 
     @property
     def table(self) -> Mapping[type, Handler] | None:

@@ -215,12 +215,16 @@ class Kernel:
         if cell.status != QUEUED:
             self.dispatcher.schedule(cell)
 
+    def when_started(self, cell: Cell) -> asyncio.Future[None]:
+        """Done when the present incarnation, which is starting, has started or ended. Do not cancel it."""
+        if cell.started is None or cell.started.done():
+            cell.started = self.loop.create_future()
+        return cell.started
+
     async def wait_started(self, cell: Cell) -> Exit | None:
         """Wait until the present incarnation has started; the exit if it failed to."""
         if cell.state == "starting":
-            if cell.started is None:
-                cell.started = self.loop.create_future()
-            await asyncio.shield(cell.started)
+            await asyncio.shield(self.when_started(cell))
         return None if cell.state in ("running", "suspended") else cell.exit
 
     def restart(self, cell: Cell) -> None:

@@ -253,10 +253,11 @@ def _check_cycle(cell: Cell, envelope: Envelope) -> None:
             raise CallCycle(cell.path, (*_paths(chain[n:]), cell.path))
 
 
-def check_seconds(where: Cell, seconds: float, what: str = "timeout") -> None:
+def check_seconds(where: Cell | str, seconds: float, what: str = "timeout") -> None:
     """Raise `UsageError` for a time that is not a number or has no end: every wait has a deadline."""
     if not -inf < seconds < inf:
-        raise UsageError(f"{where.path}: {what} of {seconds!r} seconds; it must have an end")
+        path = where if isinstance(where, str) else where.path
+        raise UsageError(f"{path}: {what} of {seconds!r} seconds; it must have an end")
 
 
 def _refusal(cell: Cell, refused: Refused, message: object) -> Exception:

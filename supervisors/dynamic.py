@@ -107,7 +107,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
     def infos(self) -> tuple[ChildInfo, ...]:
         """All children, in the order they were started."""
         return tuple(
-            ChildInfo(cell.name, cell.path, state_of(cell), self._plan_of(cell).restart, cell.number)
+            ChildInfo(cell.label, cell.path, state_of(cell), self._plan_of(cell).restart, cell.number)
             for cell in self._cells()
         )
 

@@ -117,7 +117,7 @@ class SupervisorRef(_Handle):
         self._actor().delete(name)
 
     async def _settled(self, timeout: float) -> SupervisorActor:
-        check_seconds(f"{self._path}: timeout", timeout)
+        check_seconds(self._path, timeout)
         with anyio.move_on_after(max(0.0, timeout)):
             while (over := self._actor().regrouping()) is not None:
                 await asyncio.wait([over], timeout=0.5)  # looks whether the supervisor itself has ended

@@ -124,7 +124,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
     def _in_order(self) -> None:
         """Children are stopped in reverse start order, which is that of the specs, not that of their addresses."""
         children = self._own.children
-        ours = {name: cell for name in self._kept if (cell := children.get(name)) is not None}
+        ours: dict[str | int, Cell] = {name: children[name] for name in self._kept if name in children}
         others = {name: cell for name, cell in children.items() if name not in ours}
         children.clear()
         children.update(ours | others)
@@ -141,14 +141,14 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._kernel.control(self._own, ChildDown(cell, number, exit), bounded=False)
 
     def _child_released(self, cell: Cell) -> None:
-        kept = self._kept.get(cell.name)
+        kept = self._kept.get(cell.label)
         if kept is not None and kept.cell is cell and kept.phase != "stopped":
             self._on_exit(cell, cell.number, cell.exit)
 
     def child_down(self, m: ChildDown) -> None:
         """Decide by the table what follows from an exit; one of an older incarnation or of a stranger is ignored."""
         cell = m.cell
-        kept = self._kept.get(cell.name)
+        kept = self._kept.get(cell.label)
         if kept is None or kept.cell is not cell or m.number != cell.number:
             self._go_on()  # a group may have waited for one that was deleted meanwhile
         elif cell.state == "stopped":
@@ -160,7 +160,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
                 self._go_on()
             elif kept.phase in ("up", "starting"):
                 group = self._group
-                if group is not None and group.step == "stop" and cell.name in group.members:
+                if group is not None and group.step == "stop" and cell.label in group.members:
                     self._casualty(kept, m.exit)
                 else:
                     self._ended(kept, m.exit)
@@ -283,7 +283,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     def start_again(self, m: StartAgain) -> None:
         """The back-off is over: start the next incarnation, unless something else happened meanwhile."""
-        kept = self._kept.get(m.cell.name)
+        kept = self._kept.get(m.cell.label)
         if kept is None or kept.cell is not m.cell or m.number != m.cell.number or kept.phase != "waiting":
             return
         if m.cell.state == "failed" and self._kernel.interrupted is None:
@@ -391,19 +391,19 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         return True
 
     def _tell_when_up(self, cell: Cell) -> None:
-        own, number, started = self._own, cell.number, cell.started
-        if started is not None:
+        own, number = self._own, cell.number
+        if cell.state == "starting":
             kernel, life = self._kernel, own.life
 
             def tell(_: asyncio.Future[None]) -> None:
                 if own.life is life:
                     kernel.control(own, ChildUp(cell, number), bounded=False)
 
-            started.add_done_callback(tell)
+            kernel.when_started(cell).add_done_callback(tell)
 
     def child_up(self, m: ChildUp) -> None:
         """A child that a group start waits for is up; had it failed, its exit says so."""
-        kept = self._kept.get(m.cell.name)
+        kept = self._kept.get(m.cell.label)
         if kept is None or kept.cell is not m.cell or m.cell.number != m.number or kept.phase != "starting":
             return
         if m.cell.state in ("running", "suspended"):
@@ -449,7 +449,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     def started(self, cell: Cell) -> None:
         """Nobody waits for the manual start of this child any more: from now on its ends are decided as any."""
-        kept = self._kept.get(cell.name)
+        kept = self._kept.get(cell.label)
         if kept is not None and kept.cell is cell:
             kept.by_hand = kept.new = False
 
