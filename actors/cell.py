@@ -180,6 +180,8 @@ class Cell:
             return False
         if self.state == "running":
             return bool(self.mailbox)
+        if self.state == "suspended":
+            return self.mailbox is not None and self.mailbox.has_control
         return self.fresh and self.state == "starting"
 
     def take(self) -> Envelope | None:
@@ -188,6 +190,8 @@ class Cell:
             return None
         if self.state == "running":
             return self.mailbox.take() if self.mailbox is not None else None
+        if self.state == "suspended":
+            return self.mailbox.take_control() if self.mailbox is not None else None
         if self.fresh and self.state == "starting":
             self.fresh = False
             return Envelope(START)

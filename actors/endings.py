@@ -67,6 +67,9 @@ class Endings:
         life.end_timers()
         cell.life = None
         cell.running = 0
+        cell.idle = None
+        if self._kernel.suspensions:
+            self._kernel.suspensions.cut_off(cell)
         for target in life.watching:
             target.watchers.pop(cell, None)
         if cell.mailbox is not None:
@@ -103,9 +106,7 @@ class Endings:
 
     async def _idle_within(self, cell: Cell, seconds: float) -> bool:
         if cell.running and seconds > 0:
-            cell.idle = self._kernel.loop.create_future()
-            await self._wait([cell.idle], seconds)
-            cell.idle = None
+            await self._wait([self._kernel.when_idle(cell)], seconds)
         return cell.running == 0
 
     async def _wind_up(self, cell: Cell, life: Life, exit: Exit) -> None:

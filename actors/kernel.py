@@ -36,6 +36,7 @@ from understudy.actors.loop import Dispatcher, Handler, Scheduler
 from understudy.actors.messages import Down, Message, round_trip
 from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Registry
+from understudy.actors.suspension import Peek, Suspensions
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
 
@@ -64,6 +65,7 @@ class Kernel:
         self._scheduler = scheduler
         self._top: dict[str, Cell] = {}
         self._endings = Endings(self)
+        self.suspensions = Suspensions(self)
         self._anonymous = 0
         self._open = self._closing = False
         self._closer: asyncio.Task[None] | None = None
@@ -343,6 +345,8 @@ class Kernel:
         assert cell.table is not None  # noqa: S101  # set when the life started
         handler = cell.table.get(type(envelope.message))
         if handler is None:
+            if type(envelope.message) is Peek:
+                return Peek.serve
             envelope.fail(NotHandled(cell.path, type(envelope.message), cell.takes()))
             self.letter(cell, envelope, "unknown")
             return None
@@ -395,7 +399,7 @@ class Kernel:
             return
         starting = envelope.message is START
         cut = isinstance(error, asyncio.CancelledError)
-        if cut and envelope.cancelled and cell.state == "running":
+        if cut and envelope.cancelled and cell.state in ("running", "suspended"):
             envelope.fail(ActorStopped(cell.path, Exit("killed", "the asker cancelled it")))
             self._leave_now(cell, life)
             return
@@ -404,7 +408,8 @@ class Kernel:
         if not starting:
             self._answer_failure(cell, envelope, exit, error)
         if not cut and not isinstance(error, Leave):
-            self.telemetry.crash(cell.path, life.number, exit, None if starting else envelope.message, error)
+            message = None if starting else envelope.message
+            self.telemetry.crash(cell.path, life.number, exit, message, error, envelope.chain)
         if cell.state in ALIVE:
             self._endings.end_incarnation(cell, life, exit)
 
@@ -417,8 +422,15 @@ class Kernel:
 
     def settled(self, cell: Cell) -> None:
         """The last running handler of a cell has ended."""
-        if cell.idle is not None and not cell.idle.done():
-            cell.idle.set_result(None)
+        idle, cell.idle = cell.idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
+
+    def when_idle(self, cell: Cell) -> asyncio.Future[None]:
+        """Done when the last running handler of a cell has ended. One future for all who wait; do not cancel it."""
+        if cell.idle is None:
+            cell.idle = self.loop.create_future()
+        return cell.idle
 
     # -- ends ----------------------------------------------------------------------------------------------
 
