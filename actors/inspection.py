@@ -8,20 +8,19 @@ be seen from the loop: that is the watchdog's matter.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from understudy.actors.cell import START, Cell, Envelope
+from understudy.actors.cell import START, Cell, Life
 from understudy.actors.errors import UsageError
 from understudy.actors.lifecycle import GONE, Exit, LifeState
 from understudy.actors.mailbox import MailboxStatistics
 from understudy.actors.refs import Ref
-from understudy.actors.stacks import AwaitPoint, await_stack, deliveries, suspended_on
-from understudy.actors.telemetry import Who, path_of
+from understudy.actors.stacks import AwaitPoint, Handled, await_stack, deliveries, message_of, suspended_on
+from understudy.actors.telemetry import path_of
 
 if TYPE_CHECKING:
     from understudy.actors.kernel import Kernel
@@ -157,7 +156,7 @@ def inspect_cell(cell: Cell) -> Inspection:
         state=cell.state,
         incarnation=cell.number,
         restarts=max(0, cell.number - 1),
-        alive=None if life is None else now - life.began,
+        alive=_alive(life, now),
         mailbox=_mailbox_of(cell),
         handlers=tuple(_handlers(cell, now)),
         supervisor=_supervisor_of(cell),
@@ -185,6 +184,11 @@ def inspect_all(kernel: Kernel, limit: int = TREE_LIMIT) -> TreeInspection:
     return TreeInspection(tuple(found), max(0, len(kernel.registry) - len(found)))
 
 
+def _alive(life: Life | None, now: float) -> float | None:
+    began: float | None = getattr(life, "began", None)  # a life without it is told as one whose age is unknown
+    return None if began is None else now - began
+
+
 def _mailbox_of(cell: Cell) -> MailboxStatistics:
     return MailboxStatistics(0, 0, 0, 0, cell.limit) if cell.mailbox is None else cell.mailbox.statistics()
 
@@ -205,28 +209,24 @@ def _handlers(cell: Cell, now: float) -> Iterator[RunningHandler]:
         return
     tasks = cell.life.tasks or {}
     for envelope, task in tasks.items():
-        yield _handler(envelope, task, cell, now)
+        yield _handler(envelope, suspended_on(task), cell, now)
     if cell.running > len(tasks):  # in its first step, which leads here
-        for running, unsuspended in deliveries(sys._getframe()):
-            if running is cell and unsuspended is not None and unsuspended not in tasks:
-                yield _handler(unsuspended, None, cell, now)
+        for running, handled in deliveries(sys._getframe()):
+            if running is cell and handled is not None and (isinstance(handled, tuple) or handled not in tasks):
+                yield _handler(handled, None, cell, now)
 
 
-def _handler(envelope: Envelope, task: asyncio.Task[Any] | None, cell: Cell, now: float) -> RunningHandler:
-    coroutine = suspended_on(task) if task is not None else None
-    name = message_name(envelope.message)
-    left = None if envelope.deadline is None else envelope.deadline - now
-    sender = path_of(sender_of(envelope))
-    if coroutine is None:
+# What a coroutine is has no common type.
+def _handler(handled: Handled, suspended: Any, cell: Cell, now: float) -> RunningHandler:
+    name = message_name(message_of(handled))
+    deadline = None if isinstance(handled, tuple) else handled.deadline
+    left = None if deadline is None else deadline - now
+    sender = path_of((handled[1] if isinstance(handled, tuple) else handled.sender) or "")
+    if suspended is None:
         return RunningHandler(name, sender, left, running=True)
-    stack = await_stack(coroutine)
+    stack = await_stack(suspended)
     actors = tuple(path for path in stack.actors if path != cell.path)
     return RunningHandler(name, sender, left, False, stack.point, stack.text, actors)
-
-
-def sender_of(envelope: Envelope) -> Who:
-    """Who sent it, "" for code outside of actors."""
-    return envelope.sender or ""
 
 
 def message_name(message: object) -> str:

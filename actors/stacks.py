@@ -2,12 +2,13 @@
 
 Both look from outside, at what Python keeps anyway; nothing is recorded while messages are handled.
 
-A suspended handler's coroutine is held by the generator `_adopt` of `loop`, in which its worker waits. From there on
+A suspended handler's coroutine is held by the generator `_adopt` (or `adopt`) in which its worker waits. From there on
 the stack is what `cr_await`, `ag_await` and `gi_yieldfrom` lead to. What these do not show (the generator behind an
 `asend`, the future behind an iterator, the tasks that `asyncio.wait` waits for) is asked of the garbage collector,
 which knows what refers to what without disturbing it: reading `f_locals` of a frame keeps its variables alive.
 
-The actor of running frames is the variable `cell` of the innermost frame of `loop` that has one.
+The actor of running frames is told by the variables of the innermost frame of the dispatcher that has one: `cell`,
+or the `life` or `envelope` that know it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import asyncio
 import gc
 import sys
 import traceback
-from collections.abc import Iterator
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from collections.abc import Iterator, Mapping
+from types import AsyncGeneratorType, CellType, CoroutineType, FrameType, GeneratorType
 from typing import Any, Final
 
 from msgspec import Struct
 
 from understudy.actors.cell import Cell, Envelope
 
-DISPATCHERS: Final = frozenset({"understudy.actors.loop"})
-"""Modules whose frames hold a `cell` and the `envelope` it is handling."""
-ADOPTER: Final = "_adopt"
-"""The generator of a dispatcher's module that holds a suspended handler."""
+DISPATCHERS: Final = frozenset({"understudy.actors.loop", "understudy.actors.steps"})
+"""Modules whose frames know the cell that they run for, and what it handles."""
+ADOPTERS: Final = frozenset({"_adopt", "adopt"})
+"""Generators of these modules that hold a suspended handler."""
 STEPS: Final = 200
 """Frames that one walk looks at."""
 TASKS: Final = 16
@@ -38,6 +39,8 @@ _LIBRARIES: Final = frozenset({*sys.stdlib_module_names, "anyio", "sniffio", "uv
 _SITES: Final = ("site-packages", "dist-packages")
 # What a coroutine awaits has no common type.
 _Awaited = Any
+# What is handled: an envelope, or a bare message and its sender.
+Handled = Envelope | tuple[Any, Any]
 
 
 class AwaitPoint(Struct, frozen=True):
@@ -68,20 +71,20 @@ class AwaitStack(Struct, frozen=True):
 # -- suspended -------------------------------------------------------------------------------------------------
 
 
-def suspended_on(task: asyncio.Task[Any]) -> CoroutineType[Any, Any, Any] | None:
-    """The handler's coroutine that a worker waits in; None when the worker runs, or waits in no handler."""
+def suspended_on(task: asyncio.Task[Any]) -> _Awaited:
+    """The coroutine of the handler that a worker waits in; None when the worker runs, or waits in no handler."""
     link: _Awaited = task.get_coro()
     for _ in range(STEPS):
-        if isinstance(link, GeneratorType) and link.gi_code.co_name == ADOPTER:
-            held = gc.get_referents(link) if not link.gi_running else ()
-            return next((each for each in held if isinstance(each, CoroutineType)), None)
+        if isinstance(link, GeneratorType) and link.gi_code.co_name in ADOPTERS:
+            held = _held_by(link) if not link.gi_running else ()
+            return next((each for each in held if isinstance(each, CoroutineType | GeneratorType)), None)
         if link is None:
             return None
         link = _awaited_by(link)
     return None
 
 
-def await_stack(coroutine: CoroutineType[Any, Any, Any]) -> AwaitStack:
+def await_stack(coroutine: _Awaited) -> AwaitStack:
     """Where a suspended coroutine waits. Looks at 200 frames and 16 tasks at most."""
     walk = _Walk()
     walk.follow(coroutine)
@@ -106,8 +109,9 @@ class _Walk:
             self._left -= 1
             frame = _frame_of(awaited)
             if frame is not None:
-                self.frames.append((frame, frame.f_lineno))
-                self._look_around(awaited, _module(frame))
+                if _module(frame) not in DISPATCHERS:
+                    self.frames.append((frame, frame.f_lineno))
+                    self._look_around(awaited, _module(frame))
             elif isinstance(awaited, asyncio.Future):
                 self._await_future(awaited)
                 return
@@ -116,11 +120,11 @@ class _Walk:
     def _look_around(self, awaited: _Awaited, module: str) -> None:
         """What the variables of a library's frame say: the tasks that it waits for, the actor that was asked."""
         if module.rpartition(".")[0] == "understudy.actors":
-            for each in gc.get_referents(awaited):
+            for each in _held_by(awaited):
                 if isinstance(each, Cell):
                     self.actors[each.path] = None
         elif module.partition(".")[0] in ("asyncio", "anyio"):
-            for each in gc.get_referents(awaited):
+            for each in _held_by(awaited):
                 self._take_tasks(each)
                 self._take_tasks(getattr(each, "_tasks", None))  # a task group, of asyncio or of anyio
 
@@ -146,6 +150,17 @@ class _Walk:
         ).format()
 
 
+def _held_by(link: _Awaited) -> list[Any]:
+    """What it refers to: for a coroutine or generator that is suspended, among other things its variables."""
+    held = gc.get_referents(link)
+    for shared in [each for each in held if isinstance(each, CellType)]:  # variables shared with an inner function
+        try:
+            held.append(shared.cell_contents)
+        except ValueError:  # not assigned yet
+            continue
+    return held
+
+
 def _frame_of(awaited: _Awaited) -> FrameType | None:
     for name in ("cr_frame", "ag_frame", "gi_frame"):
         frame = getattr(awaited, name, None)
@@ -166,7 +181,9 @@ def _awaited_by(link: _Awaited) -> _Awaited:
         return None
     # An iterator over one of these: `asend`, `athrow`, `anext`, `__await__` of a coroutine, of a future.
     kinds = (CoroutineType, AsyncGeneratorType, GeneratorType, asyncio.Future)
-    return next((each for each in gc.get_referents(link) if isinstance(each, kinds)), None)
+    held = _held_by(link)
+    found = next((each for each in held if isinstance(each, kinds)), None)
+    return found if found is not None else next((each for each in held if hasattr(each, "throw")), None)
 
 
 def _point(frames: list[tuple[FrameType, int]]) -> AwaitPoint | None:
@@ -200,7 +217,7 @@ def _root(frame: FrameType) -> str:
 # -- running ---------------------------------------------------------------------------------------------------
 
 
-def deliveries(frame: FrameType | None) -> Iterator[tuple[Cell, Envelope | None]]:
+def deliveries(frame: FrameType | None) -> Iterator[tuple[Cell, Handled | None]]:
     """The cells that the frames of a thread run on behalf of, innermost first, with what each handles (if known).
 
     `frame` is the thread's innermost. An actor that asks another may stand behind it.
@@ -209,11 +226,35 @@ def deliveries(frame: FrameType | None) -> Iterator[tuple[Cell, Envelope | None]
     while frame is not None:
         if _module(frame) in DISPATCHERS:
             values = frame.f_locals
-            cell, envelope = values.get("cell"), values.get("envelope")
-            if isinstance(cell, Cell) and cell not in seen:
+            cell = _cell_in(values)
+            if cell is not None and cell not in seen:
                 seen.append(cell)
-                yield cell, envelope if isinstance(envelope, Envelope) else None
+                yield cell, _handled_in(values, cell)
         frame = frame.f_back
+
+
+def _cell_in(values: Mapping[str, object]) -> Cell | None:
+    cell = values.get("cell")
+    if isinstance(cell, Cell):
+        return cell
+    life = values.get("life") or getattr(values.get("envelope"), "life", None)
+    cell = getattr(life, "cell", None)
+    return cell if isinstance(cell, Cell) else None
+
+
+def _handled_in(values: Mapping[str, object], cell: Cell) -> Handled | None:
+    """What a life says that it handles comes before a variable, which may be left over from the message before."""
+    current: Handled | None = getattr(cell.life, "current", None)
+    if current is not None:
+        return current
+    envelope = values.get("envelope")
+    return envelope if isinstance(envelope, Envelope) else None
+
+
+def message_of(handled: Handled) -> object:
+    """The message that is handled."""
+    message: object = handled[0] if isinstance(handled, tuple) else handled.message
+    return message
 
 
 def innermost(frame: FrameType | None, last: int = 50) -> str:

@@ -56,6 +56,8 @@ class Peek:
                 raise UsageError(f"peek: {peek._fn!r} returned a coroutine; give a plain function")
         except Exception as error:
             failed = error
+        except asyncio.CancelledError as error:  # nobody cancelled the caller, nor the actor
+            failed = UsageError(f"peek: {peek._fn!r} raised {error!r}")
         if not peek.outcome.done():  # the function itself may have ended the wait
             peek.outcome.set_result((value, failed))
 
@@ -210,7 +212,7 @@ class Suspensions:
         self._kernel.check_thread()
         check_seconds(f"{what} {cell.path}: timeout", timeout)
         delivery = current()
-        if delivery is not None and delivery.cell is cell:
+        if delivery is not None and delivery.life is cell.life:
             raise UsageError(f"{what} {cell.path}: a handler of the actor itself would wait for itself")
 
 

@@ -47,8 +47,11 @@ class Addressed(Protocol):
 
 
 Who = str | Addressed
-Entry = tuple[float, Who, str, object]
-"""One place of the ring: monotonic seconds, whom it is about, what happened, a detail that is rendered when read."""
+Record = tuple[float, Who, str | type, object]
+"""One place of the ring: monotonic seconds, whom it is about, what happened, a detail that is rendered when read.
+
+A message class says that a message of it was delivered; then the detail is the sender, or None.
+"""
 
 
 class DeadLetter(Struct, frozen=True):
@@ -195,7 +198,7 @@ class Recorder(Protocol):
         ...
 
 
-def _recorder(append: Callable[[Entry], None], now: Callable[[], float]) -> Recorder:
+def _recorder(append: Callable[[Record], None], now: Callable[[], float]) -> Recorder:
     """A function and not a method: that is a fifth of its cost (130 ns for 160)."""
 
     def flight(who: Who, what: str, detail: object = "") -> None:
@@ -213,8 +216,8 @@ class Telemetry:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._ring: deque[Entry] = deque(maxlen=FLIGHT_LENGTH)
-        self._record = self._ring.append
+        self.ring: deque[Record] = deque(maxlen=FLIGHT_LENGTH)
+        self._record = self.ring.append
         self.flight: Recorder = _recorder(self._record, now)
         self._letters: deque[DeadLetter] = deque(maxlen=LETTERS_KEPT)
         self._limit = LineLimit()
@@ -228,13 +231,14 @@ class Telemetry:
     ) -> tuple[Flight, ...]:
         """The last happenings of one actor and of those in `chain`, or of all (`path` None), oldest first."""
         wanted = None if path is None else {path, *chain}
+        paths: dict[Who, str] = {}  # a path may be computed, and few actors fill the ring
         chosen: list[Flight] = []
-        for at, who, what, detail in reversed(self._ring.copy()):  # a copy: reading may run code that records
+        for at, who, what, detail in reversed(self.ring.copy()):  # a copy: reading may run code that records
             if len(chosen) >= last:
                 break
-            whose = path_of(who)
+            whose = paths.get(who) or paths.setdefault(who, path_of(who))
             if wanted is None or whose in wanted:
-                chosen.append(Flight(at, whose, what, _render(detail)))
+                chosen.append(_flight(at, whose, what, detail))
         return tuple(reversed(chosen))
 
     def dead(self, letter: DeadLetter) -> None:
@@ -328,6 +332,13 @@ def heard(level: int = logging.WARNING) -> bool:
 def path_of(who: Who) -> str:
     """A path as text."""
     return who if isinstance(who, str) else who.path
+
+
+def _flight(at: float, path: str, what: str | type, detail: object) -> Flight:
+    if isinstance(what, str):
+        return Flight(at, path, what, _render(detail))
+    sender = "" if detail is None else f"from {getattr(detail, 'path', detail)}"
+    return Flight(at, path, "began" if what is object else what.__name__, sender)
 
 
 def _render(detail: object) -> str:

@@ -28,7 +28,7 @@ from msgspec import Struct
 from understudy.actors.cell import Cell
 from understudy.actors.errors import SpecError
 from understudy.actors.inspection import message_name
-from understudy.actors.stacks import deliveries, innermost
+from understudy.actors.stacks import deliveries, innermost, message_of
 from understudy.actors.telemetry import Blocked, log
 
 if TYPE_CHECKING:
@@ -161,10 +161,10 @@ class Watchdog:
         """Who holds the loop; None for the actor of another system, which has a watchdog of its own."""
         cell: Cell | None = None
         message = ""
-        for cell, envelope in deliveries(frame):
+        for cell, handled in deliveries(frame):
             if cell.kernel is not self._kernel:
                 return None
-            message = message_name(envelope.message) if envelope is not None else ""
+            message = message_name(message_of(handled)) if handled is not None else ""
             break
         return Blocked(cell.path if cell is not None else "", message, late, innermost(frame))
 
