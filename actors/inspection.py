@@ -176,7 +176,7 @@ def inspect_all(kernel: Kernel, limit: int = TREE_LIMIT) -> TreeInspection:
     if limit < 1:
         raise UsageError(f"inspect_tree: limit {limit!r}; at least 1")
     found: list[Inspection] = []
-    stack = list(reversed(list(kernel._top.values())))
+    stack = [cell for cell in kernel.registry if cell.parent is None][::-1]
     while stack and len(found) < limit:
         cell = stack.pop()
         found.append(inspect_cell(cell))

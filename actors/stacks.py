@@ -27,6 +27,8 @@ from understudy.actors.cell import Cell, Envelope
 
 DISPATCHERS: Final = frozenset({"understudy.actors.loop", "understudy.actors.steps"})
 """Modules whose frames know the cell that they run for, and what it handles."""
+CALLERS: Final = DISPATCHERS | {"understudy.actors.endings"}
+"""Modules from which actors are called: their handlers, and `on_stop`."""
 ADOPTERS: Final = frozenset({"_adopt", "adopt"})
 """Generators of these modules that hold a suspended handler."""
 STEPS: Final = 200
@@ -224,7 +226,7 @@ def deliveries(frame: FrameType | None) -> Iterator[tuple[Cell, Handled | None]]
     """
     seen: list[Cell] = []
     while frame is not None:
-        if _module(frame) in DISPATCHERS:
+        if _module(frame) in CALLERS:
             values = frame.f_locals
             cell = _cell_in(values)
             if cell is not None and cell not in seen:
@@ -258,10 +260,10 @@ def message_of(handled: Handled) -> object:
 
 
 def innermost(frame: FrameType | None, last: int = 50) -> str:
-    """The stack of a thread as text, up to where the dispatcher called the handler; at most `last` frames."""
+    """The stack of a thread as text, up to where the actor was called; at most `last` frames."""
     frames: list[traceback.FrameSummary] = []
     while frame is not None and len(frames) < last:
-        if _module(frame) in DISPATCHERS and frames:
+        if _module(frame) in CALLERS and frames:
             break
         frames.append(traceback.FrameSummary(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))
         frame = frame.f_back

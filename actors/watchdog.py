@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Self
 from msgspec import Struct
 
 from understudy.actors.cell import Cell
-from understudy.actors.errors import SpecError
+from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.inspection import message_name
 from understudy.actors.stacks import deliveries, innermost, message_of
 from understudy.actors.telemetry import Blocked, log
@@ -74,6 +74,8 @@ class Watchdog:
     # -- in the loop ---------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        if self._thread is not None or self._stop.is_set():
+            raise UsageError("a watchdog is entered once; make another one")
         self._loop = loop = asyncio.get_running_loop()
         if not is_real(loop):
             return self
@@ -113,7 +115,7 @@ class Watchdog:
         if now - before - self._interval >= self._threshold:
             self._late = before, now
             if (seen := self._seen) is not None:
-                text = f"{seen.report.message} for {now - before - self._interval:.3g} s"
+                text = f"{seen.report.message} {now - before - self._interval:.3g} s".strip()
                 self._kernel.telemetry.flight(seen.report.path, "blocked the loop", text)
         self._watched = threading.get_ident()
         self._beat = now
@@ -178,7 +180,8 @@ class Watchdog:
         self._tell(Blocked(who.path, who.message, seconds, who.stack, ended=True))
 
     def _tell(self, report: Blocked) -> None:
-        who = f"{report.path} ({report.message})" if report.path else "code outside of actors"
+        doing = f" ({report.message})" if report.message else ""
+        who = f"{report.path}{doing}" if report.path else "code outside of actors"
         extra = {"path": report.path, "seconds": report.seconds}
         if not report.ended:
             text = "%s blocks the event loop, for %.3g s now\n%s"

@@ -21,8 +21,9 @@ from probes import quiet
 
 from understudy import Blocked
 from understudy.actors.cell import Cell
-from understudy.actors.errors import SpecError
+from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.kernel import Kernel
+from understudy.actors.lifecycle import Exit
 from understudy.actors.testing import simloop
 from understudy.actors.watchdog import Watchdog, _is_idle, is_real
 from understudy.system import System
@@ -345,6 +346,36 @@ def test_a_cell_that_blocks_in_its_start_is_named() -> None:
                 await kernel.wait_started(cell)
                 await told(reports)
             assert (reports[0].path, reports[0].message) == ("slow", "on_start")
+
+    run(main)
+
+
+def test_a_cell_that_blocks_in_its_end_is_named() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            with watched(kernel) as reports:
+
+                class Slow(Doer):
+                    async def on_stop(self, exit: Exit) -> None:
+                        busy(lambda: reports)
+
+                cell = kernel.spawn(lambda: Slow(quiet), name="slow")
+                await kernel.wait_started(cell)
+                await kernel.stop(cell)
+                await told(reports)
+            assert (reports[0].path, reports[0].message) == ("slow", "")
+            assert "in on_stop" in reports[0].stack
+
+    run(main)
+
+
+def test_a_watchdog_is_entered_once() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            with Watchdog(kernel) as watchdog, pytest.raises(UsageError, match="entered once"):
+                watchdog.__enter__()
+            with pytest.raises(UsageError, match="entered once"):
+                watchdog.__enter__()
 
     run(main)
 
