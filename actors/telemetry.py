@@ -105,9 +105,10 @@ class CrashReport(Struct, frozen=True):
 class Blocked(Struct, frozen=True):
     """The event loop's thread does not come back; see `watchdog`.
 
-    `path` and `message` (the name of its type, "on_start" for a start, "" for `on_stop`) say who holds it; `path` is ""
-    for code outside of actors or when that could not be seen. `seconds` is how long at least; `stack` that of the loop's
-    thread, innermost last. `ended` is False while it goes on; the last report of a blockage has True and the whole time.
+    `path` and `message` (the name of its type, "on_start" for a start, "" for `on_stop`) say who holds it; `path` is
+    "" for code outside of actors or when that could not be seen. `seconds` is how long at least; `stack` that of the
+    loop's thread, innermost last. `ended` is False while it goes on; the last report of a blockage has True and the
+    whole time.
     """
 
     path: str

@@ -151,8 +151,8 @@ class Watchdog:
             return
         report = self._report(frame, late)
         del frame
-        if report is None or self._beat != beat:
-            return  # it came back while we looked; whose stack this was cannot be known
+        if report is None or self._beat != beat or self._stop.is_set():
+            return  # it came back while we looked (whose stack this was cannot be known), or waits for us to end
         again = self._threshold
         while again <= late:
             again *= 2
