@@ -313,12 +313,17 @@ class Cell:
         """Whether a worker could begin something now."""
         if self.state == "running":
             return (self.first is not None or bool(self.mailbox)) and self.running < self.concurrency
+        if self.state == "suspended":
+            return self.mailbox is not None and self.mailbox.has_control and self.running < self.concurrency
         return self.fresh and self.state == "starting"
 
     def take(self) -> Entry | None:
-        """What may begin now: the start of a life before any message, then control, then work."""
-        if self.state != "running" or self.running >= self.concurrency:
+        """The entry that may begin now: control, then work; of a suspended actor control alone."""
+        if self.running >= self.concurrency:
             return None
+        if self.state != "running":
+            suspended = self.state == "suspended" and self.mailbox is not None
+            return self.mailbox.take_control() if suspended and self.mailbox is not None else None
         if self.first is not None:
             entry, self.first = self.first, None
             return entry

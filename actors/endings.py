@@ -89,6 +89,9 @@ class Endings:
         life.fenced = True
         life.end_timers()
         cell.life = None
+        cell.idle = None
+        if self._kernel.suspensions:
+            self._kernel.suspensions.cut_off(cell)
         for target in life.watching or ():
             target.unwatch(cell)
         life.watching = life.context = None
@@ -128,9 +131,7 @@ class Endings:
 
     async def _idle_within(self, cell: Cell, seconds: float) -> bool:
         if cell.running and seconds > 0:
-            cell.idle, cell.plain = self._kernel.loop.create_future(), False
-            await self._wait([cell.idle], seconds)
-            cell.idle = None
+            await self._wait([self._kernel.when_idle(cell)], seconds)
         return cell.running == 0
 
     async def _wind_up(self, cell: Cell, life: Life, exit: Exit, *, keep: bool = False) -> None:

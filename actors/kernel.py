@@ -47,6 +47,7 @@ from understudy.actors.loop import Dispatcher, Scheduler, now_of
 from understudy.actors.messages import Down, Message, round_trip
 from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Name, Registry, parse
+from understudy.actors.suspension import Peek, Suspensions
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
 
@@ -75,6 +76,7 @@ class Kernel:
         self.some_fail_fast = False  # whether an ask with on_restart="fail" was ever made: else no mailbox is searched
         self._scheduler = scheduler
         self._endings = Endings(self)
+        self.suspensions = Suspensions(self)
         self._anonymous = 0
         self._slashed = False
         self._open = self._closing = False
@@ -248,6 +250,12 @@ class Kernel:
         if cell.status != QUEUED and cell.runnable():
             self.dispatcher.schedule(cell)
 
+    def come_back(self, cell: Cell) -> None:
+        """Let a cell that is running again take messages."""
+        cell.heed()
+        if cell.status != QUEUED:
+            self.dispatcher.rest(cell)
+
     # -- sending -------------------------------------------------------------------------------------------
 
     def post(self, cell: Cell, entry: Entry, *, quiet: bool = False) -> Literal[True] | Refused:
@@ -378,6 +386,8 @@ class Kernel:
         message = message_of(entry)
         assert cell.kind is not None  # noqa: S101  # known since the life started
         found = cell.kind.door.get(type(message))
+        if found is None and type(message) is Peek:
+            return Peek.serve, False
         if isinstance(entry, Envelope):
             if found is None:
                 entry.fail(NotHandled(cell.path, type(message), cell.takes()))
@@ -435,7 +445,7 @@ class Kernel:
             return
         starting = envelope.message is START
         cut = isinstance(error, asyncio.CancelledError)
-        if cut and envelope.cancelled and cell.state == "running":
+        if cut and envelope.cancelled and cell.state in ("running", "suspended"):
             envelope.fail(ActorStopped(cell.path, Exit("killed", "the asker cancelled it")))
             self._leave_now(cell, life)
             return
@@ -444,7 +454,9 @@ class Kernel:
         if not starting:
             self._answer_failure(cell, envelope, exit, error)
         if not cut and not isinstance(error, Leave):
-            self.telemetry.crash(cell.path, life.number, exit, None if starting else envelope.message, error)
+            message = None if starting else envelope.message
+            chain = [each.life.cell for each in envelope.chain if each.life is not None]
+            self.telemetry.crash(cell, life.number, exit, message, error, chain)
         if cell.state in ALIVE:
             self._endings.end_incarnation(cell, life, exit)
 
@@ -457,8 +469,16 @@ class Kernel:
 
     def settled(self, cell: Cell) -> None:
         """The last running handler of a cell has ended."""
-        if cell.idle is not None and not cell.idle.done():
-            cell.idle.set_result(None)
+        idle, cell.idle = cell.idle, None
+        cell.heed()
+        if idle is not None and not idle.done():
+            idle.set_result(None)
+
+    def when_idle(self, cell: Cell) -> asyncio.Future[None]:
+        """Done when the last running handler of a cell has ended. One future for all who wait; do not cancel it."""
+        if cell.idle is None:
+            cell.idle, cell.plain = self.loop.create_future(), False
+        return cell.idle
 
     # -- ends ----------------------------------------------------------------------------------------------
 

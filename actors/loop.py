@@ -430,7 +430,7 @@ class Dispatcher:
                         break
             if suspended is not None:
                 self._suspend(suspended, task)
-                self._rest(cell)
+                self.rest(cell)
                 self._hand_over()
                 if suspended.stepper is not stepper:
                     self._keep(stepper)
@@ -439,7 +439,7 @@ class Dispatcher:
             if cell.first is None and cell.mailbox is None and cell.plain:
                 cell.status = IDLE
             else:
-                self._rest(cell)
+                self.rest(cell)
             if dirty:
                 self._keep(stepper)
                 return False
@@ -574,9 +574,9 @@ class Dispatcher:
                 life.tasks = None
         self._end(suspended.envelope, value, error)
         if cell.status != QUEUED:
-            self._rest(cell)
+            self.rest(cell)
 
-    def _rest(self, cell: Cell) -> None:
+    def rest(self, cell: Cell) -> None:
         """Leave a cell that was served: to its next turn, or to rest."""
         if cell.runnable():
             self.schedule(cell)
@@ -631,13 +631,13 @@ class Dispatcher:
         if error is not None or caller.cancelling():
             envelope.reply = loop.create_future()
             self._end(envelope, value, error)
-            self._rest(cell)
+            self.rest(cell)
             return PENDING
         if cell.plain and cell.first is None and cell.mailbox is None:
             cell.status = IDLE
         else:
             self._end(envelope, value, None)
-            self._rest(cell)
+            self.rest(cell)
         return value
 
     def _lend(self, spare: _Spare, suspended: _Suspended) -> Any:
@@ -649,7 +649,7 @@ class Dispatcher:
         if not spare.wake.done():
             spare.wake.set_result(None)
         self._fill()
-        self._rest(suspended.cell)
+        self.rest(suspended.cell)
         return PENDING
 
     def _retire(self, spare: _Spare) -> None:

@@ -171,6 +171,11 @@ class Mailbox(Generic[E]):
         self._grant()
         return out + [entry for entry, _ in waiting]
 
+    def withdraw_control(self, entry: E) -> None:
+        """Take `entry` out of the control lane; one that is not in it is passed over."""
+        if self._control is not None and entry in self._control:
+            self._control.remove(entry)
+
     def clear_control(self) -> None:
         """Forget the control lane: it is addressed to one incarnation."""
         self._control = None

@@ -105,9 +105,10 @@ class CrashReport(Struct, frozen=True):
 class Blocked(Struct, frozen=True):
     """The event loop's thread does not come back; see `watchdog`.
 
-    `path` and `message` (the name of its type, "on_start" for a start) say who holds it, "" for code outside of actors
-    or when that could not be seen. `seconds` is how long at least; `stack` that of the loop's thread, innermost last.
-    `ended` is False while it goes on; the last report of a blockage has True and the whole time.
+    `path` and `message` (the name of its type, "on_start" for a start, "" for `on_stop`) say who holds it; `path` is
+    "" for code outside of actors or when that could not be seen. `seconds` is how long at least; `stack` that of the
+    loop's thread, innermost last. `ended` is False while it goes on; the last report of a blockage has True and the
+    whole time.
     """
 
     path: str
@@ -231,11 +232,12 @@ class Telemetry:
     ) -> tuple[Flight, ...]:
         """The last happenings of one actor and of those in `chain`, or of all (`path` None), oldest first."""
         wanted = None if path is None else {path, *chain}
+        paths: dict[Who, str] = {}  # a path may be computed, and few actors fill the ring
         chosen: list[Flight] = []
         for at, who, what, detail in reversed(self.ring.copy()):  # a copy: reading may run code that records
             if len(chosen) >= last:
                 break
-            whose = path_of(who)
+            whose = paths.get(who) or paths.setdefault(who, path_of(who))
             if wanted is None or whose in wanted:
                 chosen.append(_flight(at, whose, what, detail))
         return tuple(reversed(chosen))

@@ -36,6 +36,9 @@ from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Route, Su
 from understudy.transports.models.openai import OpenAIChat
 
 if TYPE_CHECKING:
+    from understudy.actors.inspection import Inspection, RunningHandler, TreeInspection
+    from understudy.actors.stacks import AwaitPoint
+    from understudy.actors.telemetry import Blocked, CrashReport, DeadLetter, Flight
     from understudy.system import System
 
 __version__ = "0.1.0"
@@ -45,18 +48,24 @@ __all__ = [
     "Agent",
     "Approval",
     "Approvals",
+    "AwaitPoint",
     "Backoff",
+    "Blocked",
     "Budget",
     "Call",
     "ChildSpec",
     "Complete",
+    "CrashReport",
     "Ctx",
+    "DeadLetter",
     "Degraded",
     "Down",
     "DynamicSupervisor",
     "Errors",
     "Failed",
+    "Flight",
     "Idle",
+    "Inspection",
     "Intensity",
     "Key",
     "Loops",
@@ -71,12 +80,14 @@ __all__ = [
     "Restart",
     "Result",
     "Route",
+    "RunningHandler",
     "Same",
     "Stop",
     "Stopped",
     "Supervisor",
     "System",
     "Talk",
+    "TreeInspection",
     "Waiting",
     "__version__",
     "on",
@@ -85,9 +96,22 @@ __all__ = [
 
 
 # The kernel, the driver and the tree are loaded with the first system, not with the first description.
-def __getattr__(name: str) -> Any:
-    if name == "System":
-        from understudy.system import System
+_LATER = {
+    "AwaitPoint": "understudy.actors.stacks",
+    "Blocked": "understudy.actors.telemetry",
+    "CrashReport": "understudy.actors.telemetry",
+    "DeadLetter": "understudy.actors.telemetry",
+    "Flight": "understudy.actors.telemetry",
+    "Inspection": "understudy.actors.inspection",
+    "RunningHandler": "understudy.actors.inspection",
+    "System": "understudy.system",
+    "TreeInspection": "understudy.actors.inspection",
+}
 
-        return System
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        import importlib
+
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,6 +31,7 @@ from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
 from understudy.actors.errors import JournalError, SpecError, UsageError
+from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run
@@ -40,7 +41,9 @@ from understudy.actors.lifecycle import Exit
 from understudy.actors.loop import Scheduler
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
-from understudy.actors.telemetry import log
+from understudy.actors.suspension import SUSPEND_SECONDS
+from understudy.actors.telemetry import Telemetry, log
+from understudy.actors.watchdog import THRESHOLD, Watchdog, check_threshold
 from understudy.supervisors import lint
 from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
@@ -53,6 +56,7 @@ from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Superviso
 
 O = TypeVar("O")  # noqa: E741  # the name that users see: output
 M = TypeVar("M")
+T = TypeVar("T")
 
 STREAMED = 10_000
 """Events that wait for a slow reader of a stream."""
@@ -70,8 +74,9 @@ class System:
     `root`: a supervisor, a plain agent (which gets an implicit one), or None for plain actors only. `journal`: a path
     (SQLite), a `JournalStore`, or None for memory. `durability`: `normal` (a power cut may lose the last commits,
     killing the process loses none) or `full`. `check`: pass every local message through the codec. `grace`: seconds
-    that running steps have when the system is left. `meta`: kept in the journal beside the events. `clock`, `ids`,
-    `dice` and `scheduler` are seams for tests.
+    that running steps have when the system is left. `meta`: kept in the journal beside the events. `watchdog`: seconds
+    after which a handler that blocks the event loop is reported (see `actors.watchdog`); None for no watchdog. `clock`,
+    `ids`, `dice` and `scheduler` are seams for tests.
 
     Raises `SpecError` for a bad tree when made; `JournalError` when entered.
     """
@@ -89,6 +94,7 @@ class System:
         ids: Ids | None = None,
         dice: Dice | None = None,
         scheduler: Scheduler | None = None,
+        watchdog: float | None = THRESHOLD,
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
@@ -100,6 +106,9 @@ class System:
         self._ids: Ids = ids or RandomIds()
         self._dice: Dice = dice or system_dice()
         self._scheduler = scheduler
+        self._watchdog = watchdog
+        if watchdog is not None:
+            check_threshold(watchdog)
         self._stack: AsyncExitStack | None = None
 
     # -- in and out ----------------------------------------------------------------------------------------
@@ -150,6 +159,9 @@ class System:
                     self.ledger.declare(pool)
         loaded = await self.runs.load()
         self.runs.sessions = {id(model): await stack.enter_async_context(model.session()) for model in self.tree.models}
+        stack.callback(self.kernel.telemetry.close)
+        if self._watchdog is not None:
+            stack.enter_context(Watchdog(self.kernel, self._watchdog))
         await stack.enter_async_context(self.kernel)
         self._pools = {name: self._pool(name) for name in self.tree.places}
         self.runs.addresses = lambda name: self._pools[name].pick()
@@ -317,6 +329,33 @@ class System:
         refs = {kind: self._ref_to(self.tree.places[route.to]) for kind, route in supervisor.route_table().items()}
         return RouteRef(cell, refs)
 
+    # -- looking, and holding still -----------------------------------------------------------------------
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Dead letters, crash reports, blockages and the flight recorder: what was, and listeners for what will be."""
+        return self.kernel.telemetry
+
+    def inspect(self, actor: Ref[Any] | str) -> Inspection:
+        """What one actor is doing now; by ref, or by path. See `Inspection`, and `cell_of` for what is raised."""
+        self._running()
+        return inspect_cell(cell_of(self.kernel, actor))
+
+    def inspect_tree(self, *, limit: int = TREE_LIMIT) -> TreeInspection:
+        """What all actors are doing now, each before its children; at most `limit` (default 1,000)."""
+        self._running()
+        return inspect_all(self.kernel, limit)
+
+    async def suspend(self, actor: Ref[Any] | str, *, timeout: float = SUSPEND_SECONDS) -> None:
+        """Let an actor begin no further work until `resume(ref)`; returns when its handler has ended."""
+        self._running()
+        await self.kernel.suspensions.suspend(cell_of(self.kernel, actor), timeout)
+
+    async def peek(self, actor: Ref[Any] | str, fn: Callable[[Any], T], *, timeout: float = SUSPEND_SECONDS) -> T:
+        """Call a plain function with the actor object between two of its messages; also while it is suspended."""
+        self._running()
+        return await self.kernel.suspensions.peek(cell_of(self.kernel, actor), fn, timeout)
+
     def _running(self) -> None:
         if self._stack is None:
             raise UsageError("the system is not running; enter it with `async with`")
@@ -374,9 +413,19 @@ class System:
             stop()
             await _cancelled(waiting)
 
-    async def resume(self, run: str, *, timeout: float | None = None) -> Result[Any]:
-        """Go on with a run and wait until it ends or parks again. Raises `UnknownRun`."""
+    @overload
+    async def resume(self, run: str, *, timeout: float | None = None) -> Result[Any]: ...
+    @overload
+    async def resume(self, run: Ref[Any], *, timeout: None = None) -> None: ...
+    async def resume(self, run: str | Ref[Any], *, timeout: float | None = None) -> Result[Any] | None:
+        """Go on with a run and wait until it ends or parks again. Raises `UnknownRun`.
+
+        Given a ref: let a suspended actor go on with the work that waits; returns at once. See `suspension`.
+        """
         self._running()
+        if isinstance(run, Ref):
+            self.kernel.suspensions.resume(cell_of(self.kernel, run))
+            return None
         # An end on its way to the disk is no end yet: the agent is still at it, and would take the run for its own.
         await self.journal.barrier()
         await asyncio.sleep(0)

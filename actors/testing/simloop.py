@@ -51,6 +51,9 @@ class _VirtualSelector(selectors.DefaultSelector):
 class SimLoop(asyncio.SelectorEventLoop):
     """See the module. Time begins at 0."""
 
+    virtual = True
+    """Time is not the machine's; see `watchdog.is_real`."""
+
     def __init__(self) -> None:
         self._virtual = _VirtualSelector()
         super().__init__(self._virtual)
