@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from understudy.actors.errors import Fenced
 from understudy.actors.lifecycle import GONE, Exit, LifeEvent, LifeState, advance
@@ -19,6 +19,8 @@ from understudy.actors.mailbox import DEFAULT_LIMIT, Mailbox, Overflow
 if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.kernel import Kernel
+    from understudy.actors.kit import Kit
+    from understudy.actors.messages import Down, Message
     from understudy.actors.timers import Timer
 
 CHAIN_LIMIT: Final = 32
@@ -62,13 +64,24 @@ class Envelope:
             self.reply.set_exception(error)
 
 
+class Notice(Envelope):
+    """What the control lane carries: addressed to one incarnation, and forgotten with it. `about`: see `watching`."""
+
+    __slots__ = ("about",)
+
+    def __init__(self, message: Any, about: Cell | None = None) -> None:  # any message class, as above
+        super().__init__(message)
+        self.about = about
+
+
 class Life:
     """One incarnation. `tasks` maps the envelopes of suspended handlers to the tasks they run on.
 
-    `ready` is set when `on_start` has returned; without it there is nothing for `on_stop` to undo.
+    `ready` is set when `on_start` has returned; without it there is nothing for `on_stop` to undo. `kit` is what few
+    incarnations use, None until then. `watching` maps what is watched to the message asked for, None for `Down`.
     """
 
-    __slots__ = ("actor", "began", "context", "fenced", "number", "ready", "tasks", "timers", "watching")
+    __slots__ = ("actor", "began", "context", "fenced", "kit", "number", "ready", "tasks", "timers", "watching")
 
     def __init__(self, number: int, context: contextvars.Context, began: float) -> None:
         self.number = number
@@ -79,7 +92,8 @@ class Life:
         self.fenced = False
         self.tasks: dict[Envelope, asyncio.Task[Any]] = {}
         self.timers: list[Timer] = []
-        self.watching: dict[Cell, None] = {}
+        self.watching: dict[Cell, Message[Any] | None] = {}
+        self.kit: Kit | None = None
 
     def cancel(self) -> None:
         """Ask every suspended handler to end."""
@@ -91,6 +105,14 @@ class Life:
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
+
+
+class Watcher(Protocol):
+    """Whoever watches and is no actor."""
+
+    def told(self, cell: Cell, down: Down) -> None:
+        """The one notice of a watch of `cell`."""
+        ...
 
 
 START: Final = object()
@@ -148,7 +170,7 @@ class Cell:
         self.table: dict[type, Callable[..., Any]] | None = None
         self.parent: Cell | None = None
         self.children: dict[str, Cell] = {}
-        self.watchers: dict[Cell, int] = {}
+        self.watchers: dict[Cell | Watcher, int] = {}
         self.on_exit: Callable[[Cell, int, Exit], None] | None = None
         self.exit: Exit = GONE
         self.shutdown = 5.0

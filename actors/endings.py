@@ -1,7 +1,8 @@
 """How an incarnation ends, and how an address does.
 
 Order: no further message begins; running handlers finish within the deadline, else are cancelled, else fenced;
-children stop, last started first; `on_stop` runs; the life is cut off; names are released; then notices go out.
+children stop, last started first; `on_stop` runs, the `lifespan` is left; the life is cut off; names are released;
+then notices and the signals of links go out.
 Every wait has a deadline, so every end ends. The work is done in tasks of its own: cancelling who waits for an end
 does not undo it.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from understudy.actors.actor import Actor
 from understudy.actors.cell import DELIVERY, START, Cell, Delivery, Envelope, Life
 from understudy.actors.errors import ActorStopped
+from understudy.actors.kit import home_of
 from understudy.actors.lifecycle import SHUTDOWN, Exit
 from understudy.actors.messages import Down
 from understudy.actors.telemetry import log
@@ -39,7 +41,7 @@ class Endings:
         """End the present incarnation because of `exit`; what follows is its supervisor's decision."""
         cell.advance("fail")
         cell.exit = exit
-        if cell.running or cell.children or _on_stop_of(life) is not None:
+        if cell.running or cell.children or _on_stop_of(life) is not None or home_of(life) is not None:
             self.reap(cell, lambda: self._end_life(cell, life, exit))
         else:
             self._ended(cell, life, exit)
@@ -50,7 +52,7 @@ class Endings:
         self._ended(cell, life, exit)
 
     def _ended(self, cell: Cell, life: Life, exit: Exit) -> None:
-        self._cut_off(cell, life)
+        self._cut_off(cell, life, exit)
         if cell.state != "failed":
             return  # a stop came meanwhile, and goes on from here
         _resolve(cell.started)
@@ -60,8 +62,10 @@ class Endings:
             return
         self._fail_fast(cell, exit)
         cell.on_exit(cell, life.number, exit)
+        if self._kernel.links.owed:
+            self._kernel.links.signal(cell)
 
-    def _cut_off(self, cell: Cell, life: Life) -> None:
+    def _cut_off(self, cell: Cell, life: Life, exit: Exit) -> None:
         """From here on every framework call made from this life raises `Fenced`; what it had asked for is undone."""
         life.fenced = True
         life.end_timers()
@@ -71,6 +75,8 @@ class Endings:
             target.watchers.pop(cell, None)
         if cell.mailbox is not None:
             cell.mailbox.clear_control()
+        if life.kit is not None:
+            life.kit.end(cell, life, exit)
 
     def _fail_fast(self, cell: Cell, exit: Exit) -> None:
         if cell.mailbox is None:
@@ -90,6 +96,8 @@ class Endings:
         return False
 
     def _fence(self, cell: Cell, life: Life) -> None:
+        if life.fenced:
+            return
         life.fenced = True
         cell.running = 0
         self._kernel.fenced_handlers += 1
@@ -109,15 +117,20 @@ class Endings:
         return cell.running == 0
 
     async def _wind_up(self, cell: Cell, life: Life, exit: Exit) -> None:
-        """Children, then `on_stop`, each with its deadline."""
+        """Children, then `on_stop`, then the `lifespan`, each with its deadline."""
         while cell.children:
             child = next(reversed(cell.children.values()))
             self.begin_stop(child, exit if exit.kind == "shutdown" else SHUTDOWN)
             if child.stopped is not None:
                 await self._wait([child.stopped], None)
         actor = _on_stop_of(life)
-        if actor is None or life.fenced:
-            return
+        if actor is not None and not life.fenced:
+            await self._run_on_stop(cell, life, actor, exit)
+        home = home_of(life)
+        if home is not None and not await home.leave(self._wait, 0.0 if life.fenced else cell.shutdown, CANCEL_GRACE):
+            self._fence(cell, life)
+
+    async def _run_on_stop(self, cell: Cell, life: Life, actor: Actor[Any], exit: Exit) -> None:
         context = life.context.copy()
         context.run(DELIVERY.set, Delivery(cell, life, Envelope(START)))
         work = self._say_goodbye(cell, actor, exit)
@@ -169,7 +182,7 @@ class Endings:
                 if not await self._quiesce(cell, life, patience):
                     exit = Exit("killed", str(exit))
                 await self._wind_up(cell, life, exit)
-                self._cut_off(cell, life)
+                self._cut_off(cell, life, exit)
         finally:
             self.release(cell, exit)
 
@@ -185,6 +198,8 @@ class Endings:
             kernel.lose(cell, envelope, "stopped")
         kernel.telemetry.flight(cell.path, "stopped", str(exit))
         self.notify(cell, restarting=False)
+        if kernel.links.owed:
+            kernel.links.signal(cell)
         if kernel.on_released is not None:
             kernel.on_released(cell, exit)
         _resolve(cell.stopped)
@@ -195,10 +210,12 @@ class Endings:
         """Send every watcher its one notice."""
         watchers, cell.watchers = cell.watchers, {}
         for watcher in watchers:
-            if watcher.life is not None:
-                watcher.life.watching.pop(cell, None)
             notice = Down(cell.path, cell.number, cell.exit.kind, cell.exit.detail, restarting)
-            self._kernel.control(watcher, notice)
+            if not isinstance(watcher, Cell):
+                watcher.told(cell, notice)
+            elif watcher.life is not None:  # as many as it has watches, so the lane need not be bounded
+                message = watcher.life.watching.pop(cell, None)
+                self._kernel.control(watcher, notice if message is None else message, bounded=False, about=cell)
 
     def reap(self, cell: Cell | None, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Carry out an end in a task of its own, outside of any delivery; begin again if it was cancelled unbegun."""

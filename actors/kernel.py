@@ -18,22 +18,25 @@ from typing import Any, Final, Literal, Self
 
 import anyio
 
+from understudy.actors import home, watching
 from understudy.actors.actor import Actor, Leave
-from understudy.actors.cell import DELIVERY, START, Cell, Envelope, Life
+from understudy.actors.cell import DELIVERY, START, Cell, Envelope, Life, Notice
 from understudy.actors.clock import Clock, SystemClock
 from understudy.actors.endings import Endings
 from understudy.actors.errors import (
     ActorStopped,
     Fenced,
     MailboxFull,
+    NameTaken,
     NotHandled,
     SpecError,
     UsageError,
     WrongLoop,
 )
-from understudy.actors.lifecycle import ALIVE, GONE, SHUTDOWN, Exit
+from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
+from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher, Handler, Scheduler
-from understudy.actors.messages import Down, Message, round_trip
+from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Registry
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
@@ -57,6 +60,7 @@ class Kernel:
         self.check = check
         self.registry = Registry[Cell]()
         self.telemetry = Telemetry(self.clock.monotonic)
+        self.links = Links()
         self.interrupted: BaseException | None = None
         self.on_interrupt: Callable[[BaseException], None] | None = None
         self.on_released: Callable[[Cell, Exit], None] | None = None
@@ -150,7 +154,7 @@ class Kernel:
         concurrency: int = 1,
         number: int = 0,
     ) -> Cell:
-        """Make an address and begin its first incarnation. Raises `SpecError` for a taken or malformed name.
+        """Make an address and begin its first incarnation. Raises `SpecError` for a malformed name, `NameTaken`.
 
         `on_exit` makes the caller its supervisor. `number` is the incarnation to continue from.
         """
@@ -167,7 +171,13 @@ class Kernel:
         if isinstance(factory, type) and issubclass(factory, Actor):
             cell.table = dict(factory.handlers)
             cell.limit, cell.overflow = factory.mailbox_limit, factory.overflow
-        self.registry.add(path, cell)
+        try:
+            self.registry.add(path, cell)
+        except SpecError:
+            holder = self.registry.find(path)
+            if holder is None:
+                raise
+            raise NameTaken(path, holder.number, holder.state) from None
         siblings = parent.children if parent is not None else self._top
         siblings[name] = cell
         self._begin(cell, "start")
@@ -185,7 +195,7 @@ class Kernel:
         cell.fresh = True
         cell.life = Life(cell.number, self.context.copy(), self.loop.time())
         cell.started = self.loop.create_future()
-        self._wake(cell)
+        self.wake(cell)
 
     async def wait_started(self, cell: Cell) -> Exit | None:
         """Wait until the present incarnation has started; the exit if it failed to."""
@@ -210,7 +220,8 @@ class Kernel:
             del siblings[cell.name]
         self.registry.remove(cell.path)
 
-    def _wake(self, cell: Cell) -> None:
+    def wake(self, cell: Cell) -> None:
+        """Let a worker look at a cell that something was put into."""
         if not cell.scheduled and cell.runnable():
             self._dispatcher.schedule(cell)
 
@@ -283,18 +294,23 @@ class Kernel:
             self.lose(cell, Envelope(message), "stopped")
             return
         cell.box().force(Envelope(message))
-        self._wake(cell)
+        self.wake(cell)
 
-    def control(self, cell: Cell, message: Message[Any], *, bounded: bool = True) -> None:
-        """Put a notice into the control lane, if the address has a life and a handler for it.
+    def control(
+        self, cell: Cell, message: Message[Any], *, bounded: bool = True, about: Cell | None = None
+    ) -> Notice | None:
+        """Put a notice into the control lane, if the address has a life and a handler for it; what was put there.
 
         `bounded=False` is for notices whose number something else bounds, and none of which may be lost.
         """
         if cell.life is None or (cell.table is not None and type(message) not in cell.table):
-            return
-        if not cell.box().put_control(Envelope(message), bounded=bounded):
+            return None
+        notice = Notice(message, about)
+        if not cell.box().put_control(notice, bounded=bounded):
             self.telemetry.dead(DeadLetter(cell.path, "", "full", message))
-        self._wake(cell)
+            return None
+        self.wake(cell)
+        return notice
 
     def cancel_request(self, cell: Cell, envelope: Envelope) -> None:
         """End the handler of one request, or let it never begin."""
@@ -366,6 +382,8 @@ class Kernel:
         cell.limit, cell.overflow = actor.mailbox_limit, actor.overflow
         if cell.mailbox is not None:
             cell.mailbox.limit, cell.mailbox.overflow = cell.limit, cell.overflow
+        if type(actor).lifespan is not Actor.lifespan:
+            await home.enter(self, cell, life, actor)
         await actor.on_start()
 
     def done(self, cell: Cell, life: Life, envelope: Envelope, value: object) -> None:
@@ -442,23 +460,18 @@ class Kernel:
         """
         await self._endings.stop(cell, exit, deadline=deadline)
 
-    def watch(self, watcher: Cell, target: Cell) -> None:
-        """Note a watch of the present incarnation; idempotent until it has fired. Without one it fires at once."""
-        if watcher.life is None:
-            return
-        if target.life is None and target.state in ("failed", "stopped"):
-            exit = GONE if target.state == "stopped" else target.exit
-            restarting = target.state == "failed"
-            self.control(watcher, Down(target.path, target.number, exit.kind, exit.detail, restarting))
-            return
-        target.watchers[watcher] = target.number
-        watcher.life.watching[target] = None
+    def end(self, cell: Cell, life: Life, exit: Exit) -> None:
+        """End an incarnation at once, cancelling what it handles; passed over when it is ending already."""
+        if cell.life is life and cell.state in ALIVE:
+            self._endings.end_incarnation(cell, life, exit)
+
+    def watch(self, watcher: Cell, target: Cell, message: Message[Any] | None = None) -> None:
+        """See `watching.watch`."""
+        watching.watch(watcher, target, message)
 
     def unwatch(self, watcher: Cell, target: Cell) -> None:
-        """Forget a watch."""
-        target.watchers.pop(watcher, None)
-        if watcher.life is not None:
-            watcher.life.watching.pop(target, None)
+        """See `watching.unwatch`."""
+        watching.unwatch(watcher, target)
 
 
 def _exit_of(error: BaseException, *, starting: bool) -> Exit:

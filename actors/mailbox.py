@@ -14,7 +14,7 @@ Nothing here knows an event loop: what is waiting is told by a callback.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, Literal, TypeVar
 
 from msgspec import Struct
@@ -148,6 +148,21 @@ class Mailbox(Generic[E]):
             settle(False)
         self._grant()
         return out + [entry for entry, _ in waiting]
+
+    def put_back(self, entries: Sequence[E]) -> None:
+        """Put `entries`, which were taken before, ahead of the work lane in their order, whatever its size."""
+        self._work.extendleft(reversed(entries))
+
+    def holds_control(self, entry: E) -> bool:
+        """Whether `entry` still waits in the control lane."""
+        return any(held is entry for held in self._control)
+
+    def withdraw_control(self, wanted: Callable[[E], bool]) -> list[E]:
+        """Take out of the control lane what `wanted` chooses; in order."""
+        out = [entry for entry in self._control if wanted(entry)]
+        if out:
+            self._control = deque(entry for entry in self._control if not wanted(entry))
+        return out
 
     def clear_control(self) -> None:
         """Forget the control lane: it is addressed to one incarnation."""
