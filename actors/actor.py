@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from understudy.actors.keyed import Repeat
     from understudy.actors.refs import Ref
     from understudy.actors.timers import Timer
+    from understudy.actors.topics import Topic
 
 M = TypeVar("M", default=Any)
 N = TypeVar("N")
@@ -198,6 +199,11 @@ class ActorContext:
     def stashed(self) -> int:
         """How many messages are put aside."""
         return stash.count(self._cell)
+
+    def topic(self, accepts: type[N], name: str = "") -> Topic[N]:
+        """The topic of a message type in this system; see `topics`."""
+        current()
+        return self._cell.kernel.topics.find(accepts, name)
 
     def after(self, seconds: float, message: Message[Any]) -> Timer:
         """Send `message` to this incarnation in `seconds`; forgotten when the incarnation ends."""

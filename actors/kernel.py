@@ -41,6 +41,7 @@ from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Registry
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
+from understudy.actors.topics import Topics
 
 OnExit = Callable[[Cell, int, Exit], None]
 
@@ -61,6 +62,7 @@ class Kernel:
         self.registry = Registry[Cell]()
         self.telemetry = Telemetry(self.clock.monotonic)
         self.links = Links()
+        self.topics = Topics(self)
         self.interrupted: BaseException | None = None
         self.on_interrupt: Callable[[BaseException], None] | None = None
         self.on_released: Callable[[Cell, Exit], None] | None = None

@@ -23,7 +23,7 @@ from understudy.actors.agents.results import (
     Waiting,
 )
 from understudy.actors.agents.tools import Call, tool
-from understudy.actors.messages import Down, Message, on
+from understudy.actors.messages import Down, Exited, Message, on
 from understudy.actors.refs import Key, Ref, Refused
 from understudy.agent import Agent
 from understudy.supervisors.backoff import Backoff
@@ -36,6 +36,8 @@ from understudy.supervisors.specs import ChildSpec, Route, Supervisor
 from understudy.transports.models.openai import OpenAIChat
 
 if TYPE_CHECKING:
+    from understudy.actors.topics import Topic
+    from understudy.actors.watching import Watch
     from understudy.system import System
 
 __version__ = "0.1.0"
@@ -54,6 +56,7 @@ __all__ = [
     "Degraded",
     "Down",
     "Errors",
+    "Exited",
     "Failed",
     "Idle",
     "Intensity",
@@ -76,7 +79,9 @@ __all__ = [
     "Supervisor",
     "System",
     "Talk",
+    "Topic",
     "Waiting",
+    "Watch",
     "__version__",
     "on",
     "tool",
@@ -89,4 +94,12 @@ def __getattr__(name: str) -> Any:
         from understudy.system import System
 
         return System
+    if name == "Topic":
+        from understudy.actors.topics import Topic
+
+        return Topic
+    if name == "Watch":
+        from understudy.actors.watching import Watch
+
+        return Watch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
