@@ -10,10 +10,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from hashlib import blake2b
+from struct import Struct
 from typing import Final
 
 POINTS: Final = 128
 """Points a member has on the ring: the share of 10 members stays within some 30 % of a tenth."""
+
+
+_BLOCK: Final = Struct(">8Q")
+_EACH: Final = 8
+"""Points that one digest gives; so a ring of 1,000 members, made anew when one comes or goes, takes some 0.1 s."""
 
 
 def point_of(data: bytes) -> int:
@@ -22,16 +28,18 @@ def point_of(data: bytes) -> int:
 
 
 class Ring:
-    """A ring with `members`, in any order. `points` a member, default 128."""
+    """A ring with `members`, in any order. `points` a member, default 128; a multiple of 8."""
 
     __slots__ = ("_owners", "_places")
 
     def __init__(self, members: Iterable[str], *, points: int = POINTS) -> None:
-        places = sorted(
-            (point_of(f"{name}\0{number}".encode()), name) for name in set(members) for number in range(points)
-        )
-        self._places = [place for place, _ in places]
-        self._owners = [name for _, name in places]
+        owners: dict[int, str] = {}
+        for name in sorted(set(members)):
+            for block in range(points // _EACH):
+                for place in _BLOCK.unpack(blake2b(f"{name}\0{block}".encode()).digest()):
+                    owners.setdefault(place, name)
+        self._owners = owners
+        self._places = sorted(owners)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -40,4 +48,4 @@ class Ring:
         """The member that `key` belongs to; None on an empty ring."""
         if not self._places:
             return None
-        return self._owners[bisect_right(self._places, point_of(key)) % len(self._places)]
+        return self._owners[self._places[bisect_right(self._places, point_of(key)) % len(self._places)]]

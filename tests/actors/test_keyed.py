@@ -113,7 +113,7 @@ def test_a_periodic_timer_has_one_message_waiting_at_most(repeat: Any) -> None:
 
 
 @pytest.mark.promise(107)
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.floats(0.001, 1e4), st.integers(1, 40))
 def test_a_fixed_rate_never_fires_twice_in_one_moment(seconds: float, count: int) -> None:
     async def main(kernel: Kernel) -> None:

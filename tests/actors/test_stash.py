@@ -44,8 +44,8 @@ class Door(Actor[Put | Open]):
 
 
 def door(kernel: Kernel, seen: list[int], kind: type[Door] = Door, *, restart: bool = False) -> Cell:
-    options = {"on_exit": lambda cell, number, exit: kernel.restart(cell)} if restart else {}
-    return kernel.spawn(lambda: kind(seen), name="door", **options)
+    on_exit = (lambda cell, number, exit: kernel.restart(cell)) if restart else None
+    return kernel.spawn(lambda: kind(seen), name="door", on_exit=on_exit)
 
 
 @pytest.mark.promise(85)
