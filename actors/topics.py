@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 SUBSCRIBERS: Final = 10_000
+TOPICS: Final = 10_000
+"""Topics of one system at most: they are kept as long as it runs, so a name for each request would not do."""
 
 
 class Topic(Generic[M]):
@@ -113,10 +115,12 @@ class Topics:
         self._topics: dict[tuple[tuple[type[Message[Any]], ...], str], Topic[Any]] = {}
 
     def find(self, accepts: Any, name: str = "", *, limit: int | None = None) -> Topic[Any]:
-        """The topic of this type and name, made when first asked for. Raises `UsageError` for another limit."""
+        """The topic of this type and name, made when first asked for. `UsageError`: another limit, or past 10,000."""
         key = (members(accepts), name)
         topic = self._topics.get(key)
         if topic is None:
+            if len(self._topics) >= TOPICS:
+                raise UsageError(f"topic {name!r}: no more than {TOPICS} topics in one system")
             topic = Topic(self._kernel, accepts, name, limit=SUBSCRIBERS if limit is None else limit)
             self._topics[key] = topic
         elif limit is not None and limit != topic.limit:

@@ -11,7 +11,7 @@ from understudy.actors.cell import Cell
 from understudy.actors.errors import UsageError
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import SHUTDOWN, Exit
-from understudy.actors.topics import Topic
+from understudy.actors.topics import TOPICS, Topic
 
 
 class Blocked(Actor[Note]):
@@ -158,5 +158,9 @@ def test_a_topic_has_room_for_so_many_and_takes_one_type() -> None:
                 kernel.topics.find(kind)
         with pytest.raises(UsageError, match="limit 0; at least 1"):
             kernel.topics.find(Note, "none", limit=0)
+        for n in range(TOPICS):
+            kernel.topics.find(Note, f"t{n % (TOPICS - 2)}")
+        with pytest.raises(UsageError, match="topic 'one more': no more than 10000 topics in one system"):
+            kernel.topics.find(Note, "one more")
 
     alone(main)
