@@ -14,7 +14,7 @@
 Handlers are the public methods with exactly one parameter that is annotated with a message class; `@on(Add)`
 says so where the annotation cannot be read. Defining the class checks that the handlers equal the bracket, one
 each, and that a return annotation is the message's declared reply. `Actor` without a bracket takes whatever it
-has handlers for. A handler of `Down` is never part of the bracket.
+has handlers for. A handler of `Down` or `Exited` is never part of the bracket.
 
 Inside handlers and hooks `self.context` is the actor's side of the kernel.
 """
@@ -24,14 +24,16 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_args, get_origin
 
+from understudy.actors import keyed, links, stash
 from understudy.actors.cell import Door, Envelope, current_entry, current_life, path_of, sender_of
 from understudy.actors.errors import ProtocolError, UsageError
 from understudy.actors.lifecycle import NORMAL, Exit
 from understudy.actors.mailbox import DEFAULT_LIMIT, Overflow
-from understudy.actors.messages import Down, Message, check_message, check_tags, members, reply_type
+from understudy.actors.messages import Down, Exited, Message, check_message, check_tags, members, reply_type
 
 if sys.version_info >= (3, 13):  # pragma: no cover
     from typing import TypeVar
@@ -40,8 +42,10 @@ else:
 
 if TYPE_CHECKING:
     from understudy.actors.cell import Cell
+    from understudy.actors.keyed import Repeat
     from understudy.actors.refs import Ref
     from understudy.actors.timers import Timer
+    from understudy.actors.topics import Topic
 
 M = TypeVar("M", default=Any)
 N = TypeVar("N")
@@ -68,6 +72,10 @@ class Actor(Generic[M]):
     overflow: ClassVar[Overflow] = "refuse"
     cancel_on_stop: ClassVar[bool] = False
     """Cancel the running handler at once when stopped, instead of letting it finish within the deadline."""
+    trap_exits: ClassVar[bool] = False
+    """Be sent `Exited` when a linked incarnation ends, instead of ending with it; needs a handler for `Exited`."""
+    stash_limit: ClassVar[int] = 100
+    """Messages that can be put aside by `context.stash()`; one more raises `StashFull`."""
 
     stops_together: ClassVar[bool] = False
     """Stop the children all at once, each within its own deadline, instead of one after another."""
@@ -80,6 +88,9 @@ class Actor(Generic[M]):
         cls.handlers = _collect(cls, scope)
         cls.door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
         _check_bracket(cls)
+        _check_lifespan(cls)
+        if cls.trap_exits and Exited not in cls.handlers:
+            raise ProtocolError(f"{cls.__qualname__}: trap_exits without a handler for Exited")
 
     @property
     def context(self) -> ActorContext:
@@ -87,6 +98,20 @@ class Actor(Generic[M]):
         if self._cell is None:
             raise UsageError(f"{type(self).__qualname__}.context: the actor was not spawned by a system")
         return ActorContext(self._cell)
+
+    def lifespan(self) -> AbstractAsyncContextManager[object]:
+        """What is open from before `on_start` until after `on_stop`: sessions, task groups, subscriptions.
+
+            @contextlib.asynccontextmanager
+            async def lifespan(self) -> AsyncGenerator[None]:
+                async with anyio.create_task_group() as self.tasks:
+                    yield
+
+        Entered and left in one task, made for the incarnation. A raise on entering is a failed start; a raise while
+        the actor lives (of a task in the group, say) ends the incarnation with `error`. Leaving has the seconds of
+        `shutdown`, then it is cancelled, then fenced. Handlers see the context variables that it sets.
+        """
+        return nullcontext()
 
     async def on_start(self) -> None:
         """Runs before the first message of an incarnation; a raise is a failed start."""
@@ -139,20 +164,88 @@ class ActorContext:
         current_life()
         return self._cell.kernel.ref_of(self._cell.kernel.spawn(factory, name=name, parent=self._cell))
 
-    def watch(self, ref: Ref[Any]) -> None:
-        """Be sent one `Down` when the present incarnation of `ref` ends; at once if it has none."""
+    def watch(self, ref: Ref[Any], *, message: Message[Any] | None = None) -> None:
+        """Be sent one `Down`, or `message`, when the present incarnation of `ref` ends; at once if it has none.
+
+        To watch again before it ended changes nothing. Raises `UsageError` without a handler for the notice, and for
+        a second watch with another message: `unwatch` first.
+        """
         current_life()
-        self._cell.kernel.watch(self._cell, ref.cell())
+        self._cell.kernel.watch(self._cell, ref.cell(), message)
 
     def unwatch(self, ref: Ref[Any]) -> None:
-        """Take a `watch` back; a notice on its way may still arrive."""
+        """Take a `watch` back. No notice of it arrives afterwards, not even one that is waiting already."""
         current_life()
         self._cell.kernel.unwatch(self._cell, ref.cell())
+
+    def link(self, ref: Ref[Any]) -> None:
+        """End together: when one of the two present incarnations ends but normally, the other ends, too. Idempotent.
+
+        Without an incarnation behind `ref` the signal (`gone`) comes at once. See `links`, and `trap_exits`.
+        """
+        current_life()
+        links.link(self._cell, ref.cell())
+
+    def unlink(self, ref: Ref[Any]) -> None:
+        """Take a link back, whichever side made it; no `Exited` of it arrives afterwards."""
+        current_life()
+        links.unlink(self._cell, ref.cell())
+
+    def stash(self) -> None:
+        """Put the message being handled aside, with its asker, until `unstash_all`. The handler answers nobody.
+
+        The asker goes on waiting within its deadline. Raises `StashFull` at `stash_limit` messages, and `UsageError`
+        outside of a handler or the second time in one. A handler that raises after it loses the message.
+        """
+        stash.put_aside(self._cell)
+
+    def unstash_all(self) -> int:
+        """Put what is in the stash now back ahead of the mailbox, oldest first; how many messages that were."""
+        current_life()
+        return stash.take_up(self._cell)
+
+    @property
+    def stashed(self) -> int:
+        """How many messages are put aside."""
+        return stash.count(self._cell)
+
+    def topic(self, accepts: type[N], name: str = "") -> Topic[N]:
+        """The topic of a message type in this system; see `topics`."""
+        current_life()
+        return self._cell.kernel.topics.find(accepts, name)
 
     def after(self, seconds: float, message: Message[Any]) -> Timer:
         """Send `message` to this incarnation in `seconds`; forgotten when the incarnation ends."""
         current_life()
         return self._cell.kernel.timer(self._cell, seconds, message)
+
+    def timer(self, key: Hashable, seconds: float, message: Message[Any], *, repeat: Repeat = False) -> None:
+        """Send `message` to this incarnation in `seconds`, in place of any timer with this `key`.
+
+        A message of the replaced timer is never handled, not even one that is waiting already. `repeat`: False once;
+        "delay" (or True) again `seconds` after it was sent; "rate" at every multiple of `seconds` from now. At most
+        one message of a key waits; what would be due meanwhile is skipped. All timers end with the incarnation.
+        Raises `NotHandled`; `UsageError` for endless seconds, and for none with `repeat`.
+        """
+        current_life()
+        keyed.start(self._cell, key, seconds, message, repeat)
+
+    def cancel_timer(self, key: Hashable) -> bool:
+        """Take the timer with this key back, and its message if it is waiting; False when there was neither."""
+        current_life()
+        return keyed.cancel(self._cell, key)
+
+    def timer_active(self, key: Hashable) -> bool:
+        """Whether a message of the timer with this key is still to be handled."""
+        return keyed.is_active(self._cell, key)
+
+    def idle_timeout(self, seconds: float | None, message: Message[Any] | None = None) -> None:
+        """Send `message` each time this incarnation has handled nothing for `seconds`; None ends it.
+
+        Any message handled begins the time anew, timers and notices too. Raises as `timer`.
+        """
+        current_life()
+        keyed.set_idle(self._cell, seconds, message)
 
     def stop(self, exit: Exit = NORMAL) -> None:
         """End this incarnation after the present message, with `exit` as its reason."""
@@ -237,10 +330,15 @@ def _check_bracket(cls: type[Actor[Any]]) -> None:
     for base in getattr(cls, "__orig_bases__", ()):
         if get_origin(base) is not None and issubclass(get_origin(base), Actor):
             declared = set(members(get_args(base)[0]))
-            handled = set(cls.handlers) - {Down}
+            handled = set(cls.handlers) - {Down, Exited}
             if not declared:
                 continue
             for message in declared - handled:
                 raise ProtocolError(f"{cls.__qualname__}: no handler for {message.__name__}, which the bracket names")
             for message in handled - declared:
                 raise ProtocolError(f"{cls.__qualname__}: handles {message.__name__}, which the bracket does not name")
+
+
+def _check_lifespan(cls: type[Actor[Any]]) -> None:
+    if inspect.isasyncgenfunction(cls.lifespan) or inspect.iscoroutinefunction(cls.lifespan):
+        raise ProtocolError(f"{cls.__qualname__}.lifespan: decorate it with @contextlib.asynccontextmanager")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -26,6 +26,8 @@ from understudy.actors.mailbox import DEFAULT_LIMIT, Mailbox, Overflow
 if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.kernel import Kernel
+    from understudy.actors.kit import Kit
+    from understudy.actors.messages import Down, Message
     from understudy.actors.timers import Timer
 
 CHAIN_LIMIT: Final = 32
@@ -90,13 +92,20 @@ def path_of(cell: Cell | None) -> str:
     return "" if cell is None else cell.path
 
 
+class Notice(Envelope, eq=False):
+    """What the control lane carries: addressed to one incarnation, and forgotten with it. `about`: see `watching`."""
+
+    about: Cell | None = None
+
+
 class Life:
     """One incarnation. `tasks` maps the envelopes of suspended handlers to the tasks they run on.
 
     `current` is the entry whose handler is in its first step right now. `context` is what `def` handlers run in a copy
     of: `DELIVERY` is this life there. It is made for busy actors, by `heat`, and taken away again (see `Dispatcher`).
     `base` is the context that deliveries start from, when it is not the kernel's.
-    `ready` is set when `on_start` has returned; without it there is nothing for `on_stop` to undo.
+    `ready` is set when `on_start` has returned; without it there is nothing for `on_stop` to undo. `kit` is what few
+    incarnations use, None until then. `watching` maps what is watched to the message asked for, None for `Down`.
     """
 
     __slots__ = (
@@ -107,6 +116,7 @@ class Life:
         "current",
         "fenced",
         "heat",
+        "kit",
         "number",
         "ready",
         "tasks",
@@ -126,7 +136,8 @@ class Life:
         self.fenced = False
         self.tasks: dict[Envelope, asyncio.Task[Any]] | None = None
         self.timers: list[Timer] | None = None
-        self.watching: dict[Cell, None] | None = None
+        self.watching: dict[Cell, Message[Any] | None] | None = None
+        self.kit: Kit | None = None
 
     def cancel(self) -> None:
         """Ask every suspended handler to end."""
@@ -138,6 +149,14 @@ class Life:
         for timer in self.timers or ():
             timer.cancel()
         self.timers = None
+
+
+class Watcher(Protocol):
+    """Whoever watches and is no actor."""
+
+    def told(self, cell: Cell, down: Down) -> None:
+        """The one notice of a watch of `cell`."""
+        ...
 
 
 START: Final = object()
@@ -203,7 +222,7 @@ class Cell:
         self.leaving = False
         self.parent: Cell | None = None
         self._children: dict[str | int, Cell] | None = None
-        self._watchers: dict[Cell, int] | None = None
+        self._watchers: dict[Cell | Watcher, int] | None = None
         self.on_exit: Callable[[Cell, int, Exit], None] | None = None
         self.exit: Exit = GONE
         self.shutdown = 5.0
@@ -246,7 +265,7 @@ class Cell:
         return self._children or {}
 
     @property
-    def watchers(self) -> Mapping[Cell, int]:
+    def watchers(self) -> Mapping[Cell | Watcher, int]:
         """Who is to be told of the end of which incarnation."""
         return self._watchers or {}
 
@@ -342,18 +361,18 @@ class Cell:
             if not self._children:
                 self._children = None
 
-    def watch(self, watcher: Cell) -> None:
+    def watch(self, watcher: Cell | Watcher) -> None:
         """Note who is to be told of the end of the present incarnation."""
         if self._watchers is None:
             self._watchers = {}
         self._watchers[watcher] = self.number
 
-    def unwatch(self, watcher: Cell) -> None:
+    def unwatch(self, watcher: Cell | Watcher) -> None:
         """Forget a watcher."""
         if self._watchers is not None:
             self._watchers.pop(watcher, None)
 
-    def take_watchers(self) -> Iterator[Cell]:
+    def take_watchers(self) -> Iterator[Cell | Watcher]:
         """Everyone to be told, once."""
         watchers, self._watchers = self._watchers, None
         return iter(watchers or ())

@@ -1,7 +1,8 @@
 """How an incarnation ends, and how an address does.
 
 Order: no further message begins; running handlers finish within the deadline, else are cancelled, else fenced;
-children stop, last started first; `on_stop` runs; the life is cut off; names are released; then notices go out.
+children stop, last started first; `on_stop` runs, the `lifespan` is left; the life is cut off; names are released;
+then notices and the signals of links go out.
 Every wait has a deadline, so every end ends. The work is done in tasks of its own: cancelling who waits for an end
 does not undo it.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from understudy.actors.actor import Actor
 from understudy.actors.cell import CLOSED, DELIVERY, START, Cell, Envelope, Life
 from understudy.actors.errors import ActorStopped
+from understudy.actors.kit import home_of
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.messages import Down
 from understudy.actors.telemetry import log
@@ -39,7 +41,7 @@ class Endings:
         """End the present incarnation because of `exit`; what follows is its supervisor's decision."""
         cell.advance("fail")
         cell.exit = exit
-        if cell.running or cell.children or _on_stop_of(life) is not None:
+        if cell.running or cell.children or _on_stop_of(life) is not None or home_of(life) is not None:
             self.reap(cell, lambda: self._end_life(cell, life, exit))
         else:
             self._ended(cell, life, exit)
@@ -58,7 +60,7 @@ class Endings:
         patience = _patience(cell, deadline)
         cell.advance("fail")
         cell.exit = exit
-        if cell.running or cell.children or _on_stop_of(life) is not None:
+        if cell.running or cell.children or _on_stop_of(life) is not None or home_of(life) is not None:
             keep = cell.on_exit is not None
             self.reap(cell, lambda: self._end_life(cell, life, exit, patience, keep=keep))
         else:
@@ -73,7 +75,7 @@ class Endings:
         self._ended(cell, life, exit)
 
     def _ended(self, cell: Cell, life: Life, exit: Exit) -> None:
-        self._cut_off(cell, life)
+        self._cut_off(cell, life, exit)
         if cell.state != "failed":
             return  # a stop came meanwhile, and goes on from here
         _resolve(cell.started)
@@ -83,8 +85,10 @@ class Endings:
             return
         self._fail_fast(cell, exit)
         cell.on_exit(cell, life.number, exit)
+        if self._kernel.links.owed:
+            self._kernel.links.signal(cell)
 
-    def _cut_off(self, cell: Cell, life: Life) -> None:
+    def _cut_off(self, cell: Cell, life: Life, exit: Exit) -> None:
         """From here on every framework call made from this life raises `Fenced`; what it had asked for is undone."""
         life.fenced = True
         life.end_timers()
@@ -99,6 +103,8 @@ class Endings:
             life.actor = None  # what is left of the life, in a context somewhere, does not keep the actor alive
         if cell.mailbox is not None:
             cell.mailbox.clear_control()
+        if life.kit is not None:
+            life.kit.end(cell, life, exit)
 
     def _fail_fast(self, cell: Cell, exit: Exit) -> None:
         if not self._kernel.some_fail_fast or not cell.waiting:
@@ -119,6 +125,8 @@ class Endings:
         return False
 
     def _fence(self, cell: Cell, life: Life) -> None:
+        if life.fenced:
+            return
         life.fenced = True
         self._kernel.fenced_handlers += 1
         text = f"{cell.path} #{life.number} ignores cancellation; it was fenced"
@@ -135,15 +143,20 @@ class Endings:
         return cell.running == 0
 
     async def _wind_up(self, cell: Cell, life: Life, exit: Exit, *, keep: bool = False) -> None:
-        """Children, then `on_stop`, each with its deadline. `keep` the addresses of those that are supervised."""
+        """Children, `on_stop`, `lifespan`, each with its deadline. `keep` the addresses of supervised children."""
         together = life.actor is not None and life.actor.stops_together
         if keep and not together:
             await self._halt_children(cell, exit)
         else:
             await self._stop_children(cell, exit, together=together)
         actor = _on_stop_of(life)
-        if actor is None or life.fenced:
-            return
+        if actor is not None and not life.fenced:
+            await self._run_on_stop(cell, life, actor, exit)
+        home = home_of(life)
+        if home is not None and not await home.leave(self._wait, 0.0 if life.fenced else cell.shutdown, CANCEL_GRACE):
+            self._fence(cell, life)
+
+    async def _run_on_stop(self, cell: Cell, life: Life, actor: Actor[Any], exit: Exit) -> None:
         context = (life.base or self._kernel.context).copy()
         context.run(DELIVERY.set, Envelope(START, None, life))
         work = self._say_goodbye(cell, actor, exit)
@@ -206,7 +219,7 @@ class Endings:
         cell.exit, cell.door = exit, CLOSED
         if self._is_idle(cell, life, before):  # nothing to wait for: no task, no future
             if life is not None:
-                self._cut_off(cell, life)
+                self._cut_off(cell, life, exit)
             self.release(cell, exit)
             return
         cell.stopped = self._kernel.loop.create_future()
@@ -227,7 +240,7 @@ class Endings:
                 if not await self._quiesce(cell, life, patience):
                     exit = Exit("killed", str(exit))
                 await self._wind_up(cell, life, exit)
-                self._cut_off(cell, life)
+                self._cut_off(cell, life, exit)
             else:
                 await self._stop_children(cell, exit)  # those a halt has kept
         finally:
@@ -246,6 +259,8 @@ class Endings:
         cell.mailbox = None
         kernel.telemetry.flight(cell, "stopped", str(exit))
         self.notify(cell, restarting=False)
+        if kernel.links.owed:
+            kernel.links.signal(cell)
         if kernel.on_released is not None:
             kernel.on_released(cell, exit)
         above = cell.parent.life if cell.parent is not None else None
@@ -258,10 +273,12 @@ class Endings:
     def notify(self, cell: Cell, *, restarting: bool) -> None:
         """Send every watcher its one notice."""
         for watcher in cell.take_watchers():
-            if watcher.life is not None and watcher.life.watching is not None:
-                watcher.life.watching.pop(cell, None)
             notice = Down(cell.path, cell.number, cell.exit.kind, cell.exit.detail, restarting)
-            self._kernel.control(watcher, notice)
+            if not isinstance(watcher, Cell):
+                watcher.told(cell, notice)
+            elif watcher.life is not None:  # as many as it has watches, so the lane need not be bounded
+                message = watcher.life.watching.pop(cell, None) if watcher.life.watching is not None else None
+                self._kernel.control(watcher, notice if message is None else message, bounded=False, about=cell)
 
     def reap(self, cell: Cell | None, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Carry out an end in a task of its own, outside of any delivery; begin again if it was cancelled unbegun."""

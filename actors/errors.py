@@ -4,6 +4,7 @@
     ├── UsageError            you used it wrongly; the text names the value and the place
     │   ├── ProtocolError     a message class or an actor's handlers are declared wrongly
     │   ├── SpecError         a supervisor, agent, tool, route or guard is declared wrongly
+    │   │   └── NameTaken     another actor has the name
     │   └── WrongLoop         a ref was used outside the event loop it belongs to
     ├── AskError              a request got no reply
     │   ├── AskTimeout        the deadline passed
@@ -11,6 +12,8 @@
     │   ├── MailboxFull       no room before the deadline
     │   ├── NotHandled        the target does not take messages of this type
     │   └── CallCycle         the target waits, through others, for the asker
+    ├── StashFull             an actor put more messages aside than its `stash_limit`
+    ├── WatchTimeout          nothing that is watched ended in time
     ├── ModelError            the model provider misbehaved or refused
     │   ├── RateLimited       429
     │   ├── Overloaded        5xx
@@ -55,6 +58,19 @@ class ProtocolError(UsageError, TypeError):
 
 class SpecError(UsageError):
     """A supervisor, agent, tool, route or guard is declared wrongly. Raised when declared or at start."""
+
+
+class NameTaken(SpecError):
+    """Another actor has the name: incarnation `incarnation` of the address `path`, now in state `state`.
+
+    A name is free again before anybody is told that its actor ended: `watch` the holder, or stop it and wait.
+    """
+
+    def __init__(self, path: str, incarnation: int, state: str) -> None:
+        super().__init__(f"the name {path!r} is taken by its incarnation {incarnation}, which is {state}")
+        self.path = path
+        self.incarnation = incarnation
+        self.state = state
 
 
 class WrongLoop(UsageError, RuntimeError):
@@ -109,6 +125,24 @@ class CallCycle(AskError):
     def __init__(self, target: str, cycle: tuple[str, ...]) -> None:
         super().__init__(target, "call cycle " + " -> ".join(cycle))
         self.cycle = cycle
+
+
+class StashFull(UnderstudyError):
+    """`stash()` with `limit` messages of actor `path` put aside already. The stash is as it was."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        super().__init__(f"{path}: {limit} messages are put aside already; unstash some, or set stash_limit")
+        self.path = path
+        self.limit = limit
+
+
+class WatchTimeout(UnderstudyError, TimeoutError):
+    """None of the actors `paths` (the first few of them) ended within `seconds`. They are still watched."""
+
+    def __init__(self, paths: tuple[str, ...], seconds: float) -> None:
+        super().__init__(f"{', '.join(paths)}: still there after {seconds:g} s")
+        self.paths = paths
+        self.seconds = seconds
 
 
 class ModelError(UnderstudyError):

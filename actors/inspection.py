@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from understudy.actors.cell import START, Cell
+from understudy.actors.cell import START, Cell, Watcher
 from understudy.actors.errors import UsageError
 from understudy.actors.lifecycle import GONE, Exit, LifeState
 from understudy.actors.mailbox import MailboxStatistics
@@ -53,8 +53,9 @@ class Inspection(Struct, frozen=True):
     """One actor, now.
 
     `incarnation` counts from 1; `restarts` are the incarnations before this one. `supervisor` is the path of who
-    decides about a failure, "" for nobody. `last_exit` is how the incarnation before, or an ended one, ended. `timers` counts those set and not yet due,
-    `next_timer` are the seconds until the first. `children` and `watchers` name the first 100; the counts count all.
+    decides about a failure, "" for nobody. `last_exit` is how the incarnation before, or an ended one, ended. `timers`
+    counts those set and not yet due, `next_timer` are the seconds until the first. `children` and `watchers` name the
+    first 100; the counts count all; a watcher that is no actor has no name.
     """
 
     path: str
@@ -162,7 +163,7 @@ def inspect_cell(cell: Cell) -> Inspection:
         child_count=len(children),
         children=tuple(child.path for child, _ in zip(children.values(), range(NAMED), strict=False)),
         watcher_count=len(watchers),
-        watchers=tuple(watcher.path for watcher, _ in zip(watchers, range(NAMED), strict=False)),
+        watchers=tuple(_path_of(watcher) for watcher, _ in zip(watchers, range(NAMED), strict=False)),
     )
 
 
@@ -178,6 +179,10 @@ def inspect_all(kernel: Kernel, limit: int = TREE_LIMIT) -> TreeInspection:
         found.append(inspect_cell(cell))
         stack.extend(reversed(list((cell.children or {}).values())))
     return TreeInspection(tuple(found), max(0, len(kernel.registry) - len(found)))
+
+
+def _path_of(watcher: Cell | Watcher) -> str:
+    return watcher.path if isinstance(watcher, Cell) else ""
 
 
 def _mailbox_of(cell: Cell) -> MailboxStatistics:

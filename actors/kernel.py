@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, Self
 
 import anyio
 
+from understudy.actors import home, watching
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import (
     DELIVERY,
@@ -27,6 +28,7 @@ from understudy.actors.cell import (
     Envelope,
     Handler,
     Life,
+    Notice,
     message_of,
     path_of,
     sender_of,
@@ -37,19 +39,22 @@ from understudy.actors.errors import (
     ActorStopped,
     Fenced,
     MailboxFull,
+    NameTaken,
     NotHandled,
     SpecError,
     UsageError,
     WrongLoop,
 )
-from understudy.actors.lifecycle import ALIVE, GONE, SHUTDOWN, Exit
+from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
+from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher, Scheduler, now_of
-from understudy.actors.messages import Down, Message, round_trip
+from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Name, Registry, parse
 from understudy.actors.suspension import Peek, Suspensions
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers
+from understudy.actors.topics import Topics
 
 OnExit = Callable[[Cell, int, Exit], None]
 
@@ -69,6 +74,8 @@ class Kernel:
         self.check = check
         self.registry = Registry[Cell]()
         self.telemetry = Telemetry(self.clock.monotonic)
+        self.links = Links()
+        self.topics = Topics(self)
         self.interrupted: BaseException | None = None
         self.on_interrupt: Callable[[BaseException], None] | None = None
         self.on_released: Callable[[Cell, Exit], None] | None = None
@@ -166,7 +173,7 @@ class Kernel:
         concurrency: int = 1,
         number: int = 0,
     ) -> Cell:
-        """Make an address and begin its first incarnation. Raises `SpecError` for a taken or malformed name.
+        """Make an address and begin its first incarnation. Raises `SpecError` for a malformed name, `NameTaken`.
 
         `on_exit` makes the caller its supervisor. `number` is the incarnation to continue from.
         """
@@ -195,12 +202,20 @@ class Kernel:
         if "/" in name:
             self._slashed = True
         if chosen in siblings or self._slashed:  # a name with a "/" may be the path of somebody's child
-            self.registry.check_free(name if parent is None else f"{parent.path}/{name}")
+            path = name if parent is None else f"{parent.path}/{name}"
+            holder = self.registry.at(path)
+            if holder is not None:
+                raise NameTaken(path, holder.number, holder.state)
         return chosen
 
     def _next(self) -> int:
         self._anonymous += 1
         return self._anonymous
+
+    def open_door(self, cell: Cell) -> None:
+        """Let messages take the short way again."""
+        if cell.kind is not None and cell.state not in ("stopping", "stopped"):
+            self._know(cell, cell.kind)
 
     def _know(self, cell: Cell, kind: type[Actor[Any]]) -> None:
         cell.know(kind, short_way=not self.check and cell.concurrency == 1)
@@ -246,7 +261,8 @@ class Kernel:
         elif self.registry.top.get(cell.name) is cell:
             del self.registry.top[cell.name]
 
-    def _wake(self, cell: Cell) -> None:
+    def wake(self, cell: Cell) -> None:
+        """Let a worker look at a cell that something was put into."""
         if cell.status != QUEUED and cell.runnable():
             self.dispatcher.schedule(cell)
 
@@ -327,18 +343,23 @@ class Kernel:
             self.lose(cell, (message, None), "stopped")
             return
         cell.box().force((message, None))
-        self._wake(cell)
+        self.wake(cell)
 
-    def control(self, cell: Cell, message: Message[Any], *, bounded: bool = True) -> None:
-        """Put a notice into the control lane, if the address has a life and a handler for it.
+    def control(
+        self, cell: Cell, message: Message[Any], *, bounded: bool = True, about: Cell | None = None
+    ) -> Notice | None:
+        """Put a notice into the control lane, if the address has a life and a handler for it; what was put there.
 
         `bounded=False` is for notices whose number something else bounds, and none of which may be lost.
         """
         if cell.life is None or (cell.kind is not None and type(message) not in cell.kind.handlers):
-            return
-        if not cell.box().put_control((message, None), bounded=bounded):
+            return None
+        notice = Notice(message, about=about)
+        if not cell.box().put_control(notice, bounded=bounded):
             self.telemetry.dead(DeadLetter(cell.path, "", "full", message))
-        self._wake(cell)
+            return None
+        self.wake(cell)
+        return notice
 
     def cancel_request(self, cell: Cell, envelope: Envelope) -> None:
         """End the handler of one request, or let it never begin."""
@@ -386,6 +407,8 @@ class Kernel:
         message = message_of(entry)
         assert cell.kind is not None  # noqa: S101  # known since the life started
         found = cell.kind.door.get(type(message))
+        if life.kit is not None and life.kit.idle is not None and found is not None:
+            found = life.kit.idle.through(found[0]), False
         if found is None and type(message) is Peek:
             return Peek.serve, False
         if isinstance(entry, Envelope):
@@ -412,7 +435,13 @@ class Kernel:
         actor._cell = cell
         if cell.kind is not type(actor):
             self._know(cell, type(actor))
+        if type(actor).lifespan is not Actor.lifespan:
+            return self._settle_in(cell, life, actor)
         return actor.on_start() if type(actor).on_start is not Actor.on_start else None
+
+    async def _settle_in(self, cell: Cell, life: Life, actor: Actor[Any]) -> None:
+        await home.enter(self, cell, life, actor)
+        await actor.on_start()
 
     def done(self, cell: Cell, life: Life, envelope: Envelope, value: object) -> None:
         """A handler returned."""
@@ -511,25 +540,18 @@ class Kernel:
         """Begin to end the present incarnation and keep the address for the next one; see `Endings.halt`."""
         self._endings.halt(cell, exit, deadline)
 
-    def watch(self, watcher: Cell, target: Cell) -> None:
-        """Note a watch of the present incarnation; idempotent until it has fired. Without one it fires at once."""
-        if watcher.life is None:
-            return
-        if target.life is None and target.state in ("failed", "stopped"):
-            exit = GONE if target.state == "stopped" else target.exit
-            restarting = target.state == "failed"
-            self.control(watcher, Down(target.path, target.number, exit.kind, exit.detail, restarting))
-            return
-        target.watch(watcher)
-        if watcher.life.watching is None:
-            watcher.life.watching = {}
-        watcher.life.watching[target] = None
+    def end(self, cell: Cell, life: Life, exit: Exit) -> None:
+        """End an incarnation at once, cancelling what it handles; passed over when it is ending already."""
+        if cell.life is life and cell.state in ALIVE:
+            self._endings.end_incarnation(cell, life, exit)
+
+    def watch(self, watcher: Cell, target: Cell, message: Message[Any] | None = None) -> None:
+        """See `watching.watch`."""
+        watching.watch(watcher, target, message)
 
     def unwatch(self, watcher: Cell, target: Cell) -> None:
-        """Forget a watch."""
-        target.unwatch(watcher)
-        if watcher.life is not None and watcher.life.watching is not None:
-            watcher.life.watching.pop(target, None)
+        """See `watching.unwatch`."""
+        watching.unwatch(watcher, target)
 
 
 def _exit_of(error: BaseException, *, starting: bool) -> Exit:

@@ -62,7 +62,7 @@ QUEUE: Final = object()
 """What `step` returns when nothing has happened: the ask must take the queue."""
 
 
-STARTING: Final[Entry] = (START, None)
+STARTING: Final[tuple[Any, Cell | None]] = (START, None)
 """What a life handles while its actor is made."""
 _COROUTINE: Final = types.CoroutineType
 
@@ -406,15 +406,15 @@ class Dispatcher:
                                 self._warm_up(life)
                             else:
                                 value = warm.copy().run(found[0], life.actor, message)
-                            life.current = None
                         except BaseException as error:  # rule 2
-                            life.current = None
-                            self._end(Envelope(message, sender, life), None, error)
+                            self._end(self._leave_current(life), None, error)
                         else:
                             if value is not None and type(value) is _COROUTINE:
-                                suspended = self._run(Envelope(message, sender, life), given, value)
-                            elif not cell.plain:
-                                self._end(Envelope(message, sender, life), None, None)
+                                suspended = self._run(self._leave_current(life), given, value)
+                            elif cell.plain:
+                                life.current = None
+                            else:
+                                self._end(self._leave_current(life), None, None)
                 self.left = left = self.left - 1
                 if cancelling() or (key in scoped and probe.dirty()):
                     dirty = True
@@ -537,6 +537,14 @@ class Dispatcher:
         self._keep(stepper)
         return ended
 
+    def _leave_current(self, life: Life) -> Envelope:
+        """The envelope of what a `def` handler handled, which is over."""
+        entry, life.current = life.current, None
+        if isinstance(entry, Envelope):
+            return entry
+        message, sender = entry if entry is not None else STARTING
+        return Envelope(message, sender, life)
+
     def _failed(self, envelope: Envelope, stepper: Stepper) -> Stepper:
         """Tell a failure; the stepper to go on with."""
         _, error = stepper.outcome()
@@ -629,7 +637,8 @@ class Dispatcher:
             spares.append(spare)
         value, error = outcome
         if error is not None or caller.cancelling():
-            envelope.reply = loop.create_future()
+            if envelope.reply is None:  # else it was put into the stash
+                envelope.reply = loop.create_future()
             self._end(envelope, value, error)
             self.rest(cell)
             return PENDING
@@ -638,12 +647,15 @@ class Dispatcher:
         else:
             self._end(envelope, value, None)
             self.rest(cell)
+            if envelope.reply is not None:
+                return PENDING
         return value
 
     def _lend(self, spare: _Spare, suspended: _Suspended) -> Any:
         """Give a handler that has suspended to the spare that was its current task."""
         release(suspended.waiting)
-        suspended.envelope.reply = self._loop.create_future()
+        if suspended.envelope.reply is None:
+            suspended.envelope.reply = self._loop.create_future()
         spare.suspended = suspended
         self._suspend(suspended, spare.task)
         if not spare.wake.done():

@@ -14,7 +14,7 @@ Nothing here knows an event loop: what is waiting is told by a callback.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, Literal, TypeVar
 
 from msgspec import Struct
@@ -171,10 +171,21 @@ class Mailbox(Generic[E]):
         self._grant()
         return out + [entry for entry, _ in waiting]
 
-    def withdraw_control(self, entry: E) -> None:
-        """Take `entry` out of the control lane; one that is not in it is passed over."""
-        if self._control is not None and entry in self._control:
-            self._control.remove(entry)
+    def put_back(self, entries: Sequence[E]) -> None:
+        """Put `entries`, which were taken before, ahead of the work lane in their order, whatever its size."""
+        self.work.extendleft(reversed(entries))
+
+    def holds_control(self, entry: E) -> bool:
+        """Whether `entry` still waits in the control lane."""
+        return any(held is entry for held in self._control or ())
+
+    def withdraw_control(self, wanted: Callable[[E], bool]) -> list[E]:
+        """Take out of the control lane what `wanted` chooses; in order."""
+        control = self._control or ()
+        out = [entry for entry in control if wanted(entry)]
+        if out:
+            self._control = deque(entry for entry in control if not wanted(entry))
+        return out
 
     def clear_control(self) -> None:
         """Forget the control lane: it is addressed to one incarnation."""

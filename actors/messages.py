@@ -165,3 +165,15 @@ class Down(Message[None]):
     restarting: bool = False
 
     priority: ClassVar[bool] = True
+
+
+class Exited(Message[None]):
+    """Notice to an actor that traps exits: an incarnation it was linked with ended, whatever the reason.
+
+    Sent once a link, after the name is free again. `kind` is `gone` when there was no incarnation to link with.
+    """
+
+    path: str
+    incarnation: int
+    kind: str
+    detail: str = ""

@@ -195,7 +195,8 @@ async def _queued(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> A
 
 async def _reply(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> Any:
     """Wait for the reply of a request that was accepted."""
-    kernel, reply, deadline = cell.kernel, envelope.reply, envelope.deadline
+    kernel, deadline = cell.kernel, envelope.deadline
+    reply = getattr(envelope.reply, "asked", envelope.reply)  # a handler that goes on may have put it into the stash
     assert reply is not None  # noqa: S101  # a request that waits has both
     assert deadline is not None  # noqa: S101
     if reply.done() and not _cancelled():  # it was stepped at once

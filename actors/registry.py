@@ -53,11 +53,6 @@ class Registry(Generic[N]):
         """What has exactly this path."""
         return _resolve(self.top, path)
 
-    def check_free(self, path: str) -> None:
-        """Raise `SpecError` when the path is taken."""
-        if self.at(path) is not None:
-            raise SpecError(f"the name {path!r} is taken")
-
     def find(self, name: str) -> N | None:
         """What has this path or short name; None when unknown. Raises `SpecError` when it is ambiguous."""
         exact = self.at(name)

@@ -184,13 +184,15 @@ class Suspensions:
         if not cell.box().put_control(envelope):
             raise MailboxFull(cell.path, CONTROL_LIMIT)
         self._peeks.setdefault(cell, {})[peek] = None
-        self._kernel._wake(cell)
+        self._kernel.wake(cell)
         try:
             done, _ = await asyncio.wait([peek.outcome], timeout=timeout)
         finally:
             peek.outcome.cancel()
             self._forget(cell, peek)
-            cell.box().withdraw_control(envelope)  # who looks at a hung actor again and again must not fill the lane
+            cell.box().withdraw_control(
+                lambda waiting: waiting is envelope
+            )  # who looks at a hung actor again and again must not fill the lane
         if not done:
             raise AskTimeout(cell.path, timeout)
         value, error = peek.outcome.result()

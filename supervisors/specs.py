@@ -32,7 +32,9 @@ from understudy.supervisors.strategies import (
 M = TypeVar("M")
 X = TypeVar("X")
 
-Spread = Literal["round_robin", "least_busy"]
+Spread = Literal["round_robin", "least_busy", "random", "consistent_hash", "broadcast"]
+By = str | Callable[[Any], object] | None
+"""What of a message says whom it belongs to: a field's name, or a function of the message."""
 
 Child = Agent[Any, M] | Callable[[], Actor[M]]
 
@@ -112,11 +114,19 @@ def _name_of(child: object) -> str:
 class Route(Generic[X]):
     """Messages of type `message` sent to the supervisor, and outputs of that type of its agents, go to `to`.
 
-    `spread` says which member of a pool is next: `round_robin` (default) or `least_busy`. Raises `SpecError`.
+    `spread` says which member of a pool is next: `round_robin` (default), `least_busy`, `random`, `consistent_hash`
+    (messages with equal `by` go to one member, and few move when members come and go) or `broadcast` (to every member;
+    cannot be asked). `by`: the name of a field, or a function of the message; for `consistent_hash` only, which needs
+    it. Agents take the first three. Raises `SpecError`.
     """
 
     def __init__(
-        self, message: type[X], *, to: str | Key[X] | Agent[Any, X] | ChildSpec[X], spread: Spread = "round_robin"
+        self,
+        message: type[X],
+        *,
+        to: str | Key[X] | Agent[Any, X] | ChildSpec[X],
+        spread: Spread = "round_robin",
+        by: str | Callable[[X], object] | None = None,
     ) -> None:
         if not issubclass(message, Message):
             raise SpecError(f"route of {message!r}: not a message class")
@@ -124,10 +134,23 @@ class Route(Generic[X]):
             raise SpecError(f"route of {message.__name__}: spread {spread!r}; one of {', '.join(get_args(Spread))}")
         self.message: type[Message[Any]] = message
         self.to = to if isinstance(to, str) else to.name
+        _check_by(self.message, spread, by)
         self.spread: Spread = spread
+        self.by: By = by
 
     def __repr__(self) -> str:
         return f"<route {self.message.__name__} to {self.to}>"
+
+
+def _check_by(message: type[Message[Any]], spread: Spread, by: By) -> None:
+    where = f"route of {message.__name__}"
+    if (by is not None) != (spread == "consistent_hash"):
+        raise SpecError(f"{where}: spread {spread!r} {'takes no' if by is not None else 'needs'} `by`")
+    if isinstance(by, str) and by not in message.__struct_fields__:
+        fields = ", ".join(message.__struct_fields__) or "none"
+        raise SpecError(f"{where}: by {by!r} is not a field of it; fields: {fields}")
+    if by is not None and not isinstance(by, str) and not callable(by):
+        raise SpecError(f"{where}: by {by!r}; the name of a field, or a function")
 
 
 class Supervisor:

@@ -23,7 +23,7 @@ from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.plans import UNLIMITED, ChildPlan, Observer, SupervisorPlan
-from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Route, Spread, Supervisor
+from understudy.supervisors.specs import By, ChildSpec, DynamicSupervisor, Route, Spread, Supervisor
 from understudy.supervisors.supervisor import SupervisorActor
 
 DEFAULT_BUDGET: Final = Budget(steps=200, tokens=1_000_000, seconds=3_600)
@@ -33,11 +33,12 @@ DEFAULT_LOOPS: Final = Loops()
 
 @dataclass(frozen=True)
 class Place:
-    """Where a child stands: its address, its spec, the routes and spread that lead to it."""
+    """Where a child stands: its address, its spec, the spread of the routes to it, and by what each message type."""
 
     path: str
     spec: ChildSpec[Any]
     spread: Spread = "round_robin"
+    by: Mapping[type, By] = field(default_factory=dict[type, By])
 
     def members(self) -> tuple[str, ...]:
         """Paths of its actors: itself, or `path/1` … of a pool."""
@@ -65,7 +66,7 @@ class _Guards:
     loops: LoopGuard | None
     budgets: tuple[tuple[str, BudgetRule], ...]
     routes: Mapping[type, str]
-    spreads: Mapping[str, Spread]
+    leads: Mapping[str, tuple[Route[Any], ...]]
     approvals: ApprovalRule | None
 
 
@@ -113,9 +114,22 @@ def _walk(builder: _Builder, supervisor: Supervisor, path: str, above: _Guards, 
             continue
         if child.name in builder.places:
             raise SpecError(f"{below}: the name {child.name!r} is also that of {builder.places[child.name].path}")
-        spread: Spread = "least_busy" if isinstance(child.child, Agent) else "round_robin"
-        builder.places[child.name] = Place(below, child, guards.spreads.get(child.name, spread))
+        builder.places[child.name] = _place(below, child, guards.leads.get(child.name, ()))
         builder.guards[child.name] = guards
+
+
+def _place(path: str, child: ChildSpec[Any], routes: tuple[Route[Any], ...]) -> Place:
+    """What the nearest supervisor with routes to a child says of its spread; a pool has one."""
+    is_agent = isinstance(child.child, Agent)
+    if not routes:
+        return Place(path, child, "least_busy" if is_agent else "round_robin")
+    spreads = sorted({route.spread for route in routes})
+    for spread in ("consistent_hash", "broadcast"):
+        if spread in spreads and len(spreads) > 1:
+            raise SpecError(f"{path}: its routes want several spreads ({', '.join(spreads)}); a pool has one")
+        if spread in spreads and is_agent:
+            raise SpecError(f"{path}: spread {spread!r} is for actors; agents take what they are assigned")
+    return Place(path, child, routes[-1].spread, {route.message: route.by for route in routes})
 
 
 def _pass_down(supervisor: Supervisor, above: _Guards, *, top: bool) -> _Guards:
@@ -125,9 +139,11 @@ def _pass_down(supervisor: Supervisor, above: _Guards, *, top: bool) -> _Guards:
     own = ((supervisor.name, budget),) if budget is not None else ()
     loops = above.loops if isinstance(supervisor.loops, EllipsisType) else supervisor.loops
     routes = {route.message: route.to for route in supervisor.routes}
-    spreads: dict[str, Spread] = {route.to: route.spread for route in supervisor.routes}
+    leads: dict[str, tuple[Route[Any], ...]] = {}
+    for route in supervisor.routes:
+        leads[route.to] = (*leads.get(route.to, ()), route)
     approvals = supervisor.approvals if supervisor.approvals is not None else above.approvals
-    return _Guards(loops, own + above.budgets, {**above.routes, **routes}, {**above.spreads, **spreads}, approvals)
+    return _Guards(loops, own + above.budgets, {**above.routes, **routes}, {**above.leads, **leads}, approvals)
 
 
 def _agents(builder: _Builder) -> Iterator[Place]:

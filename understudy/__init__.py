@@ -23,7 +23,7 @@ from understudy.actors.agents.results import (
     Waiting,
 )
 from understudy.actors.agents.tools import Call, tool
-from understudy.actors.messages import Down, Message, on
+from understudy.actors.messages import Down, Exited, Message, on
 from understudy.actors.refs import Key, Ref, Refused
 from understudy.agent import Agent
 from understudy.supervisors.backoff import Backoff
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from understudy.actors.inspection import Inspection, RunningHandler, TreeInspection
     from understudy.actors.stacks import AwaitPoint
     from understudy.actors.telemetry import Blocked, CrashReport, DeadLetter, Flight
+    from understudy.actors.topics import Topic
+    from understudy.actors.watching import Watch
     from understudy.system import System
 
 __version__ = "0.1.0"
@@ -62,6 +64,7 @@ __all__ = [
     "Down",
     "DynamicSupervisor",
     "Errors",
+    "Exited",
     "Failed",
     "Flight",
     "Idle",
@@ -87,8 +90,10 @@ __all__ = [
     "Supervisor",
     "System",
     "Talk",
+    "Topic",
     "TreeInspection",
     "Waiting",
+    "Watch",
     "__version__",
     "on",
     "tool",
@@ -105,7 +110,9 @@ _LATER = {
     "Inspection": "understudy.actors.inspection",
     "RunningHandler": "understudy.actors.inspection",
     "System": "understudy.system",
+    "Topic": "understudy.actors.topics",
     "TreeInspection": "understudy.actors.inspection",
+    "Watch": "understudy.actors.watching",
 }
 
 

@@ -43,7 +43,9 @@ from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
 from understudy.actors.suspension import SUSPEND_SECONDS
 from understudy.actors.telemetry import Telemetry, log
+from understudy.actors.topics import Topic
 from understudy.actors.watchdog import THRESHOLD, Watchdog, check_threshold
+from understudy.actors.watching import WATCH_SECONDS, Watch
 from understudy.supervisors import lint
 from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
@@ -51,7 +53,7 @@ from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
 from understudy.supervisors.guards.budgets import Accounts
 from understudy.supervisors.handles import DynamicRef, SupervisorRef
 from understudy.supervisors.intensity import Intensity
-from understudy.supervisors.routing import Pool, PoolRef, RouteRef
+from understudy.supervisors.routing import Pool, RouteRef, pool_ref
 from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Supervisor
 
 O = TypeVar("O")  # noqa: E741  # the name that users see: output
@@ -218,7 +220,15 @@ class System:
             found = (self.kernel.registry.find(path) for path in paths)
             return [cell for cell in found if cell is not None]
 
-        return Pool(place.path, find, place.spread, lambda cell: len(self.runs.assigned(cell.path)))
+        return Pool(
+            place.path,
+            find,
+            place.spread,
+            lambda cell: len(self.runs.assigned(cell.path)),
+            size=len(paths),
+            by=place.by,
+            dice=self._dice,
+        )
 
     async def drain(self) -> None:
         """Accept nothing new and let every run end its present step and park, `grace` seconds at most.
@@ -316,11 +326,21 @@ class System:
             raise UsageError(f"no actor {name!r} in this system; known: {known}")
         return self.kernel.ref_of(cell)
 
+    def watch(self, *refs: Ref[Any], timeout: float = WATCH_SECONDS) -> Watch:
+        """Be told when actors end, from outside of actors: `await` it, or iterate over it. See `Watch`."""
+        self._running()
+        return Watch(self.kernel, refs, timeout)
+
+    def topic(self, accepts: type[M], name: str = "", *, limit: int | None = None) -> Topic[M]:
+        """The topic of a message type, made when first asked for; `name` tells several of one type apart."""
+        self._running()
+        return self.kernel.topics.find(accepts, name, limit=limit)
+
     def _ref_to(self, place: trees.Place) -> Ref[Any]:
         pool = self._pools[place.spec.name]
         if isinstance(place.spec.child, Agent):
             return AgentRef(self.runs, self.tree.policies[place.spec.name], pool.pick)
-        return PoolRef(pool) if place.spec.count > 1 else self.kernel.ref_of(pool.pick())
+        return pool_ref(pool) if place.spec.count > 1 else self.kernel.ref_of(pool.pick())
 
     def _route_ref(self, path: str, supervisor: Supervisor) -> Ref[Any]:
         cell = self.kernel.registry.find(path)

@@ -41,10 +41,9 @@ class RegistryMachine(RuleBasedStateMachine):
         above = parents[parent] if parent < len(parents) else None
         path = f"{above.path}/{name}" if above is not None else name
         if path in self.model:
-            with pytest.raises(SpecError, match="is taken"):
-                self.registry.check_free(path)
+            assert self.registry.at(path) is self.model[path][0]
             return
-        self.registry.check_free(path)
+        assert self.registry.at(path) is None
         siblings = above.below if above is not None else self.registry.top
         node = siblings[parse(name)] = Node(path)
         self.model[path] = node, above, parse(name)
