@@ -165,3 +165,10 @@ class Down(Message[None]):
     restarting: bool = False
 
     priority: ClassVar[bool] = True
+
+
+class Tick(Message[None]):
+    """To a state machine, from its own timer: the timeout `name` is due, if it is still the one that set `ref`."""
+
+    name: str
+    ref: int

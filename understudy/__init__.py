@@ -25,6 +25,7 @@ from understudy.actors.agents.results import (
 from understudy.actors.agents.tools import Call, tool
 from understudy.actors.messages import Down, Message, on
 from understudy.actors.refs import Key, Ref, Refused
+from understudy.actors.states import State, StateMachine
 from understudy.agent import Agent
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.guards.approvals import Approvals
@@ -36,6 +37,8 @@ from understudy.supervisors.specs import ChildSpec, Route, Supervisor
 from understudy.transports.models.openai import OpenAIChat
 
 if TYPE_CHECKING:
+    from understudy.actors.machine import Next, Timeout
+    from understudy.actors.stateful import StateMachineActor
     from understudy.system import System
 
 __version__ = "0.1.0"
@@ -60,6 +63,7 @@ __all__ = [
     "Key",
     "Loops",
     "Message",
+    "Next",
     "Nudge",
     "OpenAIChat",
     "Partial",
@@ -71,11 +75,15 @@ __all__ = [
     "Result",
     "Route",
     "Same",
+    "State",
+    "StateMachine",
+    "StateMachineActor",
     "Stop",
     "Stopped",
     "Supervisor",
     "System",
     "Talk",
+    "Timeout",
     "Waiting",
     "__version__",
     "on",
@@ -83,10 +91,19 @@ __all__ = [
 ]
 
 
-# The kernel, the driver and the tree are loaded with the first system, not with the first description.
+# The kernel, the driver and the tree are loaded with the first system, not with the first description; what only actors
+# that are state machines need, with the first of them.
 def __getattr__(name: str) -> Any:
     if name == "System":
         from understudy.system import System
 
         return System
+    if name in ("Next", "Timeout"):
+        from understudy.actors import machine
+
+        return getattr(machine, name)
+    if name == "StateMachineActor":
+        from understudy.actors.stateful import StateMachineActor
+
+        return StateMachineActor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
