@@ -33,7 +33,7 @@ from understudy.actors.cell import Door, Envelope, current_entry, current_life, 
 from understudy.actors.errors import ProtocolError, UsageError
 from understudy.actors.lifecycle import NORMAL, Exit
 from understudy.actors.mailbox import DEFAULT_LIMIT, Overflow
-from understudy.actors.messages import Down, Exited, Message, check_message, check_tags, members, reply_type
+from understudy.actors.messages import Down, Exited, Message, Tick, check_message, check_tags, members, reply_type
 
 if sys.version_info >= (3, 13):  # pragma: no cover
     from typing import TypeVar
@@ -84,7 +84,10 @@ class Actor(Generic[M]):
 
     def __init_subclass__(cls, **options: Any) -> None:  # passed on to other bases
         super().__init_subclass__(**options)
-        scope = sys._getframe(1).f_locals
+        frame = sys._getframe(1)
+        while frame.f_code.co_name == "__init_subclass__" and frame.f_back is not None:
+            frame = frame.f_back  # of a base between, such as a state machine's
+        scope = frame.f_locals
         cls.handlers = _collect(cls, scope)
         cls.door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
         _check_bracket(cls)
@@ -330,12 +333,12 @@ def _check_bracket(cls: type[Actor[Any]]) -> None:
     for base in getattr(cls, "__orig_bases__", ()):
         if get_origin(base) is not None and issubclass(get_origin(base), Actor):
             declared = set(members(get_args(base)[0]))
-            handled = set(cls.handlers) - {Down, Exited}
+            handled = set(cls.handlers)
             if not declared:
                 continue
             for message in declared - handled:
                 raise ProtocolError(f"{cls.__qualname__}: no handler for {message.__name__}, which the bracket names")
-            for message in handled - declared:
+            for message in handled - declared - {Down, Exited, Tick}:
                 raise ProtocolError(f"{cls.__qualname__}: handles {message.__name__}, which the bracket does not name")
 
 

@@ -229,7 +229,7 @@ class Endings:
     def _is_idle(cell: Cell, life: Life | None, before: asyncio.Task[None] | None) -> bool:
         if cell.running or cell.children or (before is not None and not before.done()):
             return False
-        return life is None or _on_stop_of(life) is None
+        return life is None or (_on_stop_of(life) is None and home_of(life) is None)
 
     async def _stop(self, cell: Cell, exit: Exit, patience: float, before: asyncio.Task[None] | None) -> None:
         try:

@@ -217,6 +217,13 @@ class Kernel:
         if cell.kind is not None and cell.state not in ("stopping", "stopped"):
             self._know(cell, cell.kind)
 
+    def widen(self, cell: Cell, by: int) -> None:
+        """Let `by` more handlers of a cell run at once, or fewer."""
+        cell.concurrency += by
+        cell.heed()
+        self.open_door(cell)
+        self.wake(cell)
+
     def _know(self, cell: Cell, kind: type[Actor[Any]]) -> None:
         cell.know(kind, short_way=not self.check and cell.concurrency == 1)
 

@@ -177,3 +177,10 @@ class Exited(Message[None]):
     incarnation: int
     kind: str
     detail: str = ""
+
+
+class Tick(Message[None]):
+    """To a state machine, from its own timer: the timeout `name` is due, if it is still the one that set `ref`."""
+
+    name: str
+    ref: int

@@ -1,8 +1,27 @@
-"""A refund that needs a person's yes: the run waits in the journal, as long as it takes, and is finished after it."""
+"""A refund as a state machine, with a person's yes: it is checked, then paid once, or declined.
+
+The run waits in the journal for the yes, as long as it takes, and is finished after it. What may be called depends on
+the state, and the model moves from one to the next by `move`, which offers the events of the present state alone.
+"""
 
 import asyncio
+from enum import StrEnum
 
-from understudy import Agent, Approvals, Call, OpenAIChat, System, tool
+from understudy import Agent, Approvals, Call, OpenAIChat, State, StateMachine, System, tool
+
+
+class S(StrEnum):
+    CHECK = "check"
+    PAY = "pay"
+    PAID = "paid"
+    DECLINED = "declined"
+
+
+class E(StrEnum):
+    OWED = "owed"
+    NOT_OWED = "not_owed"
+    SENT = "sent"
+    REFUSED = "refused"
 
 
 @tool(effect="read")
@@ -22,10 +41,20 @@ def large(order: str, cents: int) -> bool:
     return cents > 2_000
 
 
+machine = StateMachine(
+    S.CHECK,
+    {
+        S.CHECK: State(tools=[order], on={E.OWED: S.PAY, E.NOT_OWED: S.DECLINED}, timeout=(120, S.DECLINED)),
+        S.PAY: State(tools=[pay], on={E.SENT: S.PAID, E.REFUSED: S.DECLINED}),
+        S.PAID: State(),
+        S.DECLINED: State(),
+    },
+)
+
 refunds = Agent(
     "refunds",
     model=OpenAIChat("gpt-5-mini"),
-    tools=[order, pay],
+    machine=machine,
     instructions="Refund what is owed, once.",
     approvals=Approvals(expires=48 * 3600, by={"finance": ["ana", "li"]}),
 )

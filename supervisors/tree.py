@@ -219,7 +219,7 @@ def _check_money(policy: Policy) -> None:
 
 
 def _check_approvals(policy: Policy) -> None:
-    for tool in policy.agent.tools:
+    for tool in policy.agent.all_tools:
         if tool.policy is not None and isinstance(policy.approvals, Approvals):
             policy.approvals.check(tool.policy, f"{policy.path}: tool {tool.name!r}")
 

@@ -25,6 +25,7 @@ from understudy.actors.agents.results import (
 from understudy.actors.agents.tools import Call, tool
 from understudy.actors.messages import Down, Exited, Message, on
 from understudy.actors.refs import Key, Ref, Refused
+from understudy.actors.states import State, StateMachine
 from understudy.agent import Agent
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.guards.approvals import Approvals
@@ -37,7 +38,9 @@ from understudy.transports.models.openai import OpenAIChat
 
 if TYPE_CHECKING:
     from understudy.actors.inspection import Inspection, RunningHandler, TreeInspection
+    from understudy.actors.machine import Next, Timeout
     from understudy.actors.stacks import AwaitPoint
+    from understudy.actors.stateful import StateMachineActor
     from understudy.actors.telemetry import Blocked, CrashReport, DeadLetter, Flight
     from understudy.actors.topics import Topic
     from understudy.actors.watching import Watch
@@ -73,6 +76,7 @@ __all__ = [
     "Key",
     "Loops",
     "Message",
+    "Next",
     "Nudge",
     "OpenAIChat",
     "Partial",
@@ -85,11 +89,15 @@ __all__ = [
     "Route",
     "RunningHandler",
     "Same",
+    "State",
+    "StateMachine",
+    "StateMachineActor",
     "Stop",
     "Stopped",
     "Supervisor",
     "System",
     "Talk",
+    "Timeout",
     "Topic",
     "TreeInspection",
     "Waiting",
@@ -108,8 +116,11 @@ _LATER = {
     "DeadLetter": "understudy.actors.telemetry",
     "Flight": "understudy.actors.telemetry",
     "Inspection": "understudy.actors.inspection",
+    "Next": "understudy.actors.machine",
     "RunningHandler": "understudy.actors.inspection",
+    "StateMachineActor": "understudy.actors.stateful",
     "System": "understudy.system",
+    "Timeout": "understudy.actors.machine",
     "Topic": "understudy.actors.topics",
     "TreeInspection": "understudy.actors.inspection",
     "Watch": "understudy.actors.watching",

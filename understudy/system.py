@@ -509,6 +509,7 @@ class System:
             try:
                 await self._take_inbox()
                 await answers.expire_all(self.runs)
+                await answers.time_out_all(self.runs)
                 self.runs.end_late()
             except JournalError as error:
                 if str(error) != told:

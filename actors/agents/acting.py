@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
@@ -18,14 +19,14 @@ import anyio.to_thread
 import msgspec
 
 from understudy.actors.agents.agent import Delegate
+from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
 from understudy.actors.agents.context import request_of
-from understudy.actors.agents.decide import CallModel, CallTools, PlannedCall, command_digest
 from understudy.actors.agents.guards import Busy, Denied
 from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, input_cap
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, delegate_outcome
 from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
-from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, UsageError
+from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, ModelTimeout, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState, Run, Sub
 
@@ -80,7 +81,7 @@ class Acts:
             assert isinstance(answer, Busy)  # noqa: S101  # the third of three
             if self.out_of_time() or self._unwanted():
                 return False
-            await self._runs.room(min(ROOM_SECONDS, self.seconds_left()))
+            await self._runs.room(min(ROOM_SECONDS, self.seconds_left(), self.state_left()))
 
     def _settle(self, ticket: str, spent: dict[str, int], reserved: dict[str, int]) -> dict[str, int]:
         """Settle with the ledger; what counts as spent. Excess in a limited unit is journalled as a breach instead."""
@@ -102,8 +103,17 @@ class Acts:
         return denied is not None
 
     def _unwanted(self) -> bool:
-        """Whether what is not begun yet must not begin any more: the system closes, or somebody asked to stop."""
-        return self._runs.closing or self._run.stop is not None
+        """Whether what is not begun yet must not begin: the system closes, a stop was asked for, the state is over."""
+        return self._runs.closing or self._run.stop is not None or self.state_left() <= 0
+
+    def state_left(self) -> float:
+        """Seconds until the state of the agent's machine times out; infinity without a timeout."""
+        return self._sub.until - self._runs.kernel.clock.wall() if self._sub.until else math.inf
+
+    def look_at_clock(self) -> None:
+        """Journal that the state has timed out, once."""
+        if not self._sub.expired and self.state_left() <= 0:
+            self.append(ev.StateTimedOut(self._sub.state, self._sub.until))
 
     # -- model ---------------------------------------------------------------------------------------------
 
@@ -114,7 +124,8 @@ class Acts:
         pools = self._runs.pools_of(self._run, self._sub)
         reserved = self._caps(request, new_step=command.step > self._sub.step)
         if command.try_ > 1:
-            await self._runs.pause(min(self._pause(command.try_), max(0.0, self.seconds_left())))
+            left = max(0.0, min(self.seconds_left(), self.state_left()))
+            await self._runs.pause(min(self._pause(command.try_), left))
             if self._unwanted():
                 return
         if self.out_of_time() or not await self._reserve(ticket, pools, reserved):
@@ -156,11 +167,14 @@ class Acts:
     async def _ask_model(self, step: int, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
         session = self._runs.sessions[id(self._policy.agent.model)]
         began = self._runs.kernel.clock.monotonic()
-        left = self.seconds_left()
-        timeout = max(0.001, min(MODEL_SECONDS, left))
+        timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
             reply = _checked(await session.complete(request, timeout=timeout))
         except ModelError as error:
+            if isinstance(error, ModelTimeout) and self.state_left() <= 0:
+                text = f"cut when state {self._sub.state!r} timed out"
+                self._interrupted(step, ticket, reserved, dict(reserved), text)
+                return
             seconds = self._runs.kernel.clock.monotonic() - began
             self._model_failed(step, ticket, error, reserved, seconds)
             return
@@ -203,10 +217,12 @@ class Acts:
         self.append(event)
         self.out_of_time()
 
-    def _interrupted(self, step: int, ticket: str, reserved: dict[str, int], spent: dict[str, int]) -> None:
+    def _interrupted(
+        self, step: int, ticket: str, reserved: dict[str, int], spent: dict[str, int], text: str = "cut by a stop"
+    ) -> None:
         """The call was cut: when it was sent, what the provider billed is unknown, and the cap counts."""
         kept = self._settle(ticket, spent, reserved)
-        event = ev.ModelFailed(step, ticket, "interrupted", "cut by a stop", True, kept, estimated=spent == reserved)
+        event = ev.ModelFailed(step, ticket, "interrupted", text, True, kept, estimated=spent == reserved)
         with contextlib.suppress(JournalError):  # the next incarnation or process finds the call open, and says so
             self.append(event)
 

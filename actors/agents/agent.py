@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 import msgspec
 
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.machine import MOVE, table_of, tools_of
 from understudy.actors.agents.models import Model, ToolSchema
 from understudy.actors.agents.outputs import OutputSpec
 from understudy.actors.agents.results import Result
@@ -26,6 +27,7 @@ from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.state import Sub
 from understudy.actors.messages import Message, check_message, reply_type
+from understudy.actors.states import StateMachine
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -48,13 +50,17 @@ class Prompt(Message[Any]):
 
 
 class Ctx:
-    """What hooks that `decide` calls may look at. The same journal gives the same `Ctx`: no clock, no chance."""
+    """What hooks that `decide` calls may look at. The same journal gives the same `Ctx`: no clock, no chance.
+
+    `state` is the state of the agent's machine, "" without one.
+    """
 
     def __init__(self, run: str, agent: str, sub: Sub, message: Message[Any]) -> None:
         self.run = run
         self.agent = agent
         self.attempt = sub.attempt
         self.step = sub.step
+        self.state = sub.state
         self.message = message
         self._sub = sub
 
@@ -104,12 +110,13 @@ class Agent(Generic[O, M]):
     """See the module.
 
     `model`: whose `session` answers. `instructions`: text, or a pure function of `Ctx`. `tools`: made by `@tool`.
-    `delegates`: agents it may ask as if they were tools, each named by its agent. `temperature` None leaves it to the
-    provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
+    `delegates`: agents it may ask as if they were tools, each named by its agent. `machine`: its states, what each
+    offers and where it leads; `tools` and `delegates` are then offered in every state. `temperature` None leaves it to
+    the provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
     invalid answer is handed back. `model_tries` (3): calls of the model for one step. `concurrency` (1): active runs
     at a time. `on_abandon`: what happens when the asker is gone. `checkpoint`: a pure function that makes a partial
-    output of what there is, for a run that is stopped. `budget`, `loops`, `approvals`: guards of its own, beside
-    those of its supervisor.
+    output of what there is, for a run that is stopped. `budget`, `loops`, `approvals`: guards of its own, beside those
+    of its supervisor.
 
     Raises `SpecError` for bad values.
     """
@@ -125,7 +132,7 @@ class Agent(Generic[O, M]):
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
             delegates: Sequence[Agent[Any, Any]] = ...,
-            machine: None = ...,
+            machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
             repairs: int = ...,
@@ -147,7 +154,7 @@ class Agent(Generic[O, M]):
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
             delegates: Sequence[Agent[Any, Any]] = ...,
-            machine: None = ...,
+            machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
             repairs: int = ...,
@@ -169,7 +176,7 @@ class Agent(Generic[O, M]):
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
             delegates: Sequence[Agent[Any, Any]] = ...,
-            machine: None = ...,
+            machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
             repairs: int = ...,
@@ -192,7 +199,7 @@ class Agent(Generic[O, M]):
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
             delegates: Sequence[Agent[Any, Any]] = ...,
-            machine: None = ...,
+            machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
             repairs: int = ...,
@@ -215,7 +222,7 @@ class Agent(Generic[O, M]):
         instructions: Instructions = "",
         tools: Sequence[Tool[..., Any]] = (),
         delegates: Sequence[Agent[Any, Any]] = (),
-        machine: None = None,
+        machine: StateMachine[Any, Any] | None = None,
         temperature: float | None = None,
         max_tokens: int = 1024,
         repairs: int = 2,
@@ -230,8 +237,6 @@ class Agent(Generic[O, M]):
         where = f"agent {name!r}"
         if not name or "/" in name or name.startswith(("@", "$")):
             raise SpecError(f"{where}: a name is not empty, has no '/' and begins with neither '@' nor '$'")
-        if machine is not None:
-            raise SpecError(f"{where}: machine= is not supported yet")
         if max_tokens < 1 or repairs < 0 or model_tries < 1 or concurrency < 1:
             raise SpecError(
                 f"{where}: max_tokens {max_tokens}, model_tries {model_tries} and concurrency {concurrency} are at"
@@ -244,6 +249,8 @@ class Agent(Generic[O, M]):
         self.instructions = instructions
         self.tools = tuple(tools)
         self.delegates = tuple(delegates)
+        self.machine = machine
+        self.table = table_of(machine, where) if machine is not None else None
         self.temperature = temperature
         self.max_tokens = max_tokens
         self.repairs = repairs
@@ -282,10 +289,17 @@ class Agent(Generic[O, M]):
     def _check_names(self, where: str) -> None:
         check_message(self.accepts, where)
         seen: set[str] = set()
-        for name in [t.name for t in self.tools] + [d.name for d in self.delegates]:
+        for name in [t.name for t in self.all_tools] + [d.name for d in self.delegates]:
             if name in seen:
                 raise SpecError(f"{where}: two tools or delegates are named {name!r}")
+            if name == MOVE and self.table is not None:
+                raise SpecError(f"{where}: a tool or delegate is named {name!r}, which its machine moves by")
             seen.add(name)
+
+    @property
+    def all_tools(self) -> tuple[Tool[..., Any], ...]:
+        """Its general tools, then those of the states of its machine."""
+        return (*self.tools, *(tool for tool in tools_of(self.machine) if tool not in self.tools))
 
     def prompt_of(self, message: Message[Any]) -> str:
         """What the model is told of a request."""

@@ -156,6 +156,20 @@ def _due(runs: Runs, now: float) -> Iterator[tuple[Run, Yes]]:
                 yield run, yes
 
 
+async def time_out_all(runs: Runs) -> None:
+    """Tell parked (sub-)runs whose state has timed out; called now and then by who owns the runs.
+
+    Those that wait for a call that was begun (a doubt, a delegation) wait on: it ends first.
+    """
+    now = runs.kernel.clock.wall()
+    for run in runs.live():
+        for sub in list(run.subs.values()):
+            waits = sub.parked is not None and sub.parked.on in ("approval", "timer") and sub.finished is None
+            if waits and sub.until and sub.until <= now and not sub.expired:
+                runs.append(run.id, ev.StateTimedOut(sub.state, sub.until), sub=sub.id, cause=sub.seq)
+                await _wake(runs, run, sub.id, f"state {sub.state!r} timed out")
+
+
 async def _wake(runs: Runs, run: Run, sub: int, why: str) -> None:
     state = run.subs[sub]
     parked = state.parked is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from understudy.actors.agents.agent import Ctx
 from understudy.actors.agents.models import ChatMessage, ModelRequest, ToolCall
@@ -37,7 +37,7 @@ def parts_of(run: str, sub: Sub, policy: Policy) -> dict[str, str]:
         "instructions": digest(instructions_of(run, sub, policy)),
         "request": digest(sub.message),
         "history": digest(*(turn.mark for turn in sub.turns)),
-        "tools": policy.tools_digest,
+        "tools": policy.offer(sub.state).digest,
         "output": policy.output_digest,
         "options": digest(policy.agent.model.name, repr(temperature_of(sub, policy)), str(policy.agent.max_tokens)),
     }
@@ -57,8 +57,19 @@ def request_of(run: str, sub: Sub, policy: Policy) -> ModelRequest:
     for turn in sub.turns:
         messages.extend(_messages_of(turn))
     return ModelRequest(
-        tuple(messages), policy.schemas, agent.output.schema, temperature_of(sub, policy), agent.max_tokens
+        tuple(messages),
+        policy.offer(sub.state).schemas,
+        _schema_of(sub, policy),
+        temperature_of(sub, policy),
+        agent.max_tokens,
     )
+
+
+# A schema is nested JSON.
+def _schema_of(sub: Sub, policy: Policy) -> dict[str, Any] | None:
+    """The schema of an answer; None while the state of the agent's machine allows none."""
+    final = policy.table is None or policy.table.rows[sub.state].final
+    return policy.agent.output.schema if final else None
 
 
 def _messages_of(turn: Turn) -> Iterator[ChatMessage]:
@@ -68,7 +79,7 @@ def _messages_of(turn: Turn) -> Iterator[ChatMessage]:
     for state, call in zip(turn.calls, shown, strict=True):
         yield ChatMessage("tool", _told(state), call_id=call.id)
     if turn.rejected:
-        yield ChatMessage("user", REPAIR.format(error=turn.rejected))
+        yield ChatMessage("user", turn.told or REPAIR.format(error=turn.rejected))
     if turn.note:
         yield ChatMessage("user", turn.note)
 

@@ -1,9 +1,9 @@
 """The next act of a (sub-)run: `decide(run, sub, policy) -> Command`. Pure.
 
-Order of the questions, the first that applies wins: is it over; was it asked to stop; did a guard end it; has the
-newest reply open calls; is there an answer; does the loop guard object; did the model fail too often; else one more
-call of the model. All calls of one reply are settled in its order: neighbouring `read` calls and delegations run
-together, every other call alone.
+Order of the questions, the first that applies wins: is it over; was it asked to stop; did a guard end it; does the
+agent's machine move by itself; has the newest reply open calls; is there an answer; does the loop guard object; did
+the model fail too often; else one more call of the model. All calls of one reply are settled in its order:
+neighbouring `read` calls and delegations run together, every other call alone.
 """
 
 from __future__ import annotations
@@ -12,15 +12,34 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Struct
 
 from understudy.actors.agents.agent import Delegate
+from understudy.actors.agents.commands import (
+    AskYes,
+    CallModel,
+    CallTools,
+    Command,
+    EndIncarnation,
+    Finish,
+    HandOff,
+    Judge,
+    Move,
+    Park,
+    PlannedCall,
+    RefuseYes,
+    Reject,
+    RejectOutput,
+    Wait,
+    call_digest,
+)
 from understudy.actors.agents.context import ctx_of, parts_of
 from understudy.actors.agents.guards import Nudge, Restart, Verdict
+from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
+from understudy.actors.agents.models import ToolCall
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import described
-from understudy.actors.journal.events import BudgetDenied, Effect, Status, without_surrogates
-from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes, digest
+from understudy.actors.journal.events import BudgetDenied
+from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes
 
 USABLE: Final = frozenset({"complete", "degraded", "partial"})
 """Statuses of a delegation whose result can be built on."""
@@ -33,153 +52,6 @@ NOTE: Final = (
     "Note from the supervisor: a former attempt got stuck and was ended: {what}. What was tried: {tried}. Do not try"
     " that again; take another way."
 )
-
-
-class CallModel(Struct, frozen=True, tag=True, tag_field="$"):
-    """Call the model. `parts` are digests of what the request is made of."""
-
-    step: int
-    try_: int
-    parts: dict[str, str]
-    max_tokens: int
-
-
-class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
-    """One call to make. `delegate` names the agent of a delegation, whose request is `message`."""
-
-    step: int
-    index: int
-    name: str
-    arguments: str
-    effect: Effect
-    loop_key: str
-    polling: bool = False
-    key: str = ""
-    approval: str = ""
-    delegate: str = ""
-    message: str = ""
-
-
-class CallTools(Struct, frozen=True, tag=True, tag_field="$"):
-    """Make these calls, together."""
-
-    calls: tuple[PlannedCall, ...]
-
-
-class Reject(Struct, frozen=True, tag=True, tag_field="$"):
-    """Tell the model that the call cannot be made."""
-
-    step: int
-    index: int
-    name: str
-    arguments: str
-    error: str
-
-
-class RejectOutput(Struct, frozen=True, tag=True, tag_field="$"):
-    """Tell the model that its answer is not valid."""
-
-    step: int
-    error: str
-    repairs: int
-
-
-class Judge(Struct, frozen=True, tag=True, tag_field="$"):
-    """A loop guard's verdict and what follows from it."""
-
-    verdict: Verdict
-    note: str
-    rewind_to: int
-    dropped: int
-    temperature: float | None
-
-
-class AskYes(Struct, frozen=True, tag=True, tag_field="$"):
-    """Ask a person for a yes to exactly this call."""
-
-    approval: str
-    step: int
-    index: int
-    name: str
-    arguments: str
-    digest: str
-    policy: str
-    who: tuple[str, ...]
-
-
-class RefuseYes(Struct, frozen=True, tag=True, tag_field="$"):
-    """A yes does not fit the call it is about to be used for."""
-
-    approval: str
-    reason: str
-
-
-class HandOff(Struct, frozen=True, tag=True, tag_field="$"):
-    """The output goes on to another agent."""
-
-    to: str
-    type: str
-    message: str
-    hops: int
-
-
-class Finish(Struct, frozen=True, tag=True, tag_field="$"):
-    """The (sub-)run ends."""
-
-    status: Status
-    output: str
-    reason: str
-
-
-class EndIncarnation(Struct, frozen=True, tag=True, tag_field="$"):
-    """A verdict of restart: the incarnation ends with this reason, and the supervisor acts."""
-
-    reason: str
-
-
-class Park(Struct, frozen=True, tag=True, tag_field="$"):
-    """Nothing to do until something outside happens."""
-
-    on: Literal["approval", "doubt", "sub", "asker"]
-    ids: tuple[str, ...]
-
-
-class Wait(Struct, frozen=True, tag=True, tag_field="$"):
-    """Outcomes are outstanding, or it is over."""
-
-
-Command = (
-    CallModel
-    | CallTools
-    | Reject
-    | RejectOutput
-    | Judge
-    | AskYes
-    | RefuseYes
-    | HandOff
-    | Finish
-    | EndIncarnation
-    | Park
-    | Wait
-)
-
-
-def command_digest(command: Command | PlannedCall) -> str:
-    """What is journalled of a command, and compared on replay."""
-    try:
-        return digest(msgspec.json.encode(command, order="deterministic").decode())
-    except UnicodeEncodeError:
-        plain = without_surrogates(msgspec.to_builtins(command))
-        return digest(msgspec.json.encode(plain, order="deterministic").decode())
-
-
-def call_digest(name: str, arguments: str) -> str:
-    """What a yes is bound to: the tool's name and the exact arguments, whatever the order of their keys."""
-    try:
-        canonical = msgspec.json.encode(msgspec.json.decode(arguments), order="sorted").decode()
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
-        canonical = arguments
-    return digest(name, canonical)
 
 
 def decide(run: Run, sub: Sub, policy: Policy) -> Command:
@@ -197,6 +69,8 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
     if sub.stop_verdict is not None:
         reason = f"{sub.stop_verdict.rule}: {sub.stop_verdict.what}"
         return Finish("stopped", checkpoint(run, sub, policy), reason)
+    if policy.table is not None and (act := _stand(run, sub, policy, policy.table, turn)) is not None:
+        return act
     if turn is not None:
         return _settle_calls(run, sub, policy, turn)
     return _answer(run, sub, policy) or _judge(sub, policy) or _ask_model(run, sub, policy)
@@ -242,6 +116,62 @@ def _in_flight(turn: Turn) -> bool:
     return any(call.asked is not None and not call.done and not call.doubt for call in turn.calls)
 
 
+# --- state machines --------------------------------------------------------------------------------------
+
+
+def _stand(run: Run, sub: Sub, policy: Policy, table: Table, turn: Turn | None) -> Command | None:
+    """What the state of the machine calls for, whatever the model says."""
+    if not sub.state:
+        return _move(sub, policy, table.rows[table.initial], "start")
+    row = table.rows.get(sub.state)
+    if row is None:
+        return Finish("failed", checkpoint(run, sub, policy), f"its machine has no state {sub.state!r} any more")
+    if sub.expired:
+        return _time_out(run, sub, policy, table, turn)
+    if row.final and policy.agent.output.text:
+        return _deliver(run, sub, policy, msgspec.json.encode(row.state).decode())
+    return Park("timer", ()) if row.rests else None
+
+
+def _move(
+    sub: Sub,
+    policy: Policy,
+    row: Row,
+    cause: Literal["start", "model", "timeout"],
+    *,
+    event: str = "",
+    at: tuple[int, int] | None = None,
+) -> Move:
+    step, index = at or (sub.step, 0)
+    result = arrived(row, policy.offer(row.state).acts)
+    if cause == "timeout":
+        result = f"state {sub.state!r} timed out, and what was not begun is dropped; the state is now {result}"
+    seconds = row.seconds if row.state != sub.state else None  # to stay is not to be given more time
+    return Move(sub.state, row.state, cause, event, step, index, "" if cause == "start" else result, seconds)
+
+
+def _time_out(run: Run, sub: Sub, policy: Policy, table: Table, turn: Turn | None) -> Command:
+    """Calls that were begun end first; a yes that nobody has used is withdrawn; then the machine moves."""
+    if turn is not None and any(call.asked is not None and not call.done for call in turn.calls):
+        return _await_calls(run, turn)
+    for yes in run.approvals.values():
+        if yes.sub == sub.id and yes.state in ("pending", "granted"):
+            return RefuseYes(yes.id, f"state {sub.state!r} timed out")
+    row = table.rows[sub.state]
+    if row.seconds is None:  # the code has changed since: it has no timeout any more
+        return Finish(
+            "failed", checkpoint(run, sub, policy), f"state {sub.state!r} timed out and has no timeout any more"
+        )
+    return _move(sub, policy, table.rows[row.expires_to], "timeout")
+
+
+def _plan_move(sub: Sub, policy: Policy, row: Row, at: tuple[int, int], call: ToolCall) -> Command:
+    event, error = event_of(row, call.arguments)
+    if error or policy.table is None:
+        return Reject(*at, call.name, call.arguments, error)
+    return _move(sub, policy, policy.table.rows[row.events[event]], "model", event=event, at=at)
+
+
 # --- calls -----------------------------------------------------------------------------------------------
 
 
@@ -283,10 +213,17 @@ def _runs_together(policy: Policy, state: CallState) -> bool:
 
 def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: CallState) -> Command | PlannedCall:
     call = state.call
-    act = policy.acts.get(call.name)
+    row = policy.table.rows[sub.state] if policy.table is not None else None
+    if row is not None and call.name == MOVE:
+        return _plan_move(sub, policy, row, (step, index), call)
+    acts = policy.offer(sub.state).acts
+    act = acts.get(call.name)
     if act is None:
-        names = ", ".join(policy.acts) or "none"
-        return Reject(step, index, call.name, call.arguments, f"there is no tool {call.name!r}; the tools are: {names}")
+        names = ", ".join(acts) or "none"
+        error = f"there is no tool {call.name!r}; the tools are: {names}"
+        if row is not None and (row.final or call.name in policy.acts):
+            error = refusal(row, call.name, acts)
+        return Reject(step, index, call.name, call.arguments, error)
     if isinstance(act, Delegate):
         message, error = _message(act, call.arguments)
         if error:
@@ -383,6 +320,9 @@ def _answer(run: Run, sub: Sub, policy: Policy) -> Command | None:
     turn = sub.last
     if turn is None or turn.reply is None or turn.calls or turn.rejected:
         return None
+    row = policy.table.rows[sub.state] if policy.table is not None else None
+    if row is not None and not row.final:
+        return _too_early(run, sub, policy, turn.step, row)
     output, error = policy.agent.output.accept(turn.reply.content)
     if not error and turn.reply.finish == "length":
         output, error = "", f"the answer was cut at {policy.agent.max_tokens} tokens"
@@ -392,6 +332,17 @@ def _answer(run: Run, sub: Sub, policy: Policy) -> Command | None:
             return Finish("failed", checkpoint(run, sub, policy), text)
         return RejectOutput(turn.step, error, sub.repairs + 1)
     return _deliver(run, sub, policy, output)
+
+
+def _too_early(run: Run, sub: Sub, policy: Policy, step: int, row: Row) -> Command:
+    """An answer in a state that is not final is none. Each state has its own repairs."""
+    error = f"an answer in state {row.state!r}, which is not final"
+    if sub.repairs >= policy.agent.repairs:
+        return Finish("failed", checkpoint(run, sub, policy), f"{error}, after {sub.repairs} repairs")
+    told = f"The request is in state {row.state!r}, which is not final: an answer is not wanted yet. "
+    if row.events:
+        told += f"Call {MOVE} when one of its events has happened: {', '.join(row.events)}."
+    return RejectOutput(step, error, sub.repairs + 1, told)
 
 
 def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.agents.acting import Acts
-from understudy.actors.agents.decide import (
+from understudy.actors.agents.commands import (
     AskYes,
     CallModel,
     CallTools,
@@ -21,13 +21,14 @@ from understudy.actors.agents.decide import (
     Finish,
     HandOff,
     Judge,
+    Move,
     Park,
     RefuseYes,
     Reject,
     RejectOutput,
     command_digest,
-    decide_safely,
 )
+from understudy.actors.agents.decide import decide_safely
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, Work
 from understudy.actors.errors import JournalError
@@ -113,6 +114,7 @@ class _Drive:
             if self._runs.closing:
                 await self._rest()
                 return
+            self._acts.look_at_clock()
             command = decide_safely(self._run, self._sub, self._policy)
             if not await self._carry_out(command):
                 return
@@ -144,7 +146,7 @@ class _Drive:
                 await self._acts.call_model(command)
             case CallTools():
                 await self._acts.call_tools(command)
-            case Judge() | Reject() | RejectOutput() | RefuseYes():
+            case Judge() | Reject() | RejectOutput() | RefuseYes() | Move():
                 self._note(command)
             case AskYes():
                 self._ask_person(command)
@@ -164,7 +166,7 @@ class _Drive:
                 return await self._acts.await_open()
         return True
 
-    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes) -> None:
+    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes | Move) -> None:
         """Commands that are nothing but their event."""
         digest = command_digest(command)
         match command:
@@ -184,9 +186,30 @@ class _Drive:
                     ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)
                 )
             case RejectOutput():
-                self._acts.append(ev.OutputRejected(command.step, command.error, command.repairs, digest))
+                event = ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told)
+                self._acts.append(event)
+            case Move():
+                self._move(command, digest)
             case RefuseYes():
                 self._acts.append(ev.ApprovalRefused(command.approval, "check", command.reason))
+
+    def _move(self, command: Move, digest: str) -> None:
+        until = self._sub.until if command.source == command.to else 0.0
+        if command.seconds is not None:
+            until = self._runs.kernel.clock.wall() + command.seconds
+        self._acts.append(
+            ev.Moved(
+                command.source,
+                command.to,
+                command.cause,
+                command.event,
+                command.step,
+                command.index,
+                command.result,
+                until,
+                digest,
+            )
+        )
 
     def _ask_person(self, command: AskYes) -> None:
         expires = self._runs.kernel.clock.wall() + self._policy.expires

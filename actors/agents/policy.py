@@ -5,18 +5,39 @@ Made once per tree, at start. `decide` and replay take it as it is; nothing in i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.machine import Row, Table, move_schema, offered
 from understudy.actors.agents.models import ToolSchema
 from understudy.actors.agents.tools import Tool
 from understudy.actors.journal.state import digest
 
 HOPS: Final = 8
 """How often a request may be handed on."""
+
+
+Act = Tool[..., Any] | Delegate
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the model may call in one state. `digest` is of the schemas."""
+
+    acts: Mapping[str, Act]
+    schemas: tuple[ToolSchema, ...]
+    digest: str
+
+
+def _offer(acts: Mapping[str, Act], general: Sequence[str], row: Row | None) -> Offer:
+    found = offered(acts, general, row)
+    schemas = [act.schema for act in found.values()]
+    if row is not None and (move := move_schema(row)) is not None:
+        schemas.append(move)
+    return Offer(found, tuple(schemas), digest(*(repr(schema) for schema in schemas)))
 
 
 @dataclass(frozen=True)
@@ -35,18 +56,28 @@ class Policy:
     hops: int = HOPS
 
     def __post_init__(self) -> None:
-        acts: dict[str, Tool[..., Any] | Delegate] = {tool.name: tool for tool in self.agent.tools}
+        acts: dict[str, Act] = {tool.name: tool for tool in self.agent.all_tools}
         acts.update({agent.name: Delegate(agent) for agent in self.agent.delegates})
-        schemas = tuple(act.schema for act in acts.values())
+        general = [tool.name for tool in self.agent.tools] + [agent.name for agent in self.agent.delegates]
+        rows: dict[str, Row | None] = {"": None} if self.table is None else dict(self.table.rows)
+        offers = {state: _offer(acts, general, row) for state, row in rows.items()}
         object.__setattr__(self, "acts", acts)
-        object.__setattr__(self, "schemas", schemas)
-        object.__setattr__(self, "tools_digest", digest(*(repr(s) for s in schemas)))
+        object.__setattr__(self, "offers", offers)
         object.__setattr__(self, "output_digest", digest(repr(self.agent.output.schema)))
 
-    acts: Mapping[str, Tool[..., Any] | Delegate] = field(init=False)
-    schemas: tuple[ToolSchema, ...] = field(init=False)
-    tools_digest: str = field(init=False)
+    acts: Mapping[str, Act] = field(init=False)
+    """Every tool and delegate by name, whatever the state."""
+    offers: Mapping[str, Offer] = field(init=False)
     output_digest: str = field(init=False)
+
+    @property
+    def table(self) -> Table | None:
+        """The agent's machine, in words."""
+        return self.agent.table
+
+    def offer(self, state: str) -> Offer:
+        """What the model is offered in a state; of an agent without a machine, everything, whatever the state."""
+        return self.offers[state if self.table is not None else ""]
 
     @property
     def name(self) -> str:

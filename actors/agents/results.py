@@ -8,7 +8,7 @@
 `complete`: validated, nothing missing. `degraded`: validated, but a declared fallback was used. `partial`: a
 validated output that names what is missing. `waiting`: parked for a person or a doubt. `stopped`: ended by
 guard, budget, person or supervisor; `output` is the last valid checkpoint or None. `failed`: error, or invalid
-output after the repairs.
+output after the repairs. `state` of each is that of the agent's machine, "" without one.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Complete(Struct, Generic[O], frozen=True, tag="complete", tag_field="statu
     output: O
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
+    state: str = ""
 
     def unwrap(self) -> O:
         """The output."""
@@ -74,6 +75,7 @@ class Degraded(Struct, Generic[O], frozen=True, tag="degraded", tag_field="statu
     output: O
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
+    state: str = ""
 
     def unwrap(self) -> O:
         """The output."""
@@ -90,6 +92,7 @@ class Partial(Struct, Generic[O], frozen=True, tag="partial", tag_field="status"
     output: O
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
+    state: str = ""
 
     def unwrap(self) -> O:
         """The output."""
@@ -107,6 +110,7 @@ class Waiting(Struct, Generic[O], frozen=True, tag="waiting", tag_field="status"
     output: None = None
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
+    state: str = ""
 
     def unwrap(self) -> NoReturn:
         """Raises `Incomplete`."""
@@ -123,6 +127,7 @@ class Stopped(Struct, Generic[O], frozen=True, tag="stopped", tag_field="status"
     output: O | None = None
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
+    state: str = ""
 
     def unwrap(self) -> NoReturn:
         """Raises `Incomplete`: a checkpoint is not the answer."""
@@ -139,6 +144,7 @@ class Failed(Struct, Generic[O], frozen=True, tag="failed", tag_field="status"):
     output: O | None = None
     reason: str = ""
     spend: Spend = field(default_factory=Spend)
+    state: str = ""
 
     def unwrap(self) -> NoReturn:
         """Raises `Incomplete`."""
@@ -161,6 +167,6 @@ def _incomplete(result: Any) -> Incomplete:
 
 
 # The output has the type of the agent that ran, which the caller's signature knows and this table does not.
-def make(status: Status, run: str, output: Any, reason: str, spend: Spend) -> Result[Any]:
+def make(status: Status, run: str, output: Any, reason: str, spend: Spend, state: str = "") -> Result[Any]:
     """The result of a status other than `waiting`."""
-    return cast("Result[Any]", CLASSES[status](run, output, reason, spend))
+    return cast("Result[Any]", CLASSES[status](run, output, reason, spend, state))

@@ -266,12 +266,12 @@ class Runs(Books):
             pending = tuple(approval_of(run.id, yes.asked) for yes in run.approvals.values() if yes.state == "pending")
             parked = run.main.parked
             reason = f"waits for {parked.on} {', '.join(parked.ids)}".rstrip() if parked is not None else "running"
-            return Waiting(run.id, pending, None, reason, spend)
+            return Waiting(run.id, pending, None, reason, spend, run.main.state)
         end = run.finished
         output: Any = None
         if end.output:
             output = decoded(end.output, asked)
-        return make(end.status, run.id, output, end.reason, spend)
+        return make(end.status, run.id, output, end.reason, spend, run.main.state)
 
     # -- ends ----------------------------------------------------------------------------------------------
 
@@ -391,7 +391,7 @@ class Runs(Books):
         for sub in list(run.subs.values()):
             if sub.finished is not None:
                 continue
-            if sub.parked is not None and over(run, sub.parked):
+            if sub.parked is not None and (over(run, sub.parked) or sub.expired):
                 self.append(run.id, ev.Unparked("what it waited for is there"), sub=sub.id)
             if sub.parked is None:
                 self.dispatch(run.id, sub.id)

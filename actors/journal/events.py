@@ -107,7 +107,7 @@ class HandedOff(Event, frozen=True):
 class Parked(Event, frozen=True):
     """The (sub-)run waits and holds no worker. `on` says for what; `ids` are approvals, doubts or sub-runs."""
 
-    on: Literal["approval", "doubt", "sub", "asker", "shutdown"]
+    on: Literal["approval", "doubt", "sub", "timer", "asker", "shutdown"]
     ids: tuple[str, ...]
 
 
@@ -221,12 +221,42 @@ class ToolRejected(Event, frozen=True):
 
 
 class OutputRejected(Event, frozen=True):
-    """The answer is not a valid output; the error path is handed back. `repairs` counts from 1."""
+    """The answer is not a valid output; the error path is handed back, or `told`. `repairs` counts from 1."""
 
     step: int
     error: str
     repairs: int
     command: str = ""
+    told: str = ""
+
+
+# --- state machines --------------------------------------------------------------------------------------
+
+
+class Moved(Event, frozen=True):
+    """The agent's machine went from one state to another; the first time `source` is "".
+
+    `cause` says by what: the beginning, the model's call (`step`, `index`) of `move` with `event`, or the timeout of
+    the state. `result` is what the model is told. `until` is when the new state times out by the wall clock, 0 for
+    never.
+    """
+
+    source: str = field(name="from")
+    to: str
+    cause: Literal["start", "model", "timeout"]
+    event: str = ""
+    step: int = 0
+    index: int = 0
+    result: str = ""
+    until: float = 0.0
+    command: str = ""
+
+
+class StateTimedOut(Event, frozen=True):
+    """The clock has passed `until`, and the machine was still in `state`. What follows is a `Moved`."""
+
+    state: str
+    until: float
 
 
 # --- guards ----------------------------------------------------------------------------------------------
@@ -378,6 +408,8 @@ AnyEvent = (
     | ToolFailed
     | ToolRejected
     | OutputRejected
+    | Moved
+    | StateTimedOut
     | Judged
     | BudgetDenied
     | BudgetBreached
@@ -392,7 +424,17 @@ AnyEvent = (
     | GaveUp
 )
 
-COMMANDS: Final = (HandedOff, ModelAsked, ToolAsked, ToolRejected, OutputRejected, Judged, ApprovalAsked, Finished)
+COMMANDS: Final = (
+    HandedOff,
+    ModelAsked,
+    ToolAsked,
+    ToolRejected,
+    OutputRejected,
+    Moved,
+    Judged,
+    ApprovalAsked,
+    Finished,
+)
 
 
 class Record(Struct, frozen=True):

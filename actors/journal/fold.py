@@ -15,9 +15,17 @@ import msgspec
 from understudy.actors.agents.guards import Step
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.journal.state import CallState, Doubt, Run, Sub, Turn, Yes, digest
+from understudy.actors.journal.state import CallState, Doubt, Run, Stood, Sub, Turn, Yes, digest
 
-OUTCOMES: Final = (ev.ModelAnswered, ev.ToolAnswered, ev.ToolFailed, ev.ToolStepped, ev.HandedOff, ev.Unparked)
+OUTCOMES: Final = (
+    ev.ModelAnswered,
+    ev.ToolAnswered,
+    ev.ToolFailed,
+    ev.ToolStepped,
+    ev.HandedOff,
+    ev.Unparked,
+    ev.StateTimedOut,
+)
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
 EVIDENCE: Final = 256
 """Acts kept as evidence for the loop guard, newest last."""
@@ -88,10 +96,23 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
 
 def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
     sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
+    _move_back(sub, judged.rewind_to)
     if judged.note:
         _add_note(sub, judged.note, seq)
     if judged.temperature is not None:
         sub.temperature = judged.temperature
+
+
+def _move_back(sub: Sub, step: int) -> None:
+    """A rewind takes back the transitions whose exchanges it drops, but none before the last change of the world.
+
+    The clock of a state is not set back: one whose time has passed meanwhile times out at once.
+    """
+    for number, stood in enumerate(sub.stood):
+        if stood.step >= step and stood.seq > sub.changed:
+            sub.state, sub.until, sub.expired = stood.state, stood.until, False
+            del sub.stood[number:]
+            return
 
 
 def _add_note(sub: Sub, note: str, seq: int) -> None:
@@ -128,8 +149,9 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub = run.subs[record.sub]
     sub.agent, sub.type, sub.message, sub.hops = event.to, event.type, event.message, event.hops
     sub.turns, sub.path, sub.incarnation = [], "", 0
-    sub.attempt = sub.failures = sub.repairs = 0
+    sub.attempt = sub.failures = sub.repairs = sub.changed = 0
     sub.temperature = None
+    sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
 
 
 def _parked(run: Run, record: Record, event: ev.Parked) -> None:
@@ -207,6 +229,8 @@ def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, k
     if state is None or state.done:
         return
     state.done, state.ok, state.outcome, state.kind = True, ok, outcome, kind
+    if ok and state.asked is not None and (state.asked.effect != "read" or state.asked.sub):
+        sub.changed = max(sub.changed, state.seq)  # by its intent; what a delegate did, nobody here knows
     state.seq = state.seq or seq
     if state.asked is not None and state.asked.ticket:
         _settle(run, sub, state.asked.ticket, state.asked.reserved)
@@ -250,8 +274,39 @@ def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None
     sub = run.subs[record.sub]
     sub.repairs = event.repairs
     if sub.last is not None:
-        sub.last.rejected = event.error
+        sub.last.rejected, sub.last.told = event.error, event.told
         sub.last.seal()
+
+
+# --- state machines --------------------------------------------------------------------------------------
+
+
+def _moved(run: Run, record: Record, event: ev.Moved) -> None:
+    sub = run.subs[record.sub]
+    if event.source:
+        sub.stood.append(Stood(record.seq, event.step, sub.state, sub.until))
+    sub.state, sub.until, sub.expired = event.to, event.until, False
+    sub.repairs = 0
+    if event.cause == "model":
+        _close(run, sub, (event.step, event.index), ok=True, outcome=event.result, seq=record.seq)
+    elif event.cause == "timeout":
+        _void(run, sub, event, record.seq)
+
+
+def _void(run: Run, sub: Sub, event: ev.Moved, seq: int) -> None:
+    """A state timed out: what the newest reply still wanted is not done, and the model is told why."""
+    turn = sub.last if sub.last is not None and sub.last.open else None
+    if turn is None:
+        _add_note(sub, event.result, seq)
+        return
+    for index, call in enumerate(turn.calls):
+        if not call.done:
+            _close(run, sub, (turn.step, index), ok=False, outcome=event.result, kind="timeout", seq=seq)
+
+
+def _state_timed_out(run: Run, record: Record, event: ev.StateTimedOut) -> None:
+    sub = run.subs[record.sub]
+    sub.expired = sub.expired or (bool(sub.state) and sub.state == event.state)
 
 
 # --- guards, people --------------------------------------------------------------------------------------
@@ -346,6 +401,8 @@ _HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = 
     ev.ToolFailed: _tool_failed,
     ev.ToolRejected: _tool_rejected,
     ev.OutputRejected: _output_rejected,
+    ev.Moved: _moved,
+    ev.StateTimedOut: _state_timed_out,
     ev.Judged: _judged,
     ev.BudgetDenied: _budget_denied,
     ev.BudgetBreached: _budget_breached,

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from understudy.actors.agents import decide as cmd
-from understudy.actors.agents.decide import Command, PlannedCall, command_digest, decide_safely
+from understudy.actors.agents import commands as cmd
+from understudy.actors.agents.commands import Command, PlannedCall, command_digest
+from understudy.actors.agents.decide import decide_safely
 from understudy.actors.agents.policy import Policy
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -111,6 +112,8 @@ def describe_event(event: ev.AnyEvent) -> str:
             return _short(f"reject {event.name}({event.arguments}): {event.error}")
         case ev.OutputRejected():
             return _short(f"reject the answer: {event.error}")
+        case ev.Moved():
+            return _move(event.source, event.to, event.cause, event.event)
         case ev.Judged():
             return _verdict(event.verdict.rule, event.verdict.what, type(event.verdict.response).__name__, event.note)
         case ev.ApprovalAsked():
@@ -136,6 +139,9 @@ def describe(command: Command | PlannedCall) -> str:
             return _short(f"reject {command.name}({command.arguments}): {command.error}")
         case cmd.RejectOutput():
             return _short(f"reject the answer: {command.error}")
+        case cmd.Move():
+            seconds = f", for {command.seconds:g} s" if command.seconds is not None else ""
+            return _move(command.source, command.to, command.cause, command.event) + seconds
         case cmd.Judge():
             verdict = command.verdict
             return _verdict(verdict.rule, verdict.what, type(verdict.response).__name__, command.note)
@@ -151,6 +157,10 @@ def describe(command: Command | PlannedCall) -> str:
 
 def _verdict(rule: str, what: str, response: str, note: str) -> str:
     return _short(f"verdict {rule} ({what}): {response.lower()}{f', note {note!r}' if note else ''}")
+
+
+def _move(source: str, to: str, cause: str, event: str) -> str:
+    return f"begin in state {to}" if cause == "start" else f"move from {source} to {to} on {event or cause}"
 
 
 def _end(status: str, output: str, reason: str) -> str:

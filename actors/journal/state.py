@@ -90,6 +90,7 @@ class Turn(Struct):
     calls: list[CallState] = field(default_factory=list[CallState])
     note: str = ""
     rejected: str = ""
+    told: str = ""
     seq: int = 0
     mark: str = ""
 
@@ -105,11 +106,27 @@ class Turn(Struct):
             parts.append(self.reply.content)
         for call in self.calls:
             parts += [call.call.id, call.call.name, call.call.arguments, str(call.ok), call.outcome]
+        if self.told:
+            parts.append(self.told)
         self.mark = digest(*parts)
 
 
+class Stood(Struct):
+    """A state of the agent's machine that was left: by which event, at which step, and until when it might last."""
+
+    seq: int
+    step: int
+    state: str
+    until: float
+
+
 class Sub(Struct):
-    """The state of one (sub-)run."""
+    """The state of one (sub-)run.
+
+    `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
+    clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
+    is the intent of the last call that changed the world.
+    """
 
     id: int
     agent: str
@@ -140,6 +157,11 @@ class Sub(Struct):
     finished: ev.Finished | None = None
     spend: Spend = field(default_factory=Spend)
     seq: int = 0
+    state: str = ""
+    until: float = 0.0
+    expired: bool = False
+    stood: list[Stood] = field(default_factory=list[Stood])
+    changed: int = 0
 
     @property
     def last(self) -> Turn | None:

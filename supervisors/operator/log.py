@@ -107,6 +107,11 @@ class Log:
                 return self._new(record, path, "attempt", f"attempt {attempt}")
             case ev.OutputRejected(error=error, repairs=repairs):
                 return self._new(record, path, "output", "rejected", f"× {error}; repair {repairs}")
+            case ev.Moved(source=source, to=to, event=moved_by, cause=cause):
+                what = f"{source} → {to}" if source else f"begins in {to}"
+                return self._new(record, path, "state", what, f"on {moved_by or cause}" if source else "")
+            case ev.StateTimedOut(state=state):
+                return self._new(record, path, "state", f"{state} timed out")
             case ev.BudgetDenied() as event:
                 return self._new(record, path, "budget", denial(event), "× denied")
             case ev.BudgetBreached(pool=pool, unit=unit, over=over):

@@ -192,8 +192,10 @@ def _row(path: str, depth: int, actors: Mapping[str, _Actor], holders: Mapping[i
     own = actors.get(path)
     if own is None or (depth == 0 and any(other.startswith(path + "/") for other in actors)):
         return _sum(path, depth, [a for p, a in actors.items() if p == path or p.startswith(path + "/")], run, live)
-    status, last = _standing(own, [sub for sub, holder in holders.items() if holder == path], run, live)
-    notes = own.notes[-3:] + ([last] if last else [])
+    held = [sub for sub, holder in holders.items() if holder == path]
+    status, last = _standing(own, held, run, live)
+    states = [f"state {run.subs[sub].state}" for sub in held[-1:] if sub in run.subs and run.subs[sub].state]
+    notes = states + own.notes[-3:] + ([last] if last else [])
     return Row(path, name_of(path), depth, status, own.restarts, own.steps, own.tokens, last=_last(notes))
 
 

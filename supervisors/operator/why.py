@@ -102,6 +102,8 @@ class _Finder:
                 return self._make(
                     "output", record, f"rejected: {error}", [("done", f"told what is wrong, repair {repairs}")]
                 )
+            case ev.StateTimedOut(state=state):
+                return self._make("timeout", record, f"state {state} timed out", [("done", self._moved(record))])
             case ev.ApprovalAsked() as event:
                 return self._row("approval", record, ("policy", event.policy), ("digest", event.digest))
             case ev.InDoubt() as event:
@@ -164,6 +166,12 @@ class _Finder:
                 if isinstance(later.event, ev.AttemptStarted | ev.Judged | ev.GaveUp):
                     return ""
         return ""
+
+    def _moved(self, record: Record) -> str:
+        """Where the machine of the same (sub-)run went next."""
+        found = (r.event for r in self._records if r.seq > record.seq and r.sub == record.sub)
+        moved = next((event for event in found if isinstance(event, ev.Moved)), None)
+        return f"moved to {moved.to}" if moved is not None else ""
 
     def _cost(self, record: Record, event: ev.Judged) -> str:
         """Steps and tokens between the first step of the loop and the verdict."""

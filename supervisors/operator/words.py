@@ -205,6 +205,14 @@ class Narrator:
         event = _typed(record, ev.OutputRejected)
         return [Fact("Rejected", who, f"its answer: {clean(event.error, 120)}", f"repair {event.repairs}")]
 
+    def moved(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The agent's machine is in another state."""
+        event = _typed(record, ev.Moved)
+        if event.cause == "start":
+            return []
+        text = f"{clean(event.source)} → {clean(event.to)} on {clean(event.event or event.cause)}"
+        return [Fact("Moved", who, text, self._at(record))]
+
     def erred(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A model call went wrong."""
         event = _typed(record, ev.ModelFailed)
@@ -275,6 +283,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.InDoubt: Narrator.doubted,
     ev.DoubtSettled: Narrator.settled,
     ev.OutputRejected: Narrator.rejected,
+    ev.Moved: Narrator.moved,
     ev.ModelFailed: Narrator.erred,
     ev.StopAsked: Narrator.stopping,
 }

@@ -31,6 +31,7 @@ BREACHES = (
     ("pure", "actors/agents/decide.py", "import time"),
     ("pure", "actors/journal/fold.py", "from datetime import datetime"),
     ("pure", "actors/lifecycle.py", "import asyncio"),
+    ("pure", "actors/machine.py", "import time"),
     ("pure", "supervisors/backoff.py", "from random import random"),
     ("pure", "supervisors/guards/budgets.py", "import anyio"),
 )

@@ -11,6 +11,7 @@ from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator.tree import Owner, owners_of, render, tree
 from understudy.supervisors.operator.why import at_event, why
 from understudy.supervisors.operator.why import render as render_why
+from understudy.supervisors.operator.words import Narrator
 
 
 def rows_by_name(records: list[Record], *, live: bool = True) -> dict[str, tuple[str, int, int, str]]:
@@ -192,3 +193,27 @@ def test_crashes_budgets_and_errors_are_findings() -> None:
     assert found.end == "stopped: budget desk@r"
     root = tree(records).rows[0]
     assert (root.name, root.status) == ("desk", "stopped")
+
+
+def test_a_machine_is_told_in_log_why_tree_and_in_words() -> None:
+    told: list[ev.AnyEvent] = [
+        ev.RunStarted("a", "Prompt", "{}"),
+        ev.AttemptStarted(1),
+        ev.Moved("", "check", "start", until=5.0),
+        ev.Moved("check", "pay", "model", "owed", 1, 0, until=9.0),
+        ev.StateTimedOut("pay", 9.0),
+        ev.Moved("pay", "declined", "timeout"),
+    ]
+    records = [Record("r", n, n / 10, n / 10, 0, "desk/a", 1, 0, event) for n, event in enumerate(told, 1)]
+    log = logs.Log()
+    for each in records:
+        log.add(each)
+    assert [(entry.what, entry.outcome) for entry in log.entries if entry.kind == "state"] == [
+        ("begins in check", ""), ("check → pay", "on owed"), ("pay timed out", ""), ("pay → declined", "on timeout"),
+    ]  # fmt: skip
+    found = why(records).findings[-1]
+    assert (found.kind, found.text, found.details[0].text) == ("timeout", "state pay timed out", "moved to declined")
+    assert rows_by_name(records)["a"][3] == "state declined"
+    narrator = Narrator()
+    facts = [(fact.verb, fact.text) for each in records for fact in narrator.facts(each)]
+    assert facts[1:] == [("Moved", "check → pay on owed"), ("Moved", "pay → declined on timeout")]

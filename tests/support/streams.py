@@ -10,12 +10,14 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from msgspec import Struct
 
-from understudy.actors.agents import decide as cmd
+from understudy.actors.agents import commands as cmd
 from understudy.actors.agents.agent import Agent
-from understudy.actors.agents.decide import call_digest, command_digest, decide
+from understudy.actors.agents.commands import call_digest, command_digest
+from understudy.actors.agents.decide import decide
 from understudy.actors.agents.models import ModelReply, ModelSession, Price, ToolCall, Usage
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import tool
@@ -23,6 +25,7 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
 from understudy.actors.journal.state import Run
+from understudy.actors.states import State, StateMachine
 from understudy.supervisors.guards.loops import Loops
 
 
@@ -71,6 +74,46 @@ def make_policy(*, loops: Loops | None = None, instructions: str = "Do it.", rep
     return Policy(agent, "main/clerk", loops=loops if loops is not None else Loops())
 
 
+class S(StrEnum):
+    CHECK = "check"
+    ACT = "act"
+    COOL = "cool"
+    DONE = "done"
+
+
+class E(StrEnum):
+    GO = "go"
+    BACK = "back"
+    END = "end"
+
+
+def make_machine(*, seconds: float = 500.0, back: S = S.CHECK) -> StateMachine[S, E]:
+    """Checked, acted upon, or given up; a state of its own only lasts a while."""
+    return StateMachine(
+        S.CHECK,
+        {
+            S.CHECK: State(on={E.GO: S.ACT, E.END: S.DONE}, timeout=(seconds, S.ACT)),
+            S.ACT: State(tools=[put, send], on={E.BACK: back, E.GO: S.COOL, E.END: S.DONE}, timeout=(900, S.DONE)),
+            S.COOL: State(timeout=(10, S.CHECK)),
+            S.DONE: State(),
+        },
+    )
+
+
+def make_machine_policy(
+    machine: StateMachine[S, E] | None = None, *, loops: Loops | None = None, instructions: str = "Do it."
+) -> Policy:
+    agent = Agent(
+        "clerk",
+        model=NoModel(),
+        output=Answer,
+        tools=[look],
+        machine=machine or make_machine(),
+        instructions=instructions,
+    )
+    return Policy(agent, "main/clerk", loops=loops if loops is not None else Loops())
+
+
 Choice = Callable[[str, Sequence[str]], str]
 """Chooses one of the given options; the first argument says what for."""
 
@@ -98,8 +141,15 @@ class Play:
         for _ in range(commands):
             if self.state.finished is not None:
                 break
+            self._clock()
             self.step(decide(self.state, self.state.main, self.policy))
         return self.records
+
+    def _clock(self) -> None:
+        """Time passes as the script wants it."""
+        main = self.state.main
+        if main.until and not main.expired and self.choose("clock", ["wait", "wait", "pass"]) == "pass":
+            self.add(ev.StateTimedOut(main.state, main.until))
 
     def step(self, command: cmd.Command) -> None:
         digest = command_digest(command)
@@ -113,7 +163,24 @@ class Play:
                     ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)
                 )
             case cmd.RejectOutput():
-                self.add(ev.OutputRejected(command.step, command.error, command.repairs, digest))
+                self.add(ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told))
+            case cmd.Move():
+                until = self.state.main.until if command.source == command.to else 0.0
+                if command.seconds is not None:
+                    until = 1e9 + len(self.records) + command.seconds
+                self.add(
+                    ev.Moved(
+                        command.source,
+                        command.to,
+                        command.cause,
+                        command.event,
+                        command.step,
+                        command.index,
+                        command.result,
+                        until,
+                        digest,
+                    )
+                )
             case cmd.Judge():
                 self.add(
                     ev.Judged(
@@ -140,6 +207,10 @@ class Play:
                         digest,
                     )
                 )
+            case cmd.Park(on="timer"):
+                self.add(ev.Parked(command.on, command.ids))
+                self.add(ev.StateTimedOut(self.state.main.state, self.state.main.until))
+                self.add(ev.Unparked("its time has come"))
             case cmd.Park():
                 self._person(command)
             case cmd.RefuseYes():
@@ -157,7 +228,10 @@ class Play:
                 command.step, command.parts, command.max_tokens, reserved, ("p",), ticket, command.try_, digest
             )
         )
-        what = self.choose("reply", ["answer", "look", "looks", "put", "send", "mixed", "nonsense", "unknown", "fail"])
+        options = ["answer", "look", "looks", "put", "send", "mixed", "nonsense", "unknown", "fail"]
+        if self.policy.table is not None:
+            options += ["move", "moves", "lost"]
+        what = self.choose("reply", options)
         if what == "fail":
             self.add(ev.ModelFailed(command.step, ticket, "overloaded", "503", True, dict(reserved), estimated=True))
             return
@@ -179,6 +253,12 @@ class Play:
                 return ModelReply(calls=(call(0, "look", {"what": name}),), usage=usage)
             case "looks":
                 return ModelReply(calls=tuple(call(n, "look", {"what": f"{name}{n}"}) for n in range(3)), usage=usage)
+            case "move" | "moves":
+                events = [self.choose("event", ["go", "back", "end"]) for _ in range(1 if what == "move" else 2)]
+                moves = [call(n, "move", {"event": event}) for n, event in enumerate(events)]
+                return ModelReply(calls=(*moves, call(2, "put", {"what": name})), usage=usage)
+            case "lost":
+                return ModelReply(calls=(call(0, "move", {"to": name}), call(1, "move", {"event": name})), usage=usage)
             case "put":
                 return ModelReply(calls=(call(0, "put", {"what": name}),), usage=usage)
             case "send":
@@ -216,7 +296,9 @@ class Play:
     def _person(self, command: cmd.Park) -> None:
         yes = self.state.approvals[command.ids[0]]
         self.add(ev.Parked(command.on, command.ids))
-        if self.choose("person", ["yes", "no"]) == "yes":
+        if self.state.main.until and self.choose("clock", ["wait", "pass"]) == "pass":
+            self.add(ev.StateTimedOut(self.state.main.state, self.state.main.until))
+        elif self.choose("person", ["yes", "no"]) == "yes":
             digest = call_digest(yes.asked.name, yes.asked.arguments)
             self.add(ev.ApprovalGiven(yes.id, "ana", digest, yes.asked.policy))
         else:

@@ -7,11 +7,15 @@ import random
 from collections.abc import Sequence
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Choice, Play, make_policy
+from streams import Choice, Play, make_machine_policy, make_policy
 
 from understudy.actors.agents.decide import decide
+from understudy.actors.agents.guards import Restart, Verdict
+from understudy.actors.agents.models import ModelReply, ToolCall
+from understudy.actors.agents.policy import Policy
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply, fold
@@ -33,8 +37,13 @@ def chooser(seed: int) -> Choice:
     return choose
 
 
+def policy_of(seed: int) -> Policy:
+    """Every other agent has a machine."""
+    return make_machine_policy() if seed % 2 else make_policy()
+
+
 def played(seed: int) -> list[Record]:
-    return Play(make_policy(), chooser(seed)).run()
+    return Play(policy_of(seed), chooser(seed)).run()
 
 
 def test_the_generator_reaches_every_command() -> None:
@@ -43,6 +52,7 @@ def test_the_generator_reaches_every_command() -> None:
         seen.update(type(record.event).__name__ for record in played(seed))
     wanted = {kind.__name__ for kind in ev.COMMANDS if kind is not ev.HandedOff}
     assert wanted <= seen
+    assert {"Moved", "StateTimedOut"} <= seen
     assert {"ModelFailed", "ToolFailed", "ApprovalGiven", "ApprovalRefused", "AttemptStarted"} <= seen
 
 
@@ -59,7 +69,7 @@ def test_a_prefix_folded_then_the_rest_equals_the_whole(seed: int, data: st.Data
 def test_decide_on_a_refolded_state_gives_the_recorded_next_command(seed: int, data: st.DataObject) -> None:
     records = played(seed)
     cut = data.draw(st.integers(2, len(records)))
-    policy = make_policy()
+    policy = policy_of(seed)
     before = fold(records[:cut])
     again = fold(records[:cut])
     assert decide(before, before.main, policy) == decide(again, again.main, policy)
@@ -98,7 +108,7 @@ def test_batches_of_more_than_one_are_really_shuffled() -> None:
 @given(seeds)
 def test_replay_of_any_played_run_is_identical(seed: int) -> None:
     records = played(seed)
-    report = replay(records, {"clerk": make_policy()})
+    report = replay(records, {"clerk": policy_of(seed)})
     assert report.identical, report
     assert report.events == len(records)
 
@@ -139,3 +149,35 @@ def _changed(call: object) -> bool:
 def test_step_numbers_never_repeat_so_call_keys_are_unique(seed: int) -> None:
     keys = [(r.event.step, r.event.index) for r in played(seed) if isinstance(r.event, ev.ToolAsked)]
     assert len(keys) == len(set(keys))
+
+
+def moved(changed_by: str) -> Run:
+    """Checked until 500, then acted upon in step 1, then a verdict that rewinds to step 1; `changed_by` an effect."""
+    look = ev.ToolAsked(1, 1, "put", "{}", "idempotent" if changed_by == "idempotent" else "read", "{}")
+    reply = ModelReply(calls=(ToolCall("a", "move", "{}"), ToolCall("b", "put", "{}")))
+    verdict = Verdict("loops.same(3)", "again", "k", (), 1, 0, Restart())
+    told: list[ev.AnyEvent] = [
+        ev.RunStarted("clerk", "Prompt", "{}"),
+        ev.AttemptStarted(1),
+        ev.Moved("", "check", "start", until=500.0),
+        ev.ModelAsked(1, {}, 1, {}, (), "t"),
+        ev.ModelAnswered(1, "t", reply, {}),
+        ev.Moved("check", "act", "model", "go", 1, 0, "{}", 900.0),
+        look,
+        ev.ToolAnswered(1, 1, "1"),
+        ev.Judged(verdict, "", 1, 1),
+        ev.AttemptStarted(2, 9),
+    ]
+    return fold([Record("t0", n, float(n), float(n), 0, "p", 1, 0, event) for n, event in enumerate(told, 1)])
+
+
+@pytest.mark.promise(74)
+def test_a_rewind_takes_the_state_back_and_does_not_set_its_clock_back() -> None:
+    main = moved("read").main
+    assert (main.state, main.until, main.expired, main.turns, main.stood) == ("check", 500.0, False, [], [])
+
+
+@pytest.mark.promise(74)
+def test_a_rewind_takes_no_state_back_that_was_left_before_the_world_was_changed() -> None:
+    main = moved("idempotent").main
+    assert (main.state, main.until) == ("act", 900.0)
