@@ -12,8 +12,8 @@ SIZES: tuple[Size, ...] = ("small", "medium", "large")
 Found = dict[str, object]
 """What a program computed, to be compared with what the oracle expects. Keys are those of `suite`."""
 
-WAIT_SECONDS = 600.0
-"""Longest wait of a program for its own actors; the driver ends a silent worker earlier."""
+STALLED_SECONDS = 1.0
+"""How long a program with a deliberate bug is waited for."""
 
 
 class CheckFailed(Exception):
@@ -43,9 +43,16 @@ class Case:
     args: tuple[int, ...]
     variant: str = "def"
     bug: str = ""
+    deadline: float = 600.0
+    """Seconds after which the driver ends the worker."""
     extra: dict[str, object] = field(default_factory=dict)
     wall: float = 0.0
     cpu: float = 0.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for the program's own actors: then there is time left to say what did not come."""
+        return STALLED_SECONDS if self.bug else 0.8 * self.deadline
 
     def start(self) -> None:
         """Begin the timed region."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isqrt
 
 from benchmarks.case import SIZES, Found, Size
 from benchmarks.reference import oracle
@@ -102,6 +103,142 @@ def _of_table(name: str, key: str) -> Callable[[Args], int]:
 def _line(benchmark: str, name: str, ops: str, expect: Callable[[Args], Found], **settings: object) -> Line:
     return Line(name, sizes_of(benchmark), _of_table(benchmark, ops), expect, settings)
 
+
+def _dead_letter(args: Args) -> Found:
+    agents, jobs = args
+    value = _value("crashstorm", args)
+    crashes = int(str(value["first_attempt_crashes"]))
+    lost = sum(i * jobs + j for i in range(agents) for j in range(jobs) if (i + j) % 7 == 0)
+    return {
+        "completed": agents * jobs - crashes,
+        "once": True,
+        "dead": crashes,
+        "disjoint": True,
+        "dead_letters": crashes,
+        "restarts": crashes,
+        "alive": agents,
+        "sum": int(str(value["sum"])) - lost,
+    }
+
+
+LIMIT = 5
+"""Restarts in 10 s after which a supervisor of `escalate` gives up."""
+
+
+def _escalate(args: Args) -> Found:
+    agents, jobs = args
+    return {
+        "escalations": 1,
+        "siblings": (GROUP - 1) * jobs,
+        "others": (agents - GROUP) * jobs,
+        "crashes": LIMIT + 1,
+        "alive": agents,
+    }
+
+
+def _storm(args: Args) -> Found:
+    actors, times, _ = args
+    return {"restarts": actors * times, "alive": list(range(actors))}
+
+
+_ALL_RESTARTS: Settings = {"intensity": "more than there are", "backoff_first": 0.0}
+
+CRASHSTORM = Benchmark(
+    "C4",
+    "crashstorm",
+    "restart",
+    "Agents crash under supervisors, with work waiting: restarts, their cost, and what is not lost.",
+    (
+        Line(
+            "dead-letter",
+            sizes_of("crashstorm"),
+            _of_table("crashstorm", "first_attempt_crashes"),
+            _dead_letter,
+            _ALL_RESTARTS | {"per_supervisor": GROUP, "state": "a book the factories share"},
+        ),
+        Line(
+            "redeliver",
+            sizes_of("crashstorm"),
+            _of_table("crashstorm", "first_attempt_crashes"),
+            lambda args: {},
+            _ALL_RESTARTS | {"per_supervisor": GROUP},
+            variants=("def",),
+        ),
+        Line(
+            "escalate",
+            sizes_of("crashstorm"),
+            lambda args: LIMIT,
+            _escalate,
+            {"intensity": "5 in 10 s", "backoff_first": 0.01, "per_supervisor": GROUP},
+        ),
+        Line(
+            "storm",
+            ((20, 10, GROUP), (100, 50, GROUP), (1000, 20, GROUP)),
+            lambda args: args[0] * args[1],
+            _storm,
+            _ALL_RESTARTS | {"per_supervisor": GROUP},
+        ),
+        Line(
+            "flat",
+            ((20, 10, 20), (100, 50, 100), (1000, 20, 1000)),
+            lambda args: args[0] * args[1],
+            _storm,
+            _ALL_RESTARTS | {"per_supervisor": "all"},
+        ),
+    ),
+)
+DENSITY = Benchmark(
+    "C13",
+    "density",
+    "actor",
+    "N parked actors, each after one ask: bytes, collection time, and the latency of asking one of them.",
+    tuple(
+        Line(
+            name,
+            ((1_000,), (10_000,), (100_000,)),
+            lambda args: args[0],
+            lambda args: {"alive": args[0]},
+            {"spawn": spawn},
+            fresh=True,
+        )
+        for name, spawn in (
+            ("anonymous", "System.spawn, one factory"),
+            ("named", "System.spawn, own name and factory"),
+            ("specs", "own name and child spec, 100 per supervisor"),
+        )
+    ),
+)
+
+
+def _stoptree(args: Args) -> Found:
+    (n,) = args
+    middles = isqrt(n)
+    stubborn = [100 * k + 1 for k in range(n // 100) if 100 * k + 1 < n - 1 - middles]
+    return {"stops": n, "distinct": n, "children_first": True, "stubborn": stubborn}
+
+
+def _stoptree_supervised(args: Args) -> Found:
+    leaves = args[0] - 1 - isqrt(args[0])  # supervisors have no clean-up of ours
+    return _stoptree(args) | {"stops": leaves, "distinct": leaves}
+
+
+STOPTREE = Benchmark(
+    "C14",
+    "stoptree",
+    "actor",
+    "Stop a tree of three levels while half its leaves wait and some ignore their cancellation for 200 ms.",
+    tuple(
+        Line(
+            name,
+            ((100,), (1_000,), (10_000,)),
+            lambda args: args[0],
+            expect,
+            {"cancel_on_stop": True, "deadline_s": 1.0},
+            variants=("async",),
+        )
+        for name, expect in (("spawned", _stoptree), ("supervised", _stoptree_supervised))
+    ),
+)
 
 BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
@@ -211,5 +348,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "A tree of fan-out ten adds up its leaves' numbers: creating and ending, and sums on the way up.",
             (_line("skynet", "tell", "actors", _only("skynet", "sum"), verb="tell"),),
         ),
+        CRASHSTORM,
+        DENSITY,
+        STOPTREE,
     )
 }

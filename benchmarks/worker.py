@@ -119,7 +119,7 @@ def run_once(implementation: Implementation, case: Case, runner: RunnerFactory) 
 
 def case_of(request: dict[str, Any]) -> Case:  # decoded JSON
     """The case that a request describes."""
-    return Case(request["name"], request["line"], tuple(request["args"]), request["variant"], request["bug"])
+    return Case(**{**request, "args": tuple(request["args"])})
 
 
 def main(argv: list[str]) -> None:

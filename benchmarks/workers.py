@@ -151,7 +151,8 @@ class PythonWorker:
         return reply
 
     def run(self, case: Case, deadline: float) -> Reply:
-        request = {"name": case.name, "line": case.line, "args": case.args, "variant": case.variant, "bug": case.bug}
+        fields = ("name", "line", "args", "variant", "bug")
+        request = {key: getattr(case, key) for key in fields} | {"deadline": deadline}
         self._pipe.say(json.dumps(request))
         return self._read(deadline)
 

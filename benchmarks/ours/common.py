@@ -9,15 +9,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from benchmarks.case import WAIT_SECONDS, Case, CheckFailed
+from benchmarks.case import Case, CheckFailed
 from understudy import Actor, Down, Ref, System
 
 A = TypeVar("A", bound=Actor[Any])
 T = TypeVar("T")
 Bugs = Mapping[str, Mapping[type[Actor[Any]], type[Actor[Any]]]]
 """By name: which actor classes a deliberate bug replaces by which."""
-STALLED_SECONDS = 1.0
-"""How long a program with a deliberate bug is waited for."""
 LONG = 300.0
 """Seconds an ask may take that stands for a whole workload."""
 
@@ -82,7 +80,7 @@ async def all_ended(case: Case, system: System, refs: Sequence[Ref[Any]]) -> int
 
 async def arrived(case: Case, future: asyncio.Future[T], what: str) -> T:
     """A program's own end, within its deadline. Raises `CheckFailed` naming what did not come."""
-    seconds = STALLED_SECONDS if case.bug else WAIT_SECONDS
+    seconds = case.patience
     done, _ = await asyncio.wait([future], timeout=seconds)
     if not done:
         raise CheckFailed(f"waited {seconds:g} s for {what}")
