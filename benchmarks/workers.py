@@ -173,9 +173,22 @@ def python_of(impl: str) -> Path:
 ERLANG = {
     ("pingpong", "tell"): "pingpong",
     ("pingpong", "ask"): "call",
+    ("counting", "bounded-1000"): "counting",
+    ("counting", "roomy"): "counting",
     ("threadring", "tell"): "threadring",
+    ("fjcreate", "child"): "fjcreate",
+    ("fjthrput", "send"): "fjthrput",
+    ("chameneos", "tell"): "chameneos",
+    ("big", "tell"): "big",
+    ("concdict", "ask"): "concdict",
+    ("uts", "tell"): "uts",
+    ("skynet", "tell"): "skynet",
+    ("crashstorm", "storm"): "supstorm",
+    ("crashstorm", "flat"): "supstorm",
+    ("density", "anonymous"): "density",
+    ("stoptree", "spawned"): "stoptree",
 }
-"""The program for a line; it takes the line's arguments."""
+"""The program for a line; it takes the line's arguments. A mailbox of Erlang's has no bound."""
 
 
 class ErlangWorker:
@@ -223,7 +236,7 @@ class ErlangWorker:
             "wall": int(wall) / 1e6,
             "cpu": cpu,
             "ops": int(ops),
-            "extra": {"said": extra},
+            "extra": dict(_number(pair) for pair in extra.split() if "=" in pair),
             "rss_peak_kb": self._pipe.peak_rss_kb(),
         }
 
@@ -231,6 +244,11 @@ class ErlangWorker:
         if hasattr(self, "_pipe"):
             self._pipe.close()
         self._beams.cleanup()
+
+
+def _number(pair: str) -> tuple[str, float]:
+    key, _, value = pair.partition("=")
+    return key, float(value)
 
 
 def start(impl: str, loop: str = "asyncio") -> Worker:

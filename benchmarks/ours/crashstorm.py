@@ -94,6 +94,14 @@ class Skips(Worker):
             super().job(m)
 
 
+class Recovers(Worker):
+    """Agent 0 crashes three times and then no more."""
+
+    def job(self, m: Job) -> None:
+        if self.context.incarnation <= 3:
+            super().job(m)
+
+
 Child = ChildSpec[Any]
 
 
@@ -288,7 +296,12 @@ LINES: dict[str, Callable[[Case], Awaitable[Found]]] = {
     "storm": storm,
     "flat": storm,
 }
-BUGS: Bugs = {"forgets": {Worker: Forgets}, "skips": {Worker: Skips}, "pretends": {Crasher: Pretends}}
+BUGS: Bugs = {
+    "forgets": {Worker: Forgets},
+    "skips": {Worker: Skips},
+    "recovers": {Worker: Recovers},
+    "pretends": {Crasher: Pretends},
+}
 
 
 async def program(case: Case) -> Found:
