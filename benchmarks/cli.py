@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: choose, run, print. Exit 0: all right; 1: a check failed; 2: asked wrongly."""
+"""`python -m benchmarks`: choose, run, print. Exit 0: all right; 1: a check failed; 2: asked wrongly.
+
+`python -m benchmarks gate NAME...` compares with the baseline (see `gate`), and also exits with 1 for a worse ratio.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, TextIO, cast
 
+from benchmarks import gate
 from benchmarks.case import SIZES, Size
 from benchmarks.driver import DEADLINE, Driver, Plan, Row
 from benchmarks.suite import BENCHMARKS, Benchmark, Line
@@ -30,7 +34,9 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = _Parser(prog="python -m benchmarks", description="Run benchmarks; each proves its result before its time.")
-    made.add_argument("names", nargs="*", metavar="NAME", help="a benchmark, or one line of it as NAME:LINE; or `all`")
+    made.add_argument(
+        "names", nargs="*", metavar="NAME", help="a benchmark, or one line of it as NAME:LINE; `all`; after `gate`"
+    )
     made.add_argument("--list", action="store_true", help="say what there is, in a sentence each")
     made.add_argument("--size", default="medium", metavar="SIZE", help=f"{', '.join(SIZES)} (default medium)")
     made.add_argument("--impl", default="ours,floor", metavar="IMPL,...", help=f"of {', '.join(IMPLS)}; or all")
@@ -38,8 +44,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, metavar="N", help="runs after the warm-up (default 5, large 3)")
     made.add_argument("--loop", default="asyncio", metavar="LOOP", help="asyncio (default) or uvloop")
     made.add_argument("--deadline", type=float, default=DEADLINE, metavar="S", help="seconds a run may take (600)")
+    made.add_argument("--update", action="store_true", help="with `gate`: write the baseline")
     made.add_argument("--json", action="store_true", help="one JSON object per row")
-    made.add_argument("--bug", default="", metavar="BUG", help="run ours with a deliberate bug, which its check catches")
+    made.add_argument(
+        "--bug", default="", metavar="BUG", help="run ours with a deliberate bug, which its check catches"
+    )
     return made
 
 
@@ -124,6 +133,22 @@ def _print_json(row: Row, out: TextIO) -> None:
     print(json.dumps(row), file=out, flush=True)
 
 
+def run_gate(plan: Plan, out: TextIO, *, update: bool) -> int:
+    """Run, and compare our ratios to the floor with the baseline; the exit status. Raises `NoBaseline`."""
+    baseline = {} if update else gate.load(gate.BASELINE)
+    with Driver(plan) as driver:
+        rows = list(driver.rows())
+    wrong = [row for row in rows if row["ok"] is False]
+    for row in wrong:
+        print(f"FAILED {gate.title_of(row)}: {row['error']}", file=out)
+    if wrong:
+        return 1
+    ratios = gate.ratios_of(rows)
+    if update:
+        gate.save(gate.BASELINE, ratios)
+    return gate.report(gate.judge(ratios, baseline), out)
+
+
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command; the exit status."""
     out = out or sys.stdout
@@ -132,7 +157,17 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         if options.list:
             list_all(out)
             return 0
+        gated = options.names[:1] == ["gate"]
+        if gated:
+            options.names, options.impl = options.names[1:] or ["all"], "ours,floor"
+        elif options.update:
+            raise Usage("--update goes with `gate`")
         plan = plan_of(options)
+        if gated:
+            return run_gate(plan, out, update=options.update)
+    except gate.NoBaseline as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
     except Usage as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

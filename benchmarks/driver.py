@@ -39,6 +39,8 @@ class Plan:
     loop: str = "asyncio"
     bug: str = ""
     deadline: float = DEADLINE
+    warm_up: bool = True
+    """One run before those that count, checked as they are."""
 
 
 @dataclass
@@ -56,7 +58,12 @@ def commit() -> str:
     """The commit of the checkout, "" outside of one."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
@@ -88,7 +95,7 @@ class Driver:
     def _line(self, benchmark: Benchmark, line: Line) -> Iterable[Row]:
         runs = [Runs(contender) for contender in self._contenders(line)]
         load = os.getloadavg()[0]
-        for number in range(-1, self._plan.rounds or ROUNDS[self._plan.size]):
+        for number in range(-self._plan.warm_up, self._plan.rounds or ROUNDS[self._plan.size]):
             for each in runs:
                 if each.fault is None:
                     self._run(benchmark, line, each, warm_up=number < 0)
@@ -100,9 +107,7 @@ class Driver:
 
     def _contenders(self, line: Line) -> list[Contender]:
         wanted = [variant for variant in self._plan.variants if variant in line.variants]
-        return [
-            (impl, variant) for impl in self._plan.impls for variant in (wanted if impl == "ours" else [""])
-        ]
+        return [(impl, variant) for impl in self._plan.impls for variant in (wanted if impl == "ours" else [""])]
 
     def _run(self, benchmark: Benchmark, line: Line, runs: Runs, *, warm_up: bool) -> None:
         impl, variant = runs.contender
@@ -204,7 +209,8 @@ def name_of(runs: Runs) -> str:
 def ratio(runs: Runs, other: Runs) -> float:
     """CPU of `runs` over CPU of `other` for the same work: the median over the rounds."""
     pairs = zip(runs.replies, other.replies, strict=True)
-    return round(statistics.median(mine["cpu"] / max(theirs["cpu"], 1e-9) for mine, theirs in pairs), 4)
+    middle: float = statistics.median(mine["cpu"] / max(theirs["cpu"], 1e-9) for mine, theirs in pairs)
+    return round(middle, 4)
 
 
 def medians(extras: list[dict[str, Any]]) -> dict[str, Any]:

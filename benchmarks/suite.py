@@ -247,7 +247,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "B1",
             "pingpong",
             "message",
-            "Two actors exchange N numbered messages one at a time: the latency of a wake-up, or of an idle actor's reply.",
+            "Two actors exchange N numbered messages, one at a time: a wake-up, or an idle actor's reply.",
             (
                 _line("pingpong", "tell", "messages", _pingpong, verb="tell"),
                 _line("pingpong", "ask", "messages", _pingpong, verb="ask"),
@@ -259,9 +259,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "message",
             "A producer sends N increments to one counter without waiting for answers: the cost of a mailbox.",
             (
-                _line(
-                    "counting", "bounded-1000", "messages", _only("counting", "total"), verb="send", mailbox=MAILBOX
-                ),
+                _line("counting", "bounded-1000", "messages", _only("counting", "total"), verb="send", mailbox=MAILBOX),
                 _line("counting", "roomy", "messages", _only("counting", "total"), verb="tell", mailbox_limit=ROOMY),
             ),
         ),

@@ -33,9 +33,7 @@ class Table:
             return f"  FAILED: {row['error']}"
         floor = "" if row["floor_ratio"] is None else f"{row['floor_ratio']:.3f}"
         extra: dict[str, Any] = row["extra"]
-        return (
-            f"{row['cpu'] * 1e3:>9.1f}{extra['cpu_us_per_op']:>9.3f}{row['ops_per_s']:>12,}{floor:>9}  {_notes(row)}"
-        )
+        return f"{row['cpu'] * 1e3:>9.1f}{extra['cpu_us_per_op']:>9.3f}{row['ops_per_s']:>12,}{floor:>9}  {_notes(row)}"
 
 
 OFTEN = ("floor_digest", "cpu_us_per_op", "ratios", "runs")

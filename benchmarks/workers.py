@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +61,7 @@ class Pipe:
     """A child process that is spoken to in lines."""
 
     def __init__(self, command: list[str], env: dict[str, str] | None = None) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=env
         )
@@ -118,7 +119,8 @@ class Pipe:
         with contextlib.suppress(OSError):
             assert process.stdin is not None
             process.stdin.close()
-        for end in (lambda: None, process.terminate, process.kill):
+        ends: tuple[Callable[[], None], ...] = (lambda: None, process.terminate, process.kill)
+        for end in ends:
             end()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)
@@ -201,9 +203,8 @@ class ErlangWorker:
             raise Missing("erl is not installed")
         self._beams = tempfile.TemporaryDirectory()
         sources = [str(path) for path in sorted((Path(__file__).parent / "erlang").glob("*.erl"))]
-        compiled = subprocess.run(
-            ["erlc", "-o", self._beams.name, *sources], capture_output=True, text=True, timeout=START_SECONDS, check=False
-        )
+        command = ["erlc", "-o", self._beams.name, *sources]
+        compiled = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
         if compiled.returncode:
             raise Missing(f"erlc: {(compiled.stdout + compiled.stderr).strip().splitlines()[0]}")
         options = ["+S", "1:1", "+P", "4000000", "-noshell", "-pa", self._beams.name, "-s", "worker", "main"]

@@ -1,6 +1,7 @@
 """B7: W actors know each other; each sends N pings, one at a time, to seeded targets and answers those of others."""
 
 import asyncio
+from functools import partial
 
 from benchmarks.case import Case, CheckFailed, Found
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
@@ -94,7 +95,7 @@ async def program(case: Case) -> Found:
     async with System() as system:
         case.start()
         sink = system.spawn(lambda: sink_class(members, done))
-        refs = [system.spawn(lambda i=i: member(i, n, sink, done)) for i in range(members)]
+        refs = [system.spawn(partial(member, i, n, sink, done)) for i in range(members)]
         begin = Begin(tuple(refs))
         for ref in refs:
             ref.tell(begin)

@@ -1,6 +1,7 @@
 """B6: creatures of three colours meet in pairs at a mall, M times in all."""
 
 import asyncio
+from functools import partial
 
 from benchmarks.case import Case, Found
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
@@ -116,7 +117,7 @@ async def program(case: Case) -> Found:
     async with System() as system:
         case.start()
         mall = system.spawn(lambda: mall_class(creatures, meetings, done))
-        refs = [system.spawn(lambda i=i: creature(mall, i % 3)) for i in range(creatures)]
+        refs = [system.spawn(partial(creature, mall, i % 3)) for i in range(creatures)]
         for ref in refs:
             ref.tell(Begin())
         found = await arrived(case, done, "every creature to report")

@@ -2,12 +2,11 @@
 
 import ast
 import asyncio
-import functools
 import inspect
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from benchmarks.case import Case, CheckFailed
 from understudy import Actor, Down, Ref, System
@@ -20,12 +19,20 @@ LONG = 300.0
 """Seconds an ask may take that stands for a whole workload."""
 
 
-@functools.cache
 def asynchronous(cls: type[A]) -> type[A]:
     """The same class with `async def` for each of its `def` handlers, made from its source so that they cannot differ.
 
     A handler here is a public method with one parameter.
     """
+    if cls not in _MADE:
+        _MADE[cls] = _remade(cls)
+    return cast("type[A]", _MADE[cls])
+
+
+_MADE: dict[type[Actor[Any]], type[Actor[Any]]] = {}
+
+
+def _remade(cls: type[A]) -> type[A]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     (definition,) = tree.body
     assert isinstance(definition, ast.ClassDef)

@@ -1,6 +1,7 @@
 """B8: workers ask one dictionary, one request in ten writes."""
 
 import asyncio
+from functools import partial
 
 from benchmarks.case import Case, CheckFailed, Found
 from benchmarks.ours.common import LONG, Bugs, all_ended, pick
@@ -89,7 +90,7 @@ async def program(case: Case) -> Found:
     async with System() as system:
         case.start()
         store = system.spawn(store_class)
-        refs = [system.spawn(lambda e=e: worker(e, store)) for e in range(workers)]
+        refs = [system.spawn(partial(worker, e, store)) for e in range(workers)]
         done = await asyncio.gather(*(ref.ask(Run(requests), timeout=LONG) for ref in refs))
         total, written = await store.ask(Sums())
         await all_ended(case, system, [store, *refs])

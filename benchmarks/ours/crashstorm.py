@@ -5,6 +5,7 @@ framework's to be restored. The tree is started before the clock and stopped aft
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -277,7 +278,7 @@ async def storm(case: Case) -> Found:
         clock = await arrived(case, done, f"{actors * times} restarts")
         reports = [await ref.ask(Report(), timeout=LONG) for ref in refs]
         case.stop()
-    parts = [after - before for before, after in zip(clock, clock[1:], strict=False)]
+    parts = [after - before for before, after in itertools.pairwise(clock)]
     case.extra["cpu_us_per_restart_first"] = parts[0] / (actors * times) * 10 * 1e6
     case.extra["growth"] = (parts[-1] + parts[-2]) / (parts[0] + parts[1])
     case.extra["restarts_per_cpu_s"] = actors * times / case.cpu

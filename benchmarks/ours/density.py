@@ -19,7 +19,7 @@ GROUP = 100
 PROBES = 100
 """Seeded asks whose latency is noted."""
 ASKS = 2_000
-"""Asks whose CPU is measured, with few and with all alive."""
+"""Asks whose CPU is measured, with few and with all alive; fewer at size small."""
 STEEP = 3.0
 """Creating or stopping ten times as many may not cost this many times as much each."""
 JUDGED = 10_000
@@ -58,9 +58,7 @@ class Crowd:
 
     def _tree(self) -> Supervisor:
         self.specs = [ChildSpec(functools.partial(self.parked, i), name=f"agent-{i}") for i in range(self.n)]
-        return Supervisor(
-            "root", [Supervisor(f"g{at}", self.specs[at : at + GROUP]) for at in range(0, self.n, GROUP)]
-        )
+        return Supervisor("root", [Supervisor(f"g{at}", self.specs[at : at + GROUP]) for at in range(0, self.n, GROUP)])
 
     async def make(self) -> None:
         spawn, parked = self.system.spawn, self.parked
@@ -83,7 +81,8 @@ def _next_of(parked: type[Parked], numbers: "itertools.count[int]") -> Parked:
 
 async def program(case: Case) -> Found:
     (n,) = case.args
-    few = await _small(case)
+    asks = min(ASKS, n // 5)
+    few = await _small(case, asks)
     gc.collect()
     rss, heap, tracked = rss_bytes(), heap_bytes(), tracked_objects()
     crowd = Crowd(case, n)
@@ -99,7 +98,7 @@ async def program(case: Case) -> Found:
         case.extra["bytes_per_actor_with_ref"] = _per(heap_bytes(), heap, n)
         case.extra["gc_full_ms"] = full_collection_ms()
         case.extra["ask_us_p99"] = await _latency(crowd)
-        case.extra["ask_cpu_us"] = await _asks(crowd)
+        case.extra["ask_cpu_us"] = await _asks(crowd, asks)
         case.extra["ask_growth"] = float(str(case.extra["ask_cpu_us"])) / few
         alive = await _answers(crowd)
         crowd.refs.clear()
@@ -111,13 +110,13 @@ async def program(case: Case) -> Found:
     return {"alive": alive}
 
 
-async def _small(case: Case) -> float:
+async def _small(case: Case, asks: int) -> float:
     """CPU microseconds of an ask where ten actors live."""
     crowd = Crowd(Case(case.name, case.line, (10,), case.variant), 10)
     async with crowd.system:
         await crowd.make()
-        await _asks(crowd)
-        return await _asks(crowd)
+        await _asks(crowd, asks)
+        return await _asks(crowd, asks)
 
 
 def _per(after: int | None, before: int | None, n: int) -> float | None:
@@ -134,13 +133,13 @@ async def _latency(crowd: Crowd) -> float:
     return sorted(spans)[PROBES * 99 // 100 - 1] * 1e6
 
 
-async def _asks(crowd: Crowd) -> float:
+async def _asks(crowd: Crowd, asks: int) -> float:
     random = oracle().Lehmer(2)
-    refs = [crowd.refs[random.below(crowd.n)] for _ in range(ASKS)]
+    refs = [crowd.refs[random.below(crowd.n)] for _ in range(asks)]
     began = cpu_seconds()
     for ref in refs:
         await ref.ask(Who())
-    return (cpu_seconds() - began) / ASKS * 1e6
+    return (cpu_seconds() - began) / asks * 1e6
 
 
 async def _answers(crowd: Crowd) -> int:

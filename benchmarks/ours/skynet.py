@@ -1,6 +1,7 @@
 """C1: a tree of fan-out ten; leaves answer with their number, every actor above adds up ten and stops."""
 
 import asyncio
+from functools import partial
 
 from benchmarks.case import Case, Found
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
@@ -40,7 +41,7 @@ class Node(Actor[Sum]):
             return
         cls, me, sub, spawn = type(self), self.context.ref, self.size // FAN, self.context.spawn
         for number in range(self.number, self.number + self.size, sub):
-            spawn(lambda number=number: cls(me, number, sub))
+            spawn(partial(cls, me, number, sub))
 
     def sum(self, m: Sum) -> None:
         self.total += m.value

@@ -1,11 +1,12 @@
 """C14: stop a tree of N actors on three levels while half its leaves wait in a sleep of 10 s and some are stubborn.
 
-The stubborn, one in a hundred of all actors, go on for 200 ms after they were cancelled. Leaves say `cancel_on_stop`: they are not
-waited for. Line `spawned`: actors all the way, whose root stops itself. Line `supervised`: supervisors above the
-leaves; the system is left. The clock begins when the tree is up, and runs until the last actor has ended.
+The stubborn, one in a hundred of all actors, go on for 200 ms after they were cancelled. Leaves say `cancel_on_stop`:
+they are not waited for. Line `spawned`: actors all the way, whose root stops itself. Line `supervised`: supervisors
+above the leaves; the system is left. The clock begins when the tree is up, and runs until the last actor has ended.
 """
 
 import asyncio
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def groups_of(n: int) -> list[range]:
     middles = math.isqrt(n)
     leaves = n - 1 - middles
     bounds = [leaves * g // middles for g in range(middles + 1)]
-    return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [range(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def stubborn_of(n: int) -> frozenset[int]:
@@ -195,7 +196,8 @@ async def _supervised(case: Case, groups: list[range], log: Log) -> float:
     leaf = pick(case, Leaf, BUGS)
     middles = [
         Supervisor(
-            str(g), [ChildSpec(partial(leaf, i, f"top/{g}/{i}", log), name=f"leaf-{i}", shutdown=DEADLINE) for i in each]
+            str(g),
+            [ChildSpec(partial(leaf, i, f"top/{g}/{i}", log), name=f"leaf-{i}", shutdown=DEADLINE) for i in each],
         )
         for g, each in enumerate(groups)
     ]

@@ -1,6 +1,7 @@
 """B3: a ring of actors passes a token that counts down; who sees zero reports."""
 
 import asyncio
+from functools import partial
 
 from benchmarks.case import Case, Found
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
@@ -70,7 +71,7 @@ async def program(case: Case) -> Found:
     zero: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     async with System() as system:
         case.start()
-        ring = [system.spawn(lambda i=i: node(i, zero)) for i in range(actors)]
+        ring = [system.spawn(partial(node, i, zero)) for i in range(actors)]
         for i, ref in enumerate(ring):
             ref.tell(Next(ring[(i + 1) % actors]))
         ring[0].tell(Token(start))

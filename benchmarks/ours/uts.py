@@ -1,6 +1,7 @@
 """B14: an unbalanced tree whose shape follows from hashes; one actor per node reports its subtree and stops."""
 
 import asyncio
+from functools import partial
 
 from benchmarks.case import Case, Found
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
@@ -54,7 +55,7 @@ class Node(Actor[Subtree]):
         cls, me, deeper, spawn = type(self), self.context.ref, self.here + 1, self.context.spawn
         for j in range(self.left):
             h = child_hash(self.h, j)
-            spawn(lambda h=h: cls(me, h, deeper, BRANCH if h % 100 < CHANCE else 0))
+            spawn(partial(cls, me, h, deeper, BRANCH if h % 100 < CHANCE else 0))
 
     def subtree(self, m: Subtree) -> None:
         self.nodes += m.nodes

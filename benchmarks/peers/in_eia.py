@@ -21,7 +21,7 @@ LONG = 3600.0
 
 
 class Api:
-    """See `programs.Api`."""
+    """See `api.Api`."""
 
     Actor: Any = Actor
     bounded = True

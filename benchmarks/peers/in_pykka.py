@@ -1,4 +1,4 @@
-"""pykka: a thread and an unbounded queue per actor. Programs as those of `programs`, without `await`."""
+"""pykka: a thread and an unbounded queue per actor. The programs of `programs`, without `await`."""
 
 from __future__ import annotations
 
@@ -312,6 +312,7 @@ class Member(Actor):
         self.i, self.left, self.sink, self.done = i, n, sink, done
         self.got, self.expected = 0, -1
         self.random = oracle().Lehmer(i)
+        self.peers: list[Ref] = []
 
     def on_receive(self, message: Any) -> Any:
         kind, who = message

@@ -19,7 +19,7 @@ VERSION = f"xoscar {version('xoscar')}"
 
 
 class Api:
-    """See `programs.Api`."""
+    """See `api.Api`."""
 
     Actor: Any = mo.Actor
     bounded = False

@@ -1,66 +1,23 @@
-"""The programs for peers that live in asyncio, over the five things they all can do (`Api`).
-
-An actor is a class with `async def on_receive(self, message)`; what it returns answers an ask. Messages are tuples
-and numbers. `tell` and `ask` of an `Api` return the peer's own coroutine, so that nothing is added per message but
-one call.
-"""
+"""The programs for peers that live in asyncio, over what they all can do (see `api`)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.case import Case, CheckFailed, Found, NotSupported
+from benchmarks.peers.api import Api, Program, Ref, end_all
+from benchmarks.peers.trees import skynet, uts
 from benchmarks.reference import oracle
 
-# A ref is whatever the peer calls one; its actors' base class is known only when the peer is loaded.
-Ref = Any
-ActorClass = Any
-Program = Callable[["Api", Case], Awaitable[Found]]
-
 KEYS = 4096
-M31 = 2147483647
-
-
-class Api(Protocol):
-    """What a peer's module brings."""
-
-    Actor: ActorClass
-    bounded: bool
-    """Whether a mailbox can be bounded so that the sender waits."""
-
-    async def spawn(self, cls: ActorClass, *args: object, roomy: bool = False, parent: object = None) -> Ref:
-        """Start an actor, below `parent` where the peer has a hierarchy."""
-        ...
-
-    def tell(self, ref: Ref, message: object) -> Awaitable[object]:
-        """Deliver without an answer."""
-        ...
-
-    def ask(self, ref: Ref, message: object) -> Awaitable[Any]:
-        """Deliver and wait for the answer."""
-        ...
-
-    async def me(self, actor: Any) -> Ref:
-        """An actor's own ref."""
-        ...
-
-    async def end(self, ref: Ref) -> None:
-        """Stop an actor and wait until it has ended."""
-        ...
-
-
-async def _end_all(api: Api, refs: list[Ref]) -> None:
-    for ref in refs:
-        await api.end(ref)
 
 
 async def pingpong(api: Api, case: Case) -> Found:
     (n,) = case.args
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    class Pong(api.Actor):  # type: ignore[misc, name-defined]  # the base is the peer's
+    class Pong(api.Actor):  # type: ignore[name-defined]  # the base is the peer's
         def __init__(self) -> None:
             super().__init__()
             self.handled = 0
@@ -74,7 +31,7 @@ async def pingpong(api: Api, case: Case) -> Found:
             await api.tell(message[1], message[0])
             return None
 
-    class Ping(api.Actor):  # type: ignore[misc, name-defined]
+    class Ping(api.Actor):  # type: ignore[name-defined]
         def __init__(self, pong: Ref) -> None:
             super().__init__()
             self.pong, self.next, self.sum, self.me = pong, 0, 0, None
@@ -111,7 +68,7 @@ async def pingpong(api: Api, case: Case) -> Found:
         await api.tell(ping, None)
         total = await done
     handled = await api.ask(pong, None)
-    await _end_all(api, [ping, pong])
+    await end_all(api, [ping, pong])
     case.stop()
     return {"sum": total, "handled": handled}
 
@@ -122,7 +79,7 @@ async def counting(api: Api, case: Case) -> Found:
     if not roomy and not api.bounded:
         raise NotSupported("no bounded mailbox")
 
-    class Counter(api.Actor):  # type: ignore[misc, name-defined]
+    class Counter(api.Actor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.count = 0
@@ -133,7 +90,7 @@ async def counting(api: Api, case: Case) -> Found:
                 return None
             return self.count
 
-    class Producer(api.Actor):  # type: ignore[misc, name-defined]
+    class Producer(api.Actor):  # type: ignore[name-defined]
         async def on_receive(self, message: Any) -> Any:
             for _ in range(n):
                 await api.tell(message, 1)
@@ -143,7 +100,7 @@ async def counting(api: Api, case: Case) -> Found:
     counter = await api.spawn(Counter, roomy=roomy)
     producer = await api.spawn(Producer)
     total = await api.ask(producer, counter)
-    await _end_all(api, [counter, producer])
+    await end_all(api, [counter, producer])
     case.stop()
     return {"total": total}
 
@@ -152,7 +109,7 @@ async def threadring(api: Api, case: Case) -> Found:
     actors, start = case.args
     zero: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    class Node(api.Actor):  # type: ignore[misc, name-defined]
+    class Node(api.Actor):  # type: ignore[name-defined]
         def __init__(self, i: int) -> None:
             super().__init__()
             self.i, self.seen, self.next = i, 0, None
@@ -177,7 +134,7 @@ async def threadring(api: Api, case: Case) -> Found:
     await api.tell(ring[0], start)
     zero_at = await zero
     receipts = sum([await api.ask(ref, None) for ref in ring])
-    await _end_all(api, ring)
+    await end_all(api, ring)
     case.stop()
     return {"zero_at": zero_at, "receipts": receipts, "ended": len(ring)}
 
@@ -188,11 +145,11 @@ async def fjcreate(api: Api, case: Case) -> Found:
         raise NotSupported("one way to create an actor")
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    class Worker(api.Actor):  # type: ignore[misc, name-defined]
+    class Worker(api.Actor):  # type: ignore[name-defined]
         async def on_receive(self, message: Any) -> Any:
             await api.tell(message[0], 2 * message[1] + 1)
 
-    class Creator(api.Actor):  # type: ignore[misc, name-defined]
+    class Creator(api.Actor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.count = self.sum = 0
@@ -216,7 +173,7 @@ async def fjcreate(api: Api, case: Case) -> Found:
     creator = await api.spawn(Creator, roomy=True)
     refs = await api.ask(creator, None)
     total = await done
-    await _end_all(api, refs)
+    await end_all(api, refs)
     case.stop()
     await api.end(creator)
     case.extra["us_per_actor"] = case.cpu / n * 1e6
@@ -226,7 +183,7 @@ async def fjcreate(api: Api, case: Case) -> Found:
 async def fjthrput(api: Api, case: Case) -> Found:
     actors, n = case.args
 
-    class Adder(api.Actor):  # type: ignore[misc, name-defined]
+    class Adder(api.Actor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.count = self.sum = 0
@@ -238,7 +195,7 @@ async def fjthrput(api: Api, case: Case) -> Found:
             self.sum += message
             return None
 
-    class Master(api.Actor):  # type: ignore[misc, name-defined]
+    class Master(api.Actor):  # type: ignore[name-defined]
         async def on_receive(self, message: Any) -> Any:
             for j in range(n):
                 for ref in message:
@@ -249,7 +206,7 @@ async def fjthrput(api: Api, case: Case) -> Found:
     master = await api.spawn(Master)
     await api.ask(master, refs)
     got = [await api.ask(ref, None) for ref in refs]
-    await _end_all(api, [*refs, master])
+    await end_all(api, [*refs, master])
     case.stop()
     return {"counts": [count for count, _ in got], "sums": [total for _, total in got]}
 
@@ -258,10 +215,11 @@ async def chameneos(api: Api, case: Case) -> Found:
     creatures, meetings = case.args
     done: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
 
-    class Mall(api.Actor):  # type: ignore[misc, name-defined]
+    class Mall(api.Actor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.left = None, meetings
+            self.first: Ref = None
+            self.left = meetings
             self.performed = self.counts = self.reports = 0
             self.colours: set[int] = set()
 
@@ -284,7 +242,7 @@ async def chameneos(api: Api, case: Case) -> Found:
                 self.performed += 1
                 await api.tell(first, message)
 
-    class Creature(api.Actor):  # type: ignore[misc, name-defined]
+    class Creature(api.Actor):  # type: ignore[name-defined]
         def __init__(self, mall: Ref, colour: int) -> None:
             super().__init__()
             self.mall, self.colour, self.meetings, self.me = mall, colour, 0, None
@@ -311,7 +269,7 @@ async def chameneos(api: Api, case: Case) -> Found:
     for ref in refs:
         await api.tell(ref, ("begin", None, 0))
     found = await done
-    await _end_all(api, [mall, *refs])
+    await end_all(api, [mall, *refs])
     case.stop()
     return found
 
@@ -320,7 +278,7 @@ async def big(api: Api, case: Case) -> Found:
     members, n = case.args
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    class Sink(api.Actor):  # type: ignore[misc, name-defined]
+    class Sink(api.Actor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.left = members
@@ -330,12 +288,13 @@ async def big(api: Api, case: Case) -> Found:
             if not self.left:
                 done.set_result(None)
 
-    class Member(api.Actor):  # type: ignore[misc, name-defined]
+    class Member(api.Actor):  # type: ignore[name-defined]
         def __init__(self, i: int, sink: Ref) -> None:
             super().__init__()
             self.i, self.left, self.sink = i, n, sink
             self.got, self.expected = 0, -1
             self.random = oracle().Lehmer(i)
+            self.peers: list[Ref] = []
 
         async def on_receive(self, message: Any) -> Any:
             kind, who = message
@@ -368,7 +327,7 @@ async def big(api: Api, case: Case) -> Found:
         await api.tell(ref, ("begin", 0))
     await done
     received = [await api.ask(ref, ("finish", 0)) for ref in refs]
-    await _end_all(api, [sink, *refs])
+    await end_all(api, [sink, *refs])
     case.stop()
     return {"digest": oracle().digest(received)}
 
@@ -376,7 +335,7 @@ async def big(api: Api, case: Case) -> Found:
 async def concdict(api: Api, case: Case) -> Found:
     workers, requests = case.args
 
-    class Store(api.Actor):  # type: ignore[misc, name-defined]
+    class Store(api.Actor):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.data = dict.fromkeys(range(KEYS), -1)
@@ -389,7 +348,7 @@ async def concdict(api: Api, case: Case) -> Found:
                 self.data[key] = value
             return self.data[key]
 
-    class Worker(api.Actor):  # type: ignore[misc, name-defined]
+    class Worker(api.Actor):  # type: ignore[name-defined]
         def __init__(self, e: int) -> None:
             super().__init__()
             self.random = oracle().Lehmer(1000 + e)
@@ -416,101 +375,10 @@ async def concdict(api: Api, case: Case) -> Found:
     refs = [await api.spawn(Worker, e) for e in range(workers)]
     done = await asyncio.gather(*(api.ask(ref, store) for ref in refs))
     total, written = await api.ask(store, None)
-    await _end_all(api, [store, *refs])
+    await end_all(api, [store, *refs])
     case.stop()
     reads, writes = sum(r for r, _ in done), sum(w for _, w in done)
     return {"reads": reads, "writes": writes, "final_sum": total, "keys_written": written}
-
-
-async def skynet(api: Api, case: Case) -> Found:
-    (size,) = case.args
-
-    class Node(api.Actor):  # type: ignore[misc, name-defined]
-        def __init__(self, up: Ref, number: int, size: int) -> None:
-            super().__init__()
-            self.up, self.number, self.size = up, number, size
-            self.left, self.total, self.refs = 10, 0, []
-
-        async def on_receive(self, message: Any) -> Any:
-            if message is not None:
-                self.total += message
-                self.left -= 1
-                if not self.left:
-                    await _end_all(api, self.refs)
-                    await self._report(self.total)
-            elif self.size == 1:
-                await self._report(self.number)
-            else:
-                me, sub = await api.me(self), self.size // 10
-                for number in range(self.number, self.number + self.size, sub):
-                    ref = await api.spawn(Node, me, number, sub, parent=self)
-                    self.refs.append(ref)
-                    await api.tell(ref, None)
-
-        async def _report(self, value: int) -> None:
-            if type(self.up) is asyncio.Future:
-                self.up.set_result(value)
-            else:
-                await api.tell(self.up, value)
-
-    done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    case.start()
-    root = await api.spawn(Node, done, 0, size)
-    await api.tell(root, None)
-    total = await done
-    await api.end(root)
-    case.stop()
-    return {"sum": total}
-
-
-def child_hash(h: int, j: int) -> int:
-    x = (h * 48271 + (j + 1) * 16807) % M31
-    x ^= x >> 15
-    x = x * 69621 % M31
-    return x ^ (x >> 13)
-
-
-async def uts(api: Api, case: Case) -> Found:
-    (children,) = case.args
-
-    class Node(api.Actor):  # type: ignore[misc, name-defined]
-        def __init__(self, up: Ref, h: int, depth: int, children: int) -> None:
-            super().__init__()
-            self.up, self.h, self.here, self.left = up, h, depth, children
-            self.nodes, self.leaves, self.depth, self.total = 1, int(not children), depth, h
-            self.refs: list[Ref] = []
-
-        async def on_receive(self, message: Any) -> Any:
-            if message is not None:
-                nodes, leaves, depth, total = message
-                self.nodes += nodes
-                self.leaves += leaves
-                self.depth = max(self.depth, depth)
-                self.total += total
-                self.left -= 1
-            elif self.left:
-                me = await api.me(self)
-                for j in range(self.left):
-                    h = child_hash(self.h, j)
-                    ref = await api.spawn(Node, me, h, self.here + 1, 8 if h % 100 < 12 else 0, roomy=True, parent=self)
-                    self.refs.append(ref)
-                    await api.tell(ref, None)
-            if not self.left:
-                await _end_all(api, self.refs)
-                report = (self.nodes, self.leaves, self.depth, self.total)
-                if type(self.up) is asyncio.Future:
-                    self.up.set_result(report)
-                else:
-                    await api.tell(self.up, report)
-
-    done: asyncio.Future[tuple[int, int, int, int]] = asyncio.get_running_loop().create_future()
-    case.start()
-    root = await api.spawn(Node, done, 7, 0, children, roomy=True)
-    await api.tell(root, None)
-    nodes, leaves, depth, total = await done
-    await api.end(root)
-    case.stop()
-    return {"nodes": nodes, "leaves": leaves, "depth": depth, "hash_sum": total}
 
 
 PROGRAMS: dict[str, Program] = {

@@ -1,7 +1,8 @@
 """`python -m benchmarks.peers.setup`: make the environments of the peers, with pinned versions.
 
 `PYTHON311` and `PYTHON312` name the interpreters, default `python3.11` and `python3.12` on the path. An environment
-that exists is brought to the pins. Exit 1 when an interpreter or a package is missing; the others are made all the same.
+that exists is brought to the pins. Exit 1 when an interpreter or a package is missing; the
+others are made all the same.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ def make(name: str) -> None:
     home = VENVS / name
     if not (home / "bin" / "python").exists():
         subprocess.run([python, "-m", "venv", str(home)], check=True, timeout=SECONDS)
-    subprocess.run(
-        [str(home / "bin" / "python"), "-m", "pip", "install", "-q", *packages], check=True, timeout=SECONDS
-    )
+    subprocess.run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", *packages], check=True, timeout=SECONDS)
 
 
 def main() -> int:
