@@ -12,7 +12,7 @@ SIZES: tuple[Size, ...] = ("small", "medium", "large")
 Found = dict[str, object]
 """What a program computed, to be compared with what the oracle expects. Keys are those of `suite`."""
 
-STALLED_SECONDS = 0.5
+STALLED_SECONDS = 1.5
 """How long a program with a deliberate bug is waited for."""
 
 
