@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -49,8 +50,10 @@ class RunnerFactory(Protocol):
 
 
 def runner_of(loop: str) -> RunnerFactory:
-    """How to start an event loop of the kind named."""
+    """How to start an event loop of the kind named. Raises `NotSupported` where it is not installed."""
     if loop == "uvloop":
+        if importlib.util.find_spec("uvloop") is None:
+            raise NotSupported("uvloop is not installed there")
         import uvloop  # type: ignore[import-not-found, import-untyped, unused-ignore]  # an extra
 
         return lambda: asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -85,18 +88,20 @@ async def _counted(run: Callable[[Case], Awaitable[Found]], case: Case) -> Found
     return found
 
 
-def run_once(implementation: Implementation, case: Case, runner: RunnerFactory) -> Reply:
+def run_once(implementation: Implementation, case: Case, loop: str = "asyncio") -> Reply:
     """One run in a fresh event loop, checked."""
     said: list[str] = []
     gc.collect()
     try:
         program = implementation.program(case)
-        with warnings.catch_warnings(record=True) as caught, runner() as loop:
-            warnings.simplefilter("always")
-            loop.get_loop().set_exception_handler(lambda _, context: said.append(str(context.get("message"))))
+        with warnings.catch_warnings(record=True) as caught, runner_of(loop)() as runner:
+            warnings.simplefilter("ignore")
+            for kind in (RuntimeWarning, ResourceWarning):  # never awaited, never closed
+                warnings.simplefilter("always", kind)
+            runner.get_loop().set_exception_handler(lambda _, context: said.append(str(context.get("message"))))
             kept, sys.unraisablehook = sys.unraisablehook, lambda hook: said.append(str(hook.exc_value))
             try:
-                found = loop.run(_counted(program, case))
+                found = runner.run(_counted(program, case))
                 gc.collect()
             finally:
                 sys.unraisablehook = kept
@@ -127,10 +132,10 @@ def main(argv: list[str]) -> None:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     implementation = cast("Implementation", importlib.import_module(PROGRAMS[argv[0]]))
-    runner = runner_of(argv[1] if len(argv) > 1 else "asyncio")
+    loop = argv[1] if len(argv) > 1 else "asyncio"
     print(json.dumps({"version": implementation.VERSION, "python": sys.version.split()[0]}), file=pipe, flush=True)
     for text in sys.stdin:
-        print(json.dumps(run_once(implementation, case_of(json.loads(text)), runner)), file=pipe, flush=True)
+        print(json.dumps(run_once(implementation, case_of(json.loads(text)), loop)), file=pipe, flush=True)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,21 @@ class Leaks(Leaf):
             self.task = asyncio.get_running_loop().create_task(asyncio.sleep(SLEEP))
 
 
-BUGS: Bugs = {"silent": {Leaf: Silent}, "twice": {Leaf: Twice}, "leaks": {Leaf: Leaks}}
+class Unawaited(Leaf):
+    """One leaf makes a coroutine that nobody awaits."""
+
+    async def on_stop(self, exit: Exit) -> None:
+        await super().on_stop(exit)
+        if self.i == 5:
+            asyncio.sleep(0)  # type: ignore[unused-coroutine]  # that is the bug
+
+
+BUGS: Bugs = {
+    "silent": {Leaf: Silent},
+    "twice": {Leaf: Twice},
+    "leaks": {Leaf: Leaks},
+    "unawaited": {Leaf: Unawaited},
+}
 
 
 def groups_of(n: int) -> list[range]:

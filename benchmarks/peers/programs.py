@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 from benchmarks.case import Case, CheckFailed, Found, NotSupported
+from benchmarks.memory import full_collection_ms, heap_bytes, rss_bytes, tracked_objects
 from benchmarks.peers.api import Api, Program, Ref, end_all
 from benchmarks.peers.trees import skynet, uts
 from benchmarks.reference import oracle
@@ -381,9 +383,38 @@ async def concdict(api: Api, case: Case) -> Found:
     return {"reads": reads, "writes": writes, "final_sum": total, "keys_written": written}
 
 
+async def density(api: Api, case: Case) -> Found:
+    (n,) = case.args
+    if case.line != "anonymous":
+        raise NotSupported("one way to create an actor")
+
+    class Parked(api.Actor):  # type: ignore[name-defined]
+        def __init__(self, i: int) -> None:
+            super().__init__()
+            self.i = i
+
+        async def on_receive(self, message: Any) -> Any:
+            return self.i
+
+    gc.collect()
+    heap, rss, tracked = heap_bytes(), rss_bytes(), tracked_objects()
+    case.start()
+    refs = [await api.spawn(Parked, i) for i in range(n)]
+    alive = sum([await api.ask(ref, None) == i for i, ref in enumerate(refs)])
+    case.stop()
+    gc.collect()
+    case.extra["rss_bytes_per_actor"] = round((rss_bytes() - rss) / n, 1)
+    after = heap_bytes()
+    case.extra["bytes_per_actor_with_ref"] = None if after is None or heap is None else round((after - heap) / n, 1)
+    case.extra["gc_full_ms"] = full_collection_ms()
+    case.extra["tracked_per_actor"] = round((tracked_objects() - tracked) / n, 2)
+    await end_all(api, refs)
+    return {"alive": alive}
+
+
 PROGRAMS: dict[str, Program] = {
     each.__name__: each
-    for each in (pingpong, counting, threadring, fjcreate, fjthrput, chameneos, big, concdict, skynet, uts)
+    for each in (pingpong, counting, threadring, fjcreate, fjthrput, chameneos, big, concdict, skynet, uts, density)
 }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 VENVS = Path(__file__).resolve().parent.parent / ".venvs"
 PINS = {
     "py311": ("python3.11", ("xoscar==0.12.2", "pykka==4.5.0")),
-    "py312": ("python3.12", ("everything-is-an-actor==0.1.6",)),
+    "py312": ("python3.12", ("everything-is-an-actor==0.1.6", "uvloop==0.23.0")),
 }
 SECONDS = 900.0
 
