@@ -15,6 +15,7 @@ from typing import NoReturn, TextIO, cast
 from benchmarks import gate
 from benchmarks.case import SIZES, Size
 from benchmarks.driver import DEADLINE, Driver, Plan, Row
+from benchmarks.plain import WITHOUT
 from benchmarks.suite import BENCHMARKS, Benchmark, Line
 from benchmarks.table import Table
 from benchmarks.workers import IMPLS
@@ -88,6 +89,11 @@ def _lines(text: str) -> list[tuple[Benchmark, Line]]:
     return [(benchmark, line) for line in benchmark.lines if wanted in ("", line.name)]
 
 
+def with_floor() -> list[str]:
+    """The benchmarks that have a ratio to the floor."""
+    return [name for name in BENCHMARKS if name not in WITHOUT]
+
+
 def _bug(bug: str, lines: Sequence[tuple[Benchmark, Line]]) -> str:
     if bug:
         from benchmarks import ours
@@ -159,7 +165,7 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
             return 0
         gated = options.names[:1] == ["gate"]
         if gated:
-            options.names, options.impl = options.names[1:] or ["all"], "ours,floor"
+            options.names, options.impl = options.names[1:] or with_floor(), "ours,floor"
         elif options.update:
             raise Usage("--update goes with `gate`")
         plan = plan_of(options)
