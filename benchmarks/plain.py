@@ -1,0 +1,38 @@
+"""The floor as an implementation: every program of `floor.py`, unchanged, which checks itself by assertion."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from benchmarks.case import Case, CheckFailed, Found, NotSupported
+from benchmarks.reference import floor, floor_digest, oracle
+from benchmarks.suite import BENCHMARKS
+
+VERSION: Final = f"{floor_digest()} on {sys.version.split()[0]}"
+
+WITHOUT: Final = ("crashstorm", "density", "stoptree")
+
+
+def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
+    """The floor has one program for all lines of a benchmark. Raises `NotSupported` where it has none."""
+    if case.name in WITHOUT:
+        raise NotSupported("the floor has no such program")
+    return _run
+
+
+async def _run(case: Case) -> Found:
+    run: Callable[..., Awaitable[Any]] = getattr(floor(), case.name)
+    case.start()
+    result = await run(*case.args)
+    case.stop()
+    ops, got = result if isinstance(result, tuple) else (result, {})
+    line = BENCHMARKS[case.name].line(case.line)
+    if ops != line.ops(case.args):
+        raise CheckFailed(f"ops: expected {line.ops(case.args)}, got {ops}")
+    want = oracle().TABLE[case.name][0](*case.args)
+    for key, value in got.items():
+        if want[key] != value:
+            raise CheckFailed(f"{key}: expected {want[key]}, got {value}")
+    return line.expect(case.args)  # what it does not return, it has asserted
