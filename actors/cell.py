@@ -308,7 +308,11 @@ class Cell:
             self.status = BUSY
 
     def know(self, kind: type[Actor[Any]], *, short_way: bool) -> None:
-        """Learn the actor's class, and with it what the address takes; False keeps messages from the short way."""
+        """Learn the actor's class, and with it what the address takes.
+
+        `short_way`: `Ref.tell` may put messages in without a look, because the cell is served until nothing waits, or
+        will be when what keeps it busy ends. That holds for one that is plain whenever it runs.
+        """
         self.kind = kind
         self.door = kind.door if short_way else CLOSED
         if self.mailbox is not None:

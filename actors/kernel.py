@@ -225,7 +225,8 @@ class Kernel:
         self.wake(cell)
 
     def _know(self, cell: Cell, kind: type[Actor[Any]]) -> None:
-        cell.know(kind, short_way=not self.check and cell.concurrency == 1)
+        plain = not self.check and cell.concurrency == 1 and kind.lifespan is Actor.lifespan
+        cell.know(kind, short_way=plain)
 
     def anonymous(self) -> str:
         """A name that nobody chose."""
