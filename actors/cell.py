@@ -139,6 +139,18 @@ class Life:
         self.watching: dict[Cell, Message[Any] | None] | None = None
         self.kit: Kit | None = None
 
+    def own(self, envelope: Envelope, task: asyncio.Task[Any]) -> None:
+        """Note on which task a handler that has suspended goes on."""
+        if self.tasks is None:
+            self.tasks = {}
+        self.tasks[envelope] = task
+
+    def disown(self, envelope: Envelope) -> None:
+        """A handler that had suspended has ended."""
+        if self.tasks is not None:
+            self.tasks.pop(envelope, None)
+            self.tasks = self.tasks or None
+
     def cancel(self) -> None:
         """Ask every suspended handler to end."""
         for task in list(self.tasks.values()) if self.tasks else ():

@@ -47,10 +47,11 @@ from understudy.actors.errors import (
 )
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.links import Links
-from understudy.actors.loop import Dispatcher, Scheduler, now_of
+from understudy.actors.loop import Dispatcher
 from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Ref, Refused, check_seconds
 from understudy.actors.registry import Name, Registry, parse
+from understudy.actors.scheduling import Scheduler, now_of
 from understudy.actors.suspension import Peek, Suspensions
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
 from understudy.actors.timers import Timer, Timers

@@ -20,8 +20,9 @@ from msgspec import Struct
 from understudy.actors.cell import CHAIN_LIMIT, DELIVERY, IDLE, QUEUED, Cell, Envelope, Life, current_life, fenced
 from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, MailboxFull, NotHandled, UsageError
 from understudy.actors.lifecycle import GONE
-from understudy.actors.loop import PENDING, QUEUE, turn
+from understudy.actors.loop import PENDING, QUEUE
 from understudy.actors.messages import Asks
+from understudy.actors.scheduling import turn
 
 if sys.version_info >= (3, 13):  # pragma: no cover
     from typing import TypeVar as DefaultTypeVar

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from understudy.actors.cell import Cell, Envelope
 
-DISPATCHERS: Final = frozenset({"understudy.actors.loop", "understudy.actors.steps"})
+DISPATCHERS: Final = frozenset({"understudy.actors.loop", "understudy.actors.steps", "understudy.actors.workers"})
 """Modules whose frames know the cell that they run for, and what it handles."""
 CALLERS: Final = DISPATCHERS | {"understudy.actors.endings"}
 """Modules from which actors are called: their handlers, and `on_stop`."""

@@ -10,12 +10,15 @@ import asyncio
 import contextvars
 import types
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from understudy.actors.cell import DELIVERY, Envelope, Handler
 from understudy.actors.tasks import hold
 
 KEPT: Final = 64
+RUNNING: Final = 0
+ENDED: Final = 1
+FAILED: Final = 2
 
 Job = tuple[Envelope, Handler, Any, Any]
 """The record of the delivery, the handler, and the actor and message it is called with."""
@@ -24,19 +27,23 @@ Job = tuple[Envelope, Handler, Any, Any]
 class Stepper:
     """Runs the `async def` handler of one job at a time.
 
-    `send(job)` begins one. When it returns and `ended` is True, the handler has ended, with `value` or `error`; else
-    what was returned is what the handler awaits, and the stepper belongs to it until it ends.
+    `send(job)` begins one. When it returns and `state` is `ENDED`, the handler has returned `value`; `FAILED`: it
+    raised `error`; `RUNNING`: it awaits what `send` returned, and the stepper belongs to it until it ends.
     """
 
-    __slots__ = ("coroutine", "ended", "error", "send", "value")
+    __slots__ = ("coroutine", "error", "send", "state", "value")
 
     def __init__(self) -> None:
-        self.ended = True
+        self.state: Literal[0, 1, 2] = ENDED
         self.error: BaseException | None = None
         self.value: Any = None
         self.coroutine: Any = _steps(self)  # a generator that may delegate to coroutines: there is no type for both
         self.send: Callable[[Any], Any] = self.coroutine.send
         self.send(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Note what a generator cannot survive: it has come out of `send`, and the stepper can take no other job."""
+        self.state, self.error = FAILED, error
 
     def outcome(self) -> tuple[Any, BaseException | None]:
         """The value or error of the handler that ended, forgotten here."""
@@ -45,7 +52,7 @@ class Stepper:
 
     @property
     def alive(self) -> bool:
-        """Whether it can take another job: what a generator cannot survive has not passed through it."""
+        """Whether it can take another job."""
         return self.coroutine.gi_frame is not None
 
 
@@ -53,16 +60,17 @@ class Stepper:
 def _steps(stepper: Stepper) -> Generator[Any, Any, None]:
     while True:
         envelope, handler, actor, message = yield
-        stepper.ended = False
+        stepper.state = RUNNING
         DELIVERY.set(envelope)
         try:
             stepper.value = yield from handler(actor, message)
         except GeneratorExit:
-            stepper.ended = True
             raise
         except BaseException as error:  # every end of a handler is an outcome
             stepper.error = error
-        stepper.ended = True
+            stepper.state = FAILED
+        else:
+            stepper.state = ENDED
         envelope = handler = actor = message = None  # it may be long until the next job
 
 
@@ -99,6 +107,6 @@ def adopt(
         try:
             waiting = context.run(step, argument)
         except BaseException as error:  # only what a generator cannot survive
-            stepper.ended, stepper.error = True, error
-        if stepper.ended:
+            stepper.fail(error)
+        if stepper.state is not RUNNING:
             return stepper.outcome()

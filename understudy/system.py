@@ -38,9 +38,9 @@ from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import JournalStore, MemoryStore
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
-from understudy.actors.loop import Scheduler
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
+from understudy.actors.scheduling import Scheduler
 from understudy.actors.suspension import SUSPEND_SECONDS
 from understudy.actors.telemetry import Telemetry, log
 from understudy.actors.topics import Topic

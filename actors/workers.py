@@ -1,0 +1,200 @@
+"""Workers: ordinary tasks that take turns in owning the run queue, and become the task of a handler that suspends.
+
+See `loop` for the rules; here is what concerns the tasks themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from typing import Any, Final
+
+from understudy.actors.cell import Cell, Envelope, Life
+from understudy.actors.scheduling import TURN, TURN_SECONDS, clock_of, turn
+from understudy.actors.scopes import ScopeProbe
+from understudy.actors.steps import Stepper
+from understudy.actors.telemetry import log
+
+SPARES: Final = 2
+SPARES_KEPT: Final = 32
+
+
+class Suspended:
+    """A handler that has suspended, and what it takes to go on with it."""
+
+    __slots__ = ("cell", "context", "envelope", "life", "stepper", "waiting")
+
+    def __init__(
+        self,
+        cell: Cell,
+        life: Life,
+        envelope: Envelope,
+        stepper: Stepper,
+        waiting: Any,  # whatever the coroutine yielded
+        context: contextvars.Context,
+    ) -> None:
+        self.cell = cell
+        self.life = life
+        self.envelope = envelope
+        self.stepper = stepper
+        self.waiting = waiting
+        self.context = context
+
+
+class Spare:
+    """A parked worker. Woken with a handler to adopt, or without: then the queue is its own."""
+
+    __slots__ = ("probe", "retire", "suspended", "task", "wake")
+
+    def __init__(self, task: asyncio.Task[None], probe: ScopeProbe, wake: asyncio.Future[None]) -> None:
+        self.task = task
+        self.probe = probe
+        self.wake = wake
+        self.suspended: Suspended | None = None
+        self.retire = False
+
+
+class Workers:
+    """The workers of one event loop: one owns the queue of ready cells, others are spare, or busy with a handler."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock_of(self._loop)
+        self.ready: Final = deque[Cell]()
+        self.wake: asyncio.Future[None] | None = None
+        self.left = TURN
+        self.until = self._clock() + TURN_SECONDS
+        self._owner: asyncio.Task[None] | None = None
+        self._spares: list[Spare] = []
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order they were made: sets have no order to rely on
+        self._closing = False
+        self._start(owner=True)
+        for _ in range(SPARES):
+            self._start(owner=False)
+
+    async def _drain(self, task: asyncio.Task[None], probe: ScopeProbe) -> bool:
+        """Own the queue until a handler suspends, then finish that handler. False when the worker must retire."""
+        raise NotImplementedError
+
+    async def _finish(self, suspended: Suspended, *, early: bool = False) -> None:
+        """Be the handler's task until it ends."""
+        raise NotImplementedError
+
+    def rouse(self) -> None:
+        """Wake the worker that owns the queue: it is not empty any more."""
+        wake, self.wake = self.wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are, idle or not."""
+        return len(self._tasks)
+
+    async def aclose(self, grace: float = 1.0) -> int:
+        """End all workers; the number that did not end within `grace` seconds (their handlers ignore cancellation)."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        if not self._tasks:
+            return 0
+        _, left = await asyncio.wait(self._tasks, timeout=grace)
+        return len(left)
+
+    # -- turns ---------------------------------------------------------------------------------------------
+
+    def turn_over(self, now: float) -> bool:
+        """Whether the loop is due a turn: 64 messages, or a millisecond, since it had one."""
+        return self.left <= 0 or now > self.until
+
+    def begin_turn(self) -> None:
+        """The loop has had a turn."""
+        self.left, self.until = TURN, self._clock() + TURN_SECONDS
+
+    async def _give_turn(self) -> bool:
+        try:
+            await turn()
+        except asyncio.CancelledError:
+            return False
+        self.begin_turn()
+        return True
+
+    # -- workers -------------------------------------------------------------------------------------------
+
+    def _start(self, *, owner: bool) -> None:
+        if self._closing:
+            return
+        task: asyncio.Task[None] = asyncio.Task(self._worker(owner), loop=self._loop, name="understudy-worker")
+        self._tasks[task] = None
+        if owner:
+            self._owner = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """The net of rule 3: a worker may be cancelled before its first step, and then runs no code of ours."""
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a worker ended with %r", error, exc_info=error)
+        if task is self._owner:
+            self._start(owner=True)
+
+    def _hand_over(self) -> None:
+        """Make another worker the owner of the queue."""
+        self._owner = None
+        while self._spares and self._owner is None:
+            spare = self._spares.pop()
+            if not spare.wake.done():
+                spare.wake.set_result(None)
+                self._owner = spare.task
+        if self._owner is None:
+            self._start(owner=True)
+        self._fill()
+
+    def _fill(self) -> None:
+        if len(self._spares) < SPARES:
+            self._start(owner=False)
+
+    async def _worker(self, owner: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a worker is a task
+        probe = ScopeProbe(task)
+        while not self._closing:
+            if not owner:
+                spare = Spare(task, probe, self._loop.create_future())
+                own = await self._park(spare)
+                if spare.suspended is not None:
+                    await self._finish(spare.suspended, early=not own)
+                    if probe.dirty() or len(self._spares) >= SPARES_KEPT:
+                        return
+                    continue
+                if not own or spare.retire:
+                    return  # had it been given the queue at the same moment, `_ended` would take that up
+            owner = False
+            if not await self._drain(task, probe):
+                if task is self._owner:
+                    self._hand_over()
+                return
+            if len(self._spares) >= SPARES_KEPT:
+                return
+
+    async def _park(self, spare: Spare) -> bool:
+        """Wait until there is something to do; False when cancelled."""
+        self._spares.append(spare)
+        try:
+            await spare.wake
+        except asyncio.CancelledError:
+            if spare in self._spares:
+                self._spares.remove(spare)
+            return False
+        return True
+
+    async def _await_ready(self) -> bool:
+        self.wake = wake = self._loop.create_future()
+        try:
+            await wake
+        except asyncio.CancelledError:
+            self.wake = None
+            return False
+        self.begin_turn()
+        return bool(self.ready)
