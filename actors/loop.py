@@ -93,6 +93,18 @@ class Dispatcher(Workers):
     `Ref.tell`.
     """
 
+    __slots__ = (
+        "_base",
+        "_boxes",
+        "_depth",
+        "_flights",
+        "_outcomes",
+        "_scheduler",
+        "_steppers",
+        "_warm",
+        "thread",
+    )
+
     def __init__(
         self,
         outcomes: Outcomes,
@@ -392,11 +404,11 @@ class Dispatcher(Workers):
         if found is None or table is None or not spares or self._depth >= DEPTH or self._closing:
             return QUEUE
         caller = table.get(loop)
-        if caller is None or caller.cancelling():
-            return QUEUE  # a future can be cancelled, a reply that is there cannot
-        scheduler = self._scheduler
-        if scheduler is not None and not scheduler.inline(cell.path):
+        if caller is None:
             return QUEUE
+        if self._scheduler is not None and not self._scheduler.inline(cell.path):
+            return QUEUE
+        handler, is_async = found
         life: Any = cell.life  # an idle cell has one
         cell.status = QUEUED
         envelope.life = life
@@ -407,18 +419,33 @@ class Dispatcher(Workers):
         spare = spares.pop()
         table[loop] = spare.task
         try:
-            outcome = self._first_step(life, envelope, found[0], life.actor, is_async=found[1])
+            if is_async:
+                context = self._base.copy()
+                stepper = self._steppers.pop() if self._steppers else Stepper()
+                try:
+                    waiting = context.run(stepper.send, (envelope, handler, life.actor, envelope.message))
+                except BaseException as raised:  # what a generator cannot survive
+                    stepper.fail(raised)
+                if stepper.state is RUNNING:
+                    return self._lend(spare, Suspended(cell, life, envelope, stepper, waiting, context))
+                value, error = stepper.value, stepper.error
+                stepper.value = stepper.error = None
+                if error is None or stepper.alive:
+                    self._steppers.append(stepper)  # no more than ever ran at once, which `_keep` bounds
+            else:
+                outcome = self._first_step(life, envelope, handler, life.actor, is_async=False)
+                if isinstance(outcome, Suspended):
+                    return self._lend(spare, outcome)
+                value, error = outcome
         finally:
             table[loop] = caller
             life.current = None
             self._depth -= 1
-        if isinstance(outcome, Suspended):
-            return self._lend(spare, outcome)
-        if spare.probe.dirty():
+        cancelling = spare.cancelling  # a method of a field is looked up slowly when it is called in one go
+        if cancelling() or (spare.key in spare.scoped and spare.probe.dirty()):
             self._retire(spare)
         else:
             spares.append(spare)
-        value, error = outcome
         if error is not None or caller.cancelling():
             if envelope.reply is None:  # else it was put into the stash
                 envelope.reply = loop.create_future()
@@ -427,12 +454,10 @@ class Dispatcher(Workers):
             return PENDING
         if cell.plain and cell.first is None and cell.mailbox is None:
             cell.status = IDLE
-        else:
-            self._end(envelope, value, None)
-            self.rest(cell)
-            if envelope.reply is not None:
-                return PENDING
-        return value
+            return value
+        self._end(envelope, value, None)
+        self.rest(cell)
+        return value if envelope.reply is None else PENDING
 
     def _lend(self, spare: Spare, suspended: Suspended) -> Any:
         """Give a handler that has suspended to the spare that was its current task."""
@@ -444,6 +469,7 @@ class Dispatcher(Workers):
         if not spare.wake.done():
             spare.wake.set_result(None)
         self._fill()
+        suspended.life.current = None
         self.rest(suspended.cell)
         return PENDING
 

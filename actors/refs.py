@@ -152,7 +152,8 @@ class Ref(Generic[Mr]):
         dispatcher = kernel.dispatcher
         if get_ident() != dispatcher.thread:
             kernel.check_thread()
-        now = kernel.now()
+        clock = kernel.now  # called in one go it would be looked for among the methods first
+        now = clock()
         if timeout is None:
             deadline = now + ASK_SECONDS
         else:
@@ -163,7 +164,7 @@ class Ref(Generic[Mr]):
             Envelope(message, None, None, deadline) if record is None else _request(cell, record, message, deadline)
         )
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
-            if dispatcher.turn_over(now):
+            if dispatcher.left <= 0 or now > dispatcher.until:
                 await turn()
                 dispatcher.begin_turn()
             if cell.status == IDLE:

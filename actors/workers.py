@@ -45,11 +45,12 @@ class Suspended:
 class Spare:
     """A parked worker. Woken with a handler to adopt, or without: then the queue is its own."""
 
-    __slots__ = ("probe", "retire", "suspended", "task", "wake")
+    __slots__ = ("cancelling", "key", "probe", "retire", "scoped", "suspended", "task", "wake")
 
     def __init__(self, task: asyncio.Task[None], probe: ScopeProbe, wake: asyncio.Future[None]) -> None:
         self.task = task
         self.probe = probe
+        self.cancelling, self.key, self.scoped = task.cancelling, probe.key, probe.table
         self.wake = wake
         self.suspended: Suspended | None = None
         self.retire = False
@@ -57,6 +58,8 @@ class Spare:
 
 class Workers:
     """The workers of one event loop: one owns the queue of ready cells, others are spare, or busy with a handler."""
+
+    __slots__ = ("_clock", "_closing", "_loop", "_owner", "_spares", "_tasks", "left", "ready", "until", "wake")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -103,10 +106,6 @@ class Workers:
         return len(left)
 
     # -- turns ---------------------------------------------------------------------------------------------
-
-    def turn_over(self, now: float) -> bool:
-        """Whether the loop is due a turn: 64 messages, or a millisecond, since it had one."""
-        return self.left <= 0 or now > self.until
 
     def begin_turn(self) -> None:
         """The loop has had a turn."""
