@@ -67,6 +67,11 @@ class Actor(Generic[M]):
     handlers: ClassVar[Mapping[type, Handler]] = {}
     door: ClassVar[Door] = {}
     """`handlers` as the dispatcher reads it."""
+    starts: ClassVar[bool] = False
+    """Whether there is something to await at the start of an incarnation, and, `stops`, at its end."""
+    stops: ClassVar[bool] = False
+    hears_children: ClassVar[bool] = False
+    """Whether `_child_released` does anything."""
     mailbox_limit: ClassVar[int] = DEFAULT_LIMIT
     """Messages that wait at most; see `mailbox` for what happens then."""
     overflow: ClassVar[Overflow] = "refuse"
@@ -89,6 +94,8 @@ class Actor(Generic[M]):
             frame = frame.f_back  # of a base between, such as a state machine's
         scope = frame.f_locals
         cls.handlers = _collect(cls, scope)
+        cls.stops = cls.on_stop is not Actor.on_stop or cls.lifespan is not Actor.lifespan
+        cls.starts = cls.on_start is not Actor.on_start or cls.lifespan is not Actor.lifespan
         cls.door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
         _check_bracket(cls)
         _check_lifespan(cls)
@@ -165,7 +172,8 @@ class ActorContext:
     def spawn(self, factory: Callable[[], Actor[N]], *, name: str = "") -> Ref[N]:
         """Start a child. It is not restarted when it fails, and stops with this incarnation."""
         current_life()
-        return self._cell.kernel.ref_of(self._cell.kernel.spawn(factory, name=name, parent=self._cell))
+        cell = self._cell
+        return cell.kernel.ref_of(cell.kernel.spawn(factory, name=name, parent=cell))
 
     def watch(self, ref: Ref[Any], *, message: Message[Any] | None = None) -> None:
         """Be sent one `Down`, or `message`, when the present incarnation of `ref` ends; at once if it has none.

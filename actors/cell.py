@@ -216,7 +216,14 @@ class Cell:
         "stopped",
     )
 
-    def __init__(self, kernel: Kernel, name: str | int, factory: Callable[[], Actor[Any]]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str | int,
+        factory: Callable[[], Actor[Any]],
+        parent: Cell | None = None,
+        on_exit: Callable[[Cell, int, Exit], None] | None = None,
+    ) -> None:
         self.kernel = kernel
         self.name = name
         self.factory = factory
@@ -232,10 +239,10 @@ class Cell:
         self.concurrency = 1
         self.fresh = False
         self.leaving = False
-        self.parent: Cell | None = None
+        self.parent = parent
         self._children: dict[str | int, Cell] | None = None
         self._watchers: dict[Cell | Watcher, int] | None = None
-        self.on_exit: Callable[[Cell, int, Exit], None] | None = None
+        self.on_exit = on_exit
         self.exit: Exit = GONE
         self.shutdown = 5.0
         self.started: asyncio.Future[None] | None = None
@@ -293,6 +300,16 @@ class Cell:
     def waiting(self) -> int:
         """Messages that wait."""
         return (self.first is not None) + (len(self.mailbox) if self.mailbox is not None else 0)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to wind up at the end of an incarnation: it can end at once."""
+        life = self.life
+        if life is None:
+            return True
+        busy = life.current is not None and not life.fenced
+        stops = life.ready and self.kind is not None and self.kind.stops
+        return not (busy or life.tasks or self._children or stops or life.kit is not None)
 
     def advance(self, event: LifeEvent) -> None:
         """Follow the lifecycle table. Raises `IllegalTransition`. The cell is not plain until `heed` says so."""

@@ -17,7 +17,7 @@ from understudy.actors.actor import Actor
 from understudy.actors.cell import CLOSED, DELIVERY, START, Cell, Envelope, Life
 from understudy.actors.errors import ActorStopped
 from understudy.actors.kit import home_of
-from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
+from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit, IllegalTransition
 from understudy.actors.messages import Down
 from understudy.actors.telemetry import log
 
@@ -41,10 +41,10 @@ class Endings:
         """End the present incarnation because of `exit`; what follows is its supervisor's decision."""
         cell.advance("fail")
         cell.exit = exit
-        if cell.running or cell.children or _on_stop_of(life) is not None or home_of(life) is not None:
-            self.reap(cell, lambda: self._end_life(cell, life, exit))
-        else:
+        if cell.quiet or self._is_idle(cell, life, None):
             self._ended(cell, life, exit)
+        else:
+            self.reap(cell, lambda: self._end_life(cell, life, exit))
 
     def halt(self, cell: Cell, exit: Exit, deadline: float | None = None) -> None:
         """End the present incarnation on purpose, and keep its address for the next one.
@@ -78,9 +78,10 @@ class Endings:
         self._cut_off(cell, life, exit)
         if cell.state != "failed":
             return  # a stop came meanwhile, and goes on from here
-        _resolve(cell.started)
+        if cell.started is not None:
+            _resolve(cell.started)
         if cell.on_exit is None:
-            cell.advance("stop")
+            cell.state = "stopping"  # as the table says, without the question
             self.release(cell, exit)
             return
         self._fail_fast(cell, exit)
@@ -91,13 +92,14 @@ class Endings:
     def _cut_off(self, cell: Cell, life: Life, exit: Exit) -> None:
         """From here on every framework call made from this life raises `Fenced`; what it had asked for is undone."""
         life.fenced = True
-        life.end_timers()
-        cell.life = None
-        cell.idle = None
-        if self._kernel.suspensions:
+        if life.timers is not None:
+            life.end_timers()
+        cell.life = cell.idle = None
+        if self._kernel.suspensions.any:
             self._kernel.suspensions.cut_off(cell)
-        for target in life.watching or ():
-            target.unwatch(cell)
+        if life.watching is not None:
+            for target in life.watching:
+                target.unwatch(cell)
         life.watching = life.context = None
         if life.tasks is None:
             life.actor = None  # what is left of the life, in a context somewhere, does not keep the actor alive
@@ -249,24 +251,31 @@ class Endings:
     def release(self, cell: Cell, exit: Exit) -> None:
         """The last of an address: free its name, lose its mailbox, and only then tell the watchers."""
         kernel = self._kernel
-        cell.advance("end")
-        cell.exit, cell.door = exit, CLOSED
-        cell.reaper = None
+        if cell.state != "stopping":
+            raise IllegalTransition(cell.state, "end")
+        cell.state = "stopped"
+        cell.exit, cell.door, cell.reaper = exit, CLOSED, None
         kernel.forget(cell)
-        _resolve(cell.started)
-        for entry in cell.box().drain() if cell.first is not None or cell.mailbox is not None else ():
-            kernel.lose(cell, entry, "stopped")
-        cell.mailbox = None
-        kernel.telemetry.flight(cell, "stopped", str(exit))
-        self.notify(cell, restarting=False)
+        if cell.started is not None:
+            _resolve(cell.started)
+        if cell.first is not None or cell.mailbox is not None:
+            for entry in cell.box().drain():
+                kernel.lose(cell, entry, "stopped")
+            cell.mailbox = None
+        kernel.telemetry.flight(cell, "stopped", exit)
+        if cell.watchers:
+            self.notify(cell, restarting=False)
         if kernel.links.owed:
             kernel.links.signal(cell)
         if kernel.on_released is not None:
             kernel.on_released(cell, exit)
-        above = cell.parent.life if cell.parent is not None else None
-        if above is not None and above.actor is not None:
-            above.actor._child_released(cell)
-        _resolve(cell.stopped)
+        parent = cell.parent
+        if parent is not None and parent.kind is not None and parent.kind.hears_children:
+            above = parent.life
+            if above is not None and above.actor is not None:
+                above.actor._child_released(cell)
+        if cell.stopped is not None:
+            _resolve(cell.stopped)
 
     # -- notices and tasks ---------------------------------------------------------------------------------
 

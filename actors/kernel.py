@@ -20,7 +20,9 @@ import anyio
 from understudy.actors import home, watching
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import (
+    BUSY,
     DELIVERY,
+    IDLE,
     QUEUED,
     START,
     Cell,
@@ -183,8 +185,8 @@ class Kernel:
         if parent is not None and parent.state not in ALIVE:
             raise ActorStopped(parent.path, parent.exit)
         chosen = self._name(name, parent) if name else self._next()
-        cell = Cell(self, chosen, factory)
-        cell.parent, cell.on_exit, cell.concurrency, cell.number = parent, on_exit, concurrency, number
+        cell = Cell(self, chosen, factory, parent, on_exit)
+        cell.concurrency, cell.number = concurrency, number
         if isinstance(factory, type) and issubclass(factory, Actor):
             self._know(cell, factory)
         if parent is not None:
@@ -438,15 +440,16 @@ class Kernel:
     def start(self, cell: Cell, life: Life) -> Coroutine[Any, Any, None] | None:
         """Make the actor; its `on_start`, if it has one, is left to await."""
         actor = cell.factory()
+        kind = type(actor)
         if not isinstance(actor, Actor):
-            raise SpecError(f"{cell.path}: the factory returned {type(actor).__name__}, not an Actor")
+            raise SpecError(f"{cell.path}: the factory returned {kind.__name__}, not an Actor")
         life.actor = actor
         actor._cell = cell
-        if cell.kind is not type(actor):
-            self._know(cell, type(actor))
-        if type(actor).lifespan is not Actor.lifespan:
-            return self._settle_in(cell, life, actor)
-        return actor.on_start() if type(actor).on_start is not Actor.on_start else None
+        if cell.kind is not kind:
+            self._know(cell, kind)
+        if not kind.starts:
+            return None
+        return actor.on_start() if kind.lifespan is Actor.lifespan else self._settle_in(cell, life, actor)
 
     async def _settle_in(self, cell: Cell, life: Life, actor: Actor[Any]) -> None:
         await home.enter(self, cell, life, actor)
@@ -467,9 +470,9 @@ class Kernel:
         life.ready = True
         if cell.state != "starting":
             return
-        cell.advance("started")
+        cell.state = "running"  # as the table says, without the question
         cell.heed()
-        self.telemetry.flight(cell, "started", f"#{life.number}")
+        self.telemetry.flight(cell, "started", life.number)
         if cell.started is not None:
             if not cell.started.done():
                 cell.started.set_result(None)
@@ -524,10 +527,12 @@ class Kernel:
         """End the present incarnation after its present message, or now when it handles none."""
         if cell.state not in ALIVE:
             return
-        cell.exit, cell.leaving = exit, True
-        cell.heed()
-        if cell.running == 0 and cell.life is not None:
-            self._leave_now(cell, cell.life)
+        cell.exit, cell.leaving, cell.plain = exit, True, False
+        if cell.status == IDLE:
+            cell.status = BUSY
+        life = cell.life
+        if life is not None and life.current is None and not life.tasks:
+            self._leave_now(cell, life)
 
     def _leave_now(self, cell: Cell, life: Life) -> None:
         if cell.leaving and cell.state in ("running", "suspended"):

@@ -81,7 +81,9 @@ class Suspensions:
         self._holds: dict[Cell, _Hold] = {}
         self._peeks: dict[Cell, dict[Peek, None]] = {}
 
-    def __bool__(self) -> bool:
+    @property
+    def any(self) -> bool:
+        """Whether there is something to cut off."""
         return bool(self._holds or self._peeks)
 
     def cut_off(self, cell: Cell) -> None:

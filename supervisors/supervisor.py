@@ -46,6 +46,8 @@ __all__ = ["ChildPlan", "Observer", "SupervisorActor", "SupervisorPlan"]
 class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | SweepStarts]):
     """See the module."""
 
+    hears_children = True
+
     def __init__(self, plan: SupervisorPlan) -> None:
         self._plan = plan
         self._observe = plan.observe

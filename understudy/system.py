@@ -184,7 +184,8 @@ class System:
             self._host.cancel()
 
     def _released(self, cell: Cell, exit: Exit) -> None:
-        self.runs.gone(cell.path, exit)
+        if cell.kind is None or cell.kind is AgentActor:
+            self.runs.gone(cell.path, exit)
         if self._spawned is not None and cell.parent is None:
             self._spawned.forget(cell)
 

@@ -55,7 +55,7 @@ def test_suspending_lets_the_message_in_hand_end_and_begins_no_other() -> None:
         assert await second == "finished"
         await quiet()
         assert log == ["did 1", "did 2", "a", "b"]
-        assert not kernel.suspensions
+        assert not kernel.suspensions.any
 
     alone(main)
 
@@ -170,7 +170,7 @@ def test_a_suspend_that_does_not_come_to_its_end_leaves_the_actor_running(how: s
         kernel.ref_of(cell).tell(Note("goes on"))
         await asyncio.sleep(5)
         assert log == ["did 1", "goes on"]
-        assert not kernel.suspensions
+        assert not kernel.suspensions.any
 
     alone(main)
 
@@ -252,7 +252,7 @@ def test_a_restart_of_a_suspended_actor_comes_back_running() -> None:
         kernel.timer(cell, 1, Note("fail"))
         await asyncio.sleep(2)
         assert (exits, cell.state) == ([Exit("error", "ValueError: told to")], "failed")
-        assert not kernel.suspensions
+        assert not kernel.suspensions.any
         with pytest.raises(ActorStopped, match="told to"):
             await kernel.suspensions.suspend(cell)
         kernel.suspensions.resume(cell)  # nothing to resume, and nothing wrong
@@ -283,7 +283,7 @@ def test_an_actor_that_ends_while_it_is_being_suspended_is_told_to_who_waits(end
         with pytest.raises(ActorStopped, match="in hand" if end == "crash" else "shutdown"):
             await suspending
         assert kernel.loop.time() < 10
-        assert not kernel.suspensions
+        assert not kernel.suspensions.any
         await asyncio.sleep(5_000)  # the stubborn handler ends in its own time
 
     alone(main)
@@ -370,7 +370,7 @@ def test_a_peek_at_an_actor_that_hangs_ends_at_its_deadline_and_leaves_nothing_b
         cancelled.cancel()
         await asyncio.sleep(5)
         assert calls == []
-        assert not kernel.suspensions
+        assert not kernel.suspensions.any
 
     alone(main)
 
@@ -413,7 +413,7 @@ def test_a_full_control_lane_refuses_a_peek() -> None:
             kernel.control(cell, Note("full"))
         with pytest.raises(MailboxFull):
             await kernel.suspensions.peek(cell, str)
-        assert not kernel.suspensions
+        assert not kernel.suspensions.any
 
     alone(main)
 
@@ -443,7 +443,7 @@ class Selfish(Message[str]):
 
 class Narcissus(Actor[Selfish]):
     async def look(self, m: Selfish) -> str:
-        suspensions = self.context.ref.cell().kernel.suspensions
+        suspensions = self.context.ref.cell().kernel.suspensions.any
         try:
             if m.what == "suspend":
                 await suspensions.suspend(self.context.ref.cell())
