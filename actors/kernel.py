@@ -502,9 +502,10 @@ class Kernel:
             self._endings.end_incarnation(cell, life, exit)
 
     def _answer_failure(self, cell: Cell, envelope: Envelope, exit: Exit, error: BaseException) -> None:
-        stopped = ActorStopped(cell.path, exit)
-        stopped.__cause__ = error if isinstance(error, Exception) else None
-        envelope.fail(stopped)
+        if envelope.reply is not None:
+            stopped = ActorStopped(cell.path, exit)
+            stopped.__cause__ = error if isinstance(error, Exception) else None
+            envelope.fail(stopped)
         if not isinstance(error, Leave):
             self.letter(cell, envelope, "failed", str(exit))
 

@@ -162,6 +162,8 @@ class Dispatcher(Workers):
                 entry = cell.first
                 if not cell.plain:
                     suspended = self._serve(cell)
+                    if suspended is None:
+                        continue
                     break
                 if entry is not None:
                     cell.first = None
@@ -173,6 +175,7 @@ class Dispatcher(Workers):
                     suspended = self._deliver(cell, entry)
                     if suspended is None:
                         self.rest(cell)
+                        continue
                     break
                 handler, is_async = found
                 message, sender = entry
@@ -196,6 +199,7 @@ class Dispatcher(Workers):
                         suspended, stepper = self._not_ended(envelope, stepper, waiting, context)
                         if suspended is None:
                             self.rest(cell)
+                            continue
                         break
                     if not cell.plain:
                         self._end(envelope, None, None)
@@ -215,6 +219,7 @@ class Dispatcher(Workers):
                             suspended = self._run(self._leave_current(life), given, value)
                             if suspended is None:
                                 self.rest(cell)
+                                continue
                             break
                         if cell.plain:
                             life.current = None

@@ -314,8 +314,8 @@ _LETTER: Final[dict[LetterReason, str]] = {
 }
 
 
-def heard(level: int = logging.WARNING) -> bool:
-    """Whether a handler of `logging` would take a record of `level` from us: text is rendered for a listener only.
+def heard(log: logging.Logger = log, level: int = logging.WARNING) -> bool:
+    """Whether a handler of `logging` would take a record of `level` from a logger of ours: text is for listeners only.
 
     The walk is that of `Logger.callHandlers`. Our own NullHandler keeps `logging.lastResort` out of it.
     """

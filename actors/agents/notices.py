@@ -7,17 +7,30 @@ doubt, a refused budget, and every run that ended `failed` or `stopped`. The rec
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 from understudy.actors.journal import events as ev
+from understudy.actors.telemetry import LineLimit, heard
 
 log: Final = logging.getLogger("understudy.runs")
 log.addHandler(logging.NullHandler())
 
 
-def notice(record: ev.Record) -> None:
-    """Log a record that somebody should know of; pass over the others."""
+def notice(record: ev.Record, lines: LineLimit) -> None:
+    """Log a record that somebody should know of, if anybody listens; pass over the others.
+
+    Of back-offs that belong to no run at most 10 a second and supervisor are told.
+    """
+    if not heard(log):
+        return
     text = _told(record.event)
+    if isinstance(record.event, ev.BackedOff) and record.run == ev.NODE_STREAM:
+        admitted = lines.admit(record.event.supervisor, time.monotonic())
+        lines.evict()
+        if admitted is None:
+            return
+        text += f" (and {admitted[0]:,} more not told)" if admitted[0] else ""
     if text:
         where = f"{record.place} {record.path}".rstrip()
         extra = {"run": record.run, "seq": record.seq, "path": record.path}

@@ -30,7 +30,7 @@ from understudy.actors.journal.store import Row
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
-from understudy.actors.telemetry import log
+from understudy.actors.telemetry import LineLimit, heard, log
 
 RESUMES: Final = 8
 """Processes in a row that may take a run up without getting one outcome; the next one leaves it parked."""
@@ -63,6 +63,7 @@ class Runs(Books):
         self._runs: dict[str, Run] = {}
         self._assigned: dict[str, set[tuple[str, int]]] = {}
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
+        self._lines = LineLimit()
         self._later: set[asyncio.Task[None]] = set()
         self._next_sub: dict[str, int] = {}
         journal.on_failure = self._journal_failed
@@ -164,7 +165,7 @@ class Runs(Books):
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         if run != ev.NODE_STREAM:
             self._runs[run] = apply(self._runs.get(run) or Run(run), record)
-        notice(record)
+        notice(record, self._lines)
         return record
 
     def announce(self, run: str, sub: int) -> None:
@@ -398,9 +399,20 @@ class Runs(Books):
 
     # -- supervision ---------------------------------------------------------------------------------------
 
-    def supervised(self, child: str, event: ev.AnyEvent) -> None:
+    @property
+    def _deaf(self) -> bool:
+        """Whether what belongs to no run is kept nowhere: nobody could read it later, and it would only grow."""
+        return self.journal.volatile and not self.journal.listeners
+
+    def supervised(self, cell: Cell, make: Callable[[], ev.AnyEvent]) -> None:
         """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
-        assigned = self.assigned(child)
+        child = cell.path if self._assigned or heard(log) or not self._deaf else ""
+        assigned = self.assigned(child) if child in self._assigned else []
+        if not assigned and self._deaf:
+            if child:
+                notice(ev.Record(ev.NODE_STREAM, 0, 0.0, 0.0, 0, child, 0, 0, make()), self._lines)
+            return
+        event = make()
         culprits = [key for key in assigned if key in self.crashed or self._runs[key[0]].subs[key[1]].restart]
         try:
             for run, sub in culprits or assigned:

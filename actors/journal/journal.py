@@ -18,7 +18,7 @@ import msgspec
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed, StaleWriter
 from understudy.actors.journal.events import AnyEvent, Record, decode, sealed
-from understudy.actors.journal.store import Head, JournalStore, Row, chain
+from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
 from understudy.actors.telemetry import Listeners
 
 LINGER: Final = 0.05
@@ -104,6 +104,11 @@ class Journal:
         self._arm()
         self.listeners.tell(record)
         return record
+
+    @property
+    def volatile(self) -> bool:
+        """Whether it is gone with the process."""
+        return self.store.path == MemoryStore.path
 
     def _check_usable(self) -> None:
         if self._failure is not None:

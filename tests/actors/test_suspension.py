@@ -443,7 +443,7 @@ class Selfish(Message[str]):
 
 class Narcissus(Actor[Selfish]):
     async def look(self, m: Selfish) -> str:
-        suspensions = self.context.ref.cell().kernel.suspensions.any
+        suspensions = self.context.ref.cell().kernel.suspensions
         try:
             if m.what == "suspend":
                 await suspensions.suspend(self.context.ref.cell())

@@ -103,8 +103,8 @@ class Desk:
 
         return make
 
-    def _observe(self, path: str, event: AnyEvent) -> None:
-        self.events.append(event)
+    def _observe(self, cell: Cell, make: Callable[[], AnyEvent]) -> None:
+        self.events.append(make())
 
     async def start(self, factory: Callable[[], Actor[Any]], name: str = "desk") -> Cell:
         cell = self.kernel.spawn(factory, name=name)
