@@ -82,8 +82,8 @@ class Actor(Generic[M]):
     stash_limit: ClassVar[int] = 100
     """Messages that can be put aside by `context.stash()`; one more raises `StashFull`."""
 
-    stops_together: ClassVar[bool] = False
-    """Stop the children all at once, each within its own deadline, instead of one after another."""
+    stops_together: ClassVar[bool] = True
+    """Stop the children at once, last started first and each within its own deadline, not one after another's end."""
 
     _cell: Cell | None = None
 

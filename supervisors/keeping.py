@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 B = TypeVar("B")
 
+SWEEP_SECONDS = 1.0
+
 
 class Record:
     """What is remembered of a child that has failed: since when it lives, its failures, its own window if it has one.
@@ -95,7 +97,8 @@ class Keeper(Actor[B], Generic[B]):
 class StartLimits:
     """The children that are starting, and until when; one timer for all.
 
-    Nothing is kept of a child that has started: each new entry looks at two old ones and drops those that are done.
+    Nothing is kept of a child that has started: each new entry looks at two old ones and drops those that are done, and
+    while there are any, all are looked at once a second.
     """
 
     __slots__ = ("_armed", "_keeper", "_timer", "_waiting")
@@ -122,6 +125,7 @@ class StartLimits:
             self._timer.cancel()
         keeper = self._keeper
         self._armed = when
+        when = min(when, now + SWEEP_SECONDS)
         self._timer = keeper._kernel.timer(keeper._own, when - now, SweepStarts())
 
     def sweep(self) -> None:

@@ -47,6 +47,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
     """See the module."""
 
     hears_children = True
+    stops_together = False
 
     def __init__(self, plan: SupervisorPlan) -> None:
         self._plan = plan

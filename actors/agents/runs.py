@@ -399,18 +399,15 @@ class Runs(Books):
 
     # -- supervision ---------------------------------------------------------------------------------------
 
-    @property
-    def _deaf(self) -> bool:
-        """Whether what belongs to no run is kept nowhere: nobody could read it later, and it would only grow."""
-        return self.journal.volatile and not self.journal.listeners
-
     def supervised(self, cell: Cell, make: Callable[[], ev.AnyEvent]) -> None:
         """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
-        child = cell.path if self._assigned or heard(log) or not self._deaf else ""
-        assigned = self.assigned(child) if child in self._assigned else []
-        if not assigned and self._deaf:
-            if child:
-                notice(ev.Record(ev.NODE_STREAM, 0, 0.0, 0.0, 0, child, 0, 0, make()), self._lines)
+        deaf = self.journal.volatile and not self.journal.listeners
+        if deaf and not self._assigned and not heard(log):
+            return
+        child = cell.path
+        assigned = self.assigned(child)
+        if deaf and not assigned:  # nobody could read it later, and it would only grow
+            notice(ev.Record(ev.NODE_STREAM, 0, 0.0, 0.0, 0, child, 0, 0, make()), self._lines)
             return
         event = make()
         culprits = [key for key in assigned if key in self.crashed or self._runs[key[0]].subs[key[1]].restart]

@@ -32,6 +32,8 @@ class Journal:
 
     def __init__(self, store: JournalStore, clock: Clock) -> None:
         self.store = store
+        self.volatile = store.path == MemoryStore.path
+        """Whether it is gone with the process."""
         self.listeners = Listeners[Record]("journal")
         self._clock = clock
         self._heads: dict[str, tuple[int, int]] = {}
@@ -104,11 +106,6 @@ class Journal:
         self._arm()
         self.listeners.tell(record)
         return record
-
-    @property
-    def volatile(self) -> bool:
-        """Whether it is gone with the process."""
-        return self.store.path == MemoryStore.path
 
     def _check_usable(self) -> None:
         if self._failure is not None:
