@@ -1,4 +1,4 @@
-"""The programs of the pages: each block of Python that begins with an import runs as printed, and says what stands below."""
+"""The programs of the pages: each block that begins with an import runs, and prints what stands below."""
 
 import os
 import re
