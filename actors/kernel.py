@@ -30,33 +30,30 @@ from understudy.actors.cell import (
     Envelope,
     Handler,
     Life,
-    Notice,
     message_of,
     path_of,
-    sender_of,
 )
 from understudy.actors.clock import Clock, SystemClock
 from understudy.actors.endings import Endings
 from understudy.actors.errors import (
     ActorStopped,
     Fenced,
-    MailboxFull,
     NameTaken,
     NotHandled,
     SpecError,
     UsageError,
-    WrongLoop,
 )
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
-from understudy.actors.messages import Message, round_trip
-from understudy.actors.refs import Ref, Refused, check_seconds
+from understudy.actors.messages import Message
+from understudy.actors.posting import Posting
+from understudy.actors.refs import Ref
 from understudy.actors.registry import Name, Registry, parse
 from understudy.actors.scheduling import Scheduler, now_of
 from understudy.actors.suspension import Peek, Suspensions
-from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry, log
-from understudy.actors.timers import Timer, Timers
+from understudy.actors.telemetry import DeadLetter, Telemetry, log
+from understudy.actors.timers import Timers
 from understudy.actors.topics import Topics
 
 OnExit = Callable[[Cell, int, Exit], None]
@@ -65,7 +62,7 @@ DETAIL_LENGTH: Final = 500
 """Characters of an error that an exit keeps: exits are journalled, and errors quote errors."""
 
 
-class Kernel:
+class Kernel(Posting):
     """See the module. Enter it with `async with`; leaving stops everything, last started first.
 
     `interrupted` keeps the first KeyboardInterrupt or SystemExit that a handler raised. It starts an ordered stop of
@@ -144,11 +141,6 @@ class Kernel:
     async def _stop_all(self) -> None:
         while self.registry.top:
             await self.stop(next(reversed(self.registry.top.values())))
-
-    def check_thread(self) -> None:
-        """Raise `WrongLoop` when called from another thread."""
-        if get_ident() != self.thread:
-            raise WrongLoop("a ref was used from another thread; use ref.tell_threadsafe(...) there")
 
     def interrupt(self, error: BaseException) -> None:
         """Note that somebody wants the process to end, and begin an ordered stop."""
@@ -272,144 +264,11 @@ class Kernel:
         elif self.registry.top.get(cell.name) is cell:
             del self.registry.top[cell.name]
 
-    def wake(self, cell: Cell) -> None:
-        """Let a worker look at a cell that something was put into."""
-        if cell.status != QUEUED and cell.runnable():
-            self.dispatcher.schedule(cell)
-
     def come_back(self, cell: Cell) -> None:
         """Let a cell that is running again take messages."""
         cell.heed()
         if cell.status != QUEUED:
             self.dispatcher.rest(cell)
-
-    # -- sending -------------------------------------------------------------------------------------------
-
-    def post(self, cell: Cell, entry: Entry, *, quiet: bool = False) -> Literal[True] | Refused:
-        """Put an entry into the mailbox: True or `Refused`. `quiet` leaves a refusal for `full` to the caller."""
-        self.check_thread()
-        refused = self._door(cell, entry)
-        if refused is not None:
-            self.letter(cell, entry, "stopped" if refused.reason == "dead" else "unknown")
-            return refused
-        if self.check:
-            entry = _checked(entry)
-        if cell.first is None and cell.mailbox is None:
-            cell.first = entry
-        else:
-            offer, dropped = cell.box().offer(entry)
-            if offer == "full":
-                if not quiet:
-                    cell.box().count_lost()
-                    self.letter(cell, entry, "full")
-                return Refused("full", cell.path)
-            if dropped is not None:
-                self.lose(cell, dropped, "dropped")
-        if cell.status != QUEUED and cell.runnable():
-            self.dispatcher.schedule(cell)
-        return True
-
-    def _door(self, cell: Cell, entry: Entry) -> Refused | None:
-        if cell.state in ("stopping", "stopped"):
-            return Refused("dead", cell.path)
-        if cell.kind is not None and type(message_of(entry)) not in cell.kind.handlers:
-            return Refused("unknown", cell.path)
-        return None
-
-    async def post_when_room(self, cell: Cell, envelope: Entry, timeout: float) -> Literal[True] | Refused:
-        """`post`, waiting for room at most `timeout` seconds."""
-        check_seconds(cell, timeout)
-        posted = self.post(cell, envelope, quiet=True)
-        if posted or posted.reason != "full":
-            return posted
-        box = cell.box()
-        room: asyncio.Future[bool] = self.loop.create_future()
-
-        def settle(given: bool) -> bool:
-            wanted = not room.done()
-            if wanted:
-                room.set_result(given)
-            return wanted
-
-        def give_up() -> None:
-            settle(False)
-
-        box.wait_for_room(envelope, settle)
-        timer = self.timers.after(timeout, give_up)
-        try:
-            if await room:
-                return True
-        finally:
-            timer.cancel()
-            room.cancel()
-            box.give_up(envelope)
-        dead = cell.state in ("stopping", "stopped")
-        box.count_lost()
-        self.letter(cell, envelope, "stopped" if dead else "full")
-        return Refused("dead" if dead else "full", cell.path)
-
-    def force(self, cell: Cell, message: Message[Any]) -> None:
-        """Put accepted work into a mailbox whatever its size; a dead letter when the address is stopped."""
-        if cell.state in ("stopping", "stopped"):
-            self.lose(cell, (message, None), "stopped")
-            return
-        cell.box().force((message, None))
-        self.wake(cell)
-
-    def control(
-        self, cell: Cell, message: Message[Any], *, bounded: bool = True, about: Cell | None = None
-    ) -> Notice | None:
-        """Put a notice into the control lane, if the address has a life and a handler for it; what was put there.
-
-        `bounded=False` is for notices whose number something else bounds, and none of which may be lost.
-        """
-        if cell.life is None or (cell.kind is not None and type(message) not in cell.kind.handlers):
-            return None
-        notice = Notice(message, about=about)
-        if not cell.box().put_control(notice, bounded=bounded):
-            self.telemetry.dead(DeadLetter(cell.path, "", "full", message))
-            return None
-        self.wake(cell)
-        return notice
-
-    def cancel_request(self, cell: Cell, envelope: Envelope) -> None:
-        """End the handler of one request, or let it never begin."""
-        envelope.cancelled = True
-        tasks = cell.life.tasks if cell.life is not None else None
-        if tasks is not None and envelope in tasks:
-            tasks[envelope].cancel()
-
-    def timer(self, cell: Cell, seconds: float, message: Message[Any]) -> Timer:
-        """Send `message` to the present incarnation later. Raises `NotHandled`; `UsageError` for endless seconds."""
-        life = cell.life
-        if life is None:
-            raise ActorStopped(cell.path, cell.exit)
-        if cell.kind is not None and type(message) not in cell.kind.handlers:
-            raise NotHandled(cell.path, type(message), cell.takes())
-        check_seconds(cell, seconds, "timer")
-
-        def fire() -> None:
-            if cell.life is life:
-                self.control(cell, message, bounded=False)  # it was held before; none may be lost
-
-        if life.timers is None:
-            life.timers = []
-        elif len(life.timers) % 64 == 63:
-            life.timers = [timer for timer in life.timers if timer.call is not None]
-        timer = self.timers.after(seconds, fire)
-        life.timers.append(timer)
-        return timer
-
-    def letter(self, cell: Cell, entry: Entry, reason: LetterReason, detail: str = "") -> None:
-        """Make a dead letter of an entry."""
-        self.telemetry.dead(DeadLetter(cell.path, path_of(sender_of(entry)), reason, message_of(entry), detail))
-
-    def lose(self, cell: Cell, entry: Entry, reason: LetterReason) -> None:
-        """Make a dead letter of an entry that was accepted, and tell its asker."""
-        if isinstance(entry, Envelope):
-            full = reason == "dropped"
-            entry.fail(MailboxFull(cell.path, cell.limit) if full else ActorStopped(cell.path, cell.exit))
-        self.letter(cell, entry, reason)
 
     # -- what the dispatcher asks and tells ----------------------------------------------------------------
 
@@ -577,11 +436,3 @@ def _exit_of(error: BaseException, *, starting: bool) -> Exit:
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     detail = detail if len(detail) <= DETAIL_LENGTH else f"{detail[: DETAIL_LENGTH - 1]}…"
     return Exit("start" if starting else "error", detail)
-
-
-def _checked(entry: Entry) -> Entry:
-    """The entry as a link would have delivered it."""
-    if isinstance(entry, Envelope):
-        entry.message = round_trip(entry.message)
-        return entry
-    return round_trip(entry[0]), entry[1]

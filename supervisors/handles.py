@@ -126,7 +126,7 @@ class SupervisorRef(_Handle):
 
 
 class DynamicRef(_Handle):
-    """The handle of a dynamic supervisor; see the module. `system.supervisor(name)` gives it."""
+    """The handle of a dynamic supervisor; see the module. `system.dynamic(name)` gives it."""
 
     def __init__(self, kernel: Kernel, path: str, template: Callable[..., Actor[Any]] | None) -> None:
         super().__init__(kernel, path)

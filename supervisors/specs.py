@@ -223,7 +223,7 @@ class Supervisor:
 
 
 class DynamicSupervisor:
-    """A supervisor whose children are started while it runs, by `system.supervisor(name).start_child(...)`.
+    """A supervisor whose children are started while it runs, by `system.dynamic(name).start_child(...)`.
 
     `template`: how children are kept that bring no spec of their own, and what makes them: a `ChildSpec`, or a factory
     (then they are `transient`); it is called with the arguments given to `start_child`. None: every child brings its

@@ -1,23 +1,18 @@
-"""The composition root: turns a description and a journal's path into a running node.
+"""The front of a running node: what users start, ask, watch and answer.
 
     async with System(desk, journal="desk.db") as system:
         result = await system.ref(writer).ask(Ticket("My parcel is late."), timeout=60)
 
 Embed it: it lives in the event loop it is entered in, installs no signal handlers, and may be entered again after it
 was left. Leaving it stops accepting, lets every run end its present step and parks it (`grace` seconds), then stops
-the tree, last started first.
+the tree, last started first. How that is done is in `node`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack
-from os import PathLike, fspath
-from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, cast, overload
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar, cast, overload
 
 import msgspec
 
@@ -25,35 +20,21 @@ from understudy.actors.actor import Actor
 from understudy.actors.agents import answers
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
-from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
-from understudy.actors.agents.runs import Runs
-from understudy.actors.cell import Cell
-from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
-from understudy.actors.errors import JournalError, SpecError, UsageError
+from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run
-from understudy.actors.journal.store import JournalStore, MemoryStore
-from understudy.actors.kernel import Kernel
-from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
-from understudy.actors.scheduling import Scheduler
 from understudy.actors.suspension import SUSPEND_SECONDS
-from understudy.actors.telemetry import Telemetry, log
+from understudy.actors.telemetry import Telemetry
 from understudy.actors.topics import Topic
-from understudy.actors.watchdog import THRESHOLD, Watchdog, check_threshold
 from understudy.actors.watching import WATCH_SECONDS, Watch
-from understudy.supervisors import lint
+from understudy.node import Node, end_task
 from understudy.supervisors import tree as trees
-from understudy.supervisors.backoff import Backoff
-from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
-from understudy.supervisors.guards.budgets import Accounts
 from understudy.supervisors.handles import DynamicRef, SupervisorRef
-from understudy.supervisors.intensity import Intensity
-from understudy.supervisors.routing import Pool, RouteRef, pool_ref
+from understudy.supervisors.routing import RouteRef, pool_ref
 from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Supervisor
 
 O = TypeVar("O")  # noqa: E741  # the name that users see: output
@@ -62,15 +43,9 @@ T = TypeVar("T")
 
 STREAMED = 10_000
 """Events that wait for a slow reader of a stream."""
-POLL_SECONDS: Final = 0.2
-"""How often the inbox of other processes is looked at."""
-GRACE_SECONDS: Final = 10.0
-SPAWNED: Final = "@spawned"
-
-JournalPath = PathLike[str] | str
 
 
-class System:
+class System(Node):
     """One node: a tree, its journal, its addresses.
 
     `root`: a supervisor, a plain agent (which gets an implicit one), or None for plain actors only. `journal`: a path
@@ -83,189 +58,6 @@ class System:
     Raises `SpecError` for a bad tree when made; `JournalError` when entered.
     """
 
-    def __init__(
-        self,
-        root: Supervisor | Agent[Any, Any] | None = None,
-        *,
-        journal: JournalPath | JournalStore | None = None,
-        durability: Literal["normal", "full"] = "normal",
-        check: bool = False,
-        grace: float = GRACE_SECONDS,
-        meta: Mapping[str, str] | None = None,
-        clock: Clock | None = None,
-        ids: Ids | None = None,
-        dice: Dice | None = None,
-        scheduler: Scheduler | None = None,
-        watchdog: float | None = THRESHOLD,
-    ) -> None:
-        self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
-        self._journal_at = journal
-        self._durability: Literal["normal", "full"] = durability
-        self._check = check
-        self._grace = grace
-        self._meta = dict(meta or {})
-        self._clock: Clock = clock or SystemClock()
-        self._ids: Ids = ids or RandomIds()
-        self._dice: Dice = dice or system_dice()
-        self._scheduler = scheduler
-        self._watchdog = watchdog
-        if watchdog is not None:
-            check_threshold(watchdog)
-        self._stack: AsyncExitStack | None = None
-
-    # -- in and out ----------------------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        if self._stack is not None:
-            raise UsageError("this system is running already; make another one")
-        async with AsyncExitStack() as stack:
-            await self._open(stack)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        stack, self._stack = self._stack, None
-        if stack is None:
-            return
-        with contextlib.suppress(JournalError):
-            await self._drain(self._grace if kind is None else 0.0)
-        await stack.aclose()
-        interrupted = self.kernel.interrupted
-        if interrupted is not None and (error is None or isinstance(error, asyncio.CancelledError)):
-            if self._host is not None:
-                self._host.uncancel()
-            raise interrupted
-
-    async def _open(self, stack: AsyncExitStack) -> None:
-        self._drained_by = float("inf")
-        self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
-        self.journal = Journal(self._store(), self._clock)
-        await self.journal.open()
-        stack.push_async_callback(self.journal.aclose)
-        owners = msgspec.json.encode(trees.owners(self.tree)).decode()
-        await self.journal.store.set_meta({"owners": owners, **self._meta})
-        self.ledger = Accounts()
-        self.runs = Runs(
-            kernel=self.kernel,
-            journal=self.journal,
-            ledger=self.ledger,
-            policies=self.tree.policies,
-            ids=self._ids,
-            dice=self._dice,
-        )
-        for policy in self.tree.policies.values():
-            for owner, budget in policy.budgets:
-                if (pool := budget.pool(owner, "")).key == owner:
-                    self.ledger.declare(pool)
-        loaded = await self.runs.load()
-        self.runs.sessions = {id(model): await stack.enter_async_context(model.session()) for model in self.tree.models}
-        stack.callback(self.kernel.telemetry.close)
-        if self._watchdog is not None:
-            stack.enter_context(Watchdog(self.kernel, self._watchdog))
-        await stack.enter_async_context(self.kernel)
-        self._pools = {name: self._pool(name) for name in self.tree.places}
-        self.runs.addresses = lambda name: self._pools[name].pick()
-        self._host = asyncio.current_task()
-        self.kernel.on_interrupt = self._interrupt
-        self._spawned: DynamicActor | None = None
-        self.kernel.on_released = self._released
-        await self._start_tree()
-        self._inbox_seen = await self._inbox_start()
-        self.runs.go_on(loaded)
-        await self._take_inbox()
-        poller = asyncio.create_task(self._poll(), name="understudy-inbox")
-        stack.push_async_callback(_cancelled, poller)
-
-    def _interrupt(self, error: BaseException) -> None:
-        """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where we were entered."""
-        if self._host is not None:
-            self._host.cancel()
-
-    def _released(self, cell: Cell, exit: Exit) -> None:
-        if cell.kind is None or cell.kind is AgentActor:
-            self.runs.gone(cell.path, exit)
-        if self._spawned is not None and cell.parent is None:
-            self._spawned.forget(cell)
-
-    def _store(self) -> JournalStore:
-        where = self._journal_at
-        if where is None:
-            return MemoryStore()
-        if isinstance(where, str | PathLike):
-            from understudy.transports.journals.sqlite import SQLiteStore
-
-            return SQLiteStore(fspath(where), durability=self._durability)
-        return where
-
-    async def _start_tree(self) -> None:
-        root = self.tree.root
-        for finding in lint.check(root):
-            extra = {"code": finding.code, "place": finding.place}
-            log.warning("%s: %s; %s", finding.place, finding.text, finding.cure, extra=extra)
-        making = trees.Making(
-            lambda policy: AgentActor(self.runs, policy), self.runs.supervised, self._dice, self.runs.incarnation
-        )
-        factory = trees.factory_of(self.tree, root, root.name, making)
-        cell = self.kernel.spawn(factory, name=root.name)
-        failed = await self.kernel.wait_started(cell)
-        if failed is not None:
-            raise SpecError(f"{root.name} did not start: {failed.detail or failed}")
-
-    def _pool(self, name: str) -> Pool:
-        place = self.tree.places[name]
-        paths = place.members()
-
-        def find() -> list[Cell]:
-            found = (self.kernel.registry.find(path) for path in paths)
-            return [cell for cell in found if cell is not None]
-
-        return Pool(
-            place.path,
-            find,
-            place.spread,
-            lambda cell: len(self.runs.assigned(cell.path)),
-            size=len(paths),
-            by=place.by,
-            dice=self._dice,
-        )
-
-    async def drain(self) -> None:
-        """Accept nothing new and let every run end its present step and park, `grace` seconds at most.
-
-        Leaving the system does the same; call it first when a host waits for open requests (they get `waiting`).
-        """
-        await self._drain(self._grace)
-
-    async def _drain(self, grace: float) -> None:
-        self.runs.close()
-        now = self.kernel.loop.time()
-        # To drain first and leave then is one grace period, not two.
-        self._drained_by = min(now + grace, self._drained_by)
-        while self._park_idle() and self.kernel.loop.time() < self._drained_by:  # noqa: ASYNC110  # bounded by grace
-            await asyncio.sleep(0.02)
-        for run in self.runs.live():  # who waits for a step that outlasts the grace period is told `waiting`, too
-            for sub in list(run.subs):
-                self.runs.announce(run.id, sub)
-        await self.journal.barrier()
-
-    def _park_idle(self) -> bool:
-        """Park every (sub-)run that no agent is in a step of; whether there are others. Also those handed on since."""
-        for run in self.runs.live():
-            for sub in list(run.subs.values()):
-                key = (run.id, sub.id)
-                if sub.finished is None and sub.parked is None and key not in self.runs.driving:
-                    self.runs.append(run.id, ev.Parked("shutdown", ()), sub=sub.id)
-                    self.runs.announce(*key)
-        return bool(self.runs.driving)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(self, app: object) -> AsyncGenerator[None, None]:
-        """For Starlette and FastAPI: `FastAPI(lifespan=system.lifespan)`. May be entered again after it was left."""
-        async with self:
-            yield
-
     # -- addresses -----------------------------------------------------------------------------------------
 
     def spawn(self, factory: Callable[[], Actor[M]], *, name: str = "") -> Ref[M]:
@@ -274,16 +66,6 @@ class System:
         if "/" in name or name.startswith(("@", "$")):
             raise SpecError(f"actor name {name!r}: no '/', and '@' and '$' do not begin it")
         return self.kernel.ref_of(self._guardian().begin(factory, name))
-
-    def _guardian(self) -> DynamicActor:
-        """Who keeps the spawned actors: each has an intensity of its own, and all together have none."""
-        if self._spawned is None:
-            template = dataclasses.replace(TEMPLATE, intensity=Intensity())
-            plan = DynamicPlan(template, None, Backoff(first=0.05), self._dice, self.runs.supervised, top=True)
-            self._spawned = DynamicActor(plan)
-            cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name="spawned")
-            self.kernel.bind(self._spawned, cell)
-        return self._spawned
 
     def supervisor(self, to: str | Supervisor) -> SupervisorRef:
         """The handle of a supervisor, by description, path or name: list, start, stop, restart and delete children.
@@ -377,10 +159,6 @@ class System:
         self._running()
         return await self.kernel.suspensions.peek(cell_of(self.kernel, actor), fn, timeout)
 
-    def _running(self) -> None:
-        if self._stack is None:
-            raise UsageError("the system is not running; enter it with `async with`")
-
     # -- runs ----------------------------------------------------------------------------------------------
 
     async def run(self, agent: Agent[O, M], task: str | M, *, timeout: float | None = None) -> Result[O]:
@@ -432,7 +210,7 @@ class System:
             yield self._warned(await waiting)
         finally:
             stop()
-            await _cancelled(waiting)
+            await end_task(waiting)
 
     @overload
     async def resume(self, run: str, *, timeout: float | None = None) -> Result[Any]: ...
@@ -497,36 +275,3 @@ class System:
     async def settle(self, doubt: str, *, did: bool, by: str) -> str:
         """Say whether a call in doubt happened. Returns the run's id."""
         return await answers.settle(self.runs, doubt, did, by)
-
-    # -- the inbox of other processes ----------------------------------------------------------------------
-
-    async def _inbox_start(self) -> int:
-        return int((await self.journal.meta()).get("inbox_taken", "0"))
-
-    async def _poll(self) -> None:
-        """Take words of other processes, and let questions expire."""
-        told = ""
-        while True:
-            try:
-                await self._take_inbox()
-                await answers.expire_all(self.runs)
-                await answers.time_out_all(self.runs)
-                self.runs.end_late()
-            except JournalError as error:
-                if str(error) != told:
-                    log.error("inbox: %s", error)
-                told = str(error)
-            except Exception:  # whoever comes next must still be heard
-                log.exception("inbox: a word or a deadline was passed over")
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _take_inbox(self) -> None:
-        for row in await self.journal.store.take(self._inbox_seen):
-            await answers.hear(self.runs, row.kind, row.body)
-            self._inbox_seen = row.id
-            await self.journal.store.set_meta({"inbox_taken": str(row.id)})
-
-
-async def _cancelled(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

@@ -17,6 +17,7 @@ from understudy.actors.errors import (
 from understudy.actors.kernel import DETAIL_LENGTH, Kernel
 
 
+@pytest.mark.promise(3)
 def test_nothing_is_sent_until_an_ask_is_awaited() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []
@@ -29,6 +30,7 @@ def test_nothing_is_sent_until_an_ask_is_awaited() -> None:
     alone(main)
 
 
+@pytest.mark.promise(3)
 def test_an_ask_has_a_deadline_and_a_late_reply_is_a_dead_letter() -> None:
     async def main(kernel: Kernel) -> None:
         ref = await slow(kernel, [], name="slow")
@@ -42,6 +44,7 @@ def test_an_ask_has_a_deadline_and_a_late_reply_is_a_dead_letter() -> None:
     alone(main)
 
 
+@pytest.mark.promise(3)
 def test_the_default_deadline_is_five_seconds() -> None:
     async def main(kernel: Kernel) -> None:
         hop = kernel.ref_of(kernel.spawn(Hop))
@@ -93,6 +96,7 @@ def test_accepted_work_is_put_in_whatever_the_size_and_is_a_dead_letter_when_the
     alone(main)
 
 
+@pytest.mark.promise(102)
 def test_a_request_that_expired_in_the_mailbox_is_not_served() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []
@@ -122,6 +126,7 @@ def test_the_deadline_travels_with_the_chain() -> None:
     alone(main)
 
 
+@pytest.mark.promise(103)
 def test_cancelling_an_asker_does_not_stop_the_callee() -> None:
     async def main(kernel: Kernel) -> None:
         ref = await slow(kernel, [])
@@ -157,6 +162,7 @@ def test_an_asker_cancelled_in_the_moment_its_ask_fails_leaves_no_failure_unseen
     alone(main)
 
 
+@pytest.mark.promise(103)
 def test_cancel_true_ends_the_handler_or_keeps_it_from_beginning_and_the_actor_lives() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []
@@ -191,6 +197,7 @@ def test_a_crash_while_serving_reaches_the_asker_with_its_cause() -> None:
     alone(main)
 
 
+@pytest.mark.promise(101)
 @pytest.mark.parametrize("path", [("a",), ("b", "a"), ("b", "c", "a"), ("b", "c", "b")])
 def test_a_call_cycle_fails_at_once_and_names_the_actors(path: tuple[str, ...]) -> None:
     async def main(kernel: Kernel) -> None:
@@ -208,6 +215,7 @@ def test_a_call_cycle_fails_at_once_and_names_the_actors(path: tuple[str, ...]) 
     alone(main)
 
 
+@pytest.mark.promise(135)
 def test_an_actor_with_room_for_another_request_may_be_asked_by_its_own_chain() -> None:
     async def main(kernel: Kernel) -> None:
         a = kernel.spawn(Hop, name="a", concurrency=2)
@@ -217,6 +225,7 @@ def test_an_actor_with_room_for_another_request_may_be_asked_by_its_own_chain() 
     alone(main)
 
 
+@pytest.mark.promise(135)
 def test_a_tell_does_not_belong_to_the_chain_of_asks() -> None:
     async def main(kernel: Kernel) -> None:
         answers: list[object] = []
@@ -247,6 +256,7 @@ def test_a_tell_does_not_belong_to_the_chain_of_asks() -> None:
     alone(main)
 
 
+@pytest.mark.promise(135)
 @pytest.mark.parametrize("hops", [CHAIN_LIMIT, CHAIN_LIMIT + 1])
 def test_a_chain_of_asks_has_a_longest_length(hops: int) -> None:
     async def main(kernel: Kernel) -> None:

@@ -86,6 +86,7 @@ def test_a_kernel_entered_in_a_handler_of_another_belongs_to_no_delivery() -> No
     alone(main)
 
 
+@pytest.mark.promise(134)
 def test_an_idle_actor_has_no_mailbox_and_no_task() -> None:
     async def main(kernel: Kernel) -> None:
         before = len(asyncio.all_tasks())
@@ -101,6 +102,7 @@ def test_an_idle_actor_has_no_mailbox_and_no_task() -> None:
 # -- failure and restart ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(6)
 def test_the_mailbox_is_kept_across_a_restart_in_order_and_the_culprit_is_a_dead_letter() -> None:
     async def main(kernel: Kernel) -> None:
         log: Log = []

@@ -17,6 +17,7 @@ __all__ = ["run"]  # the fixture
 # -- every end of a handler is an outcome (rule 2) -------------------------------------------------------------
 
 
+@pytest.mark.promise(126)
 def test_a_handler_that_awaits_a_cancelled_future_fails_and_the_dispatcher_lives(run: Run) -> None:
     async def work() -> object:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -33,6 +34,7 @@ def test_a_handler_that_awaits_a_cancelled_future_fails_and_the_dispatcher_lives
     run(main)
 
 
+@pytest.mark.promise(126)
 def test_a_cancelled_child_of_a_suspended_handler_is_a_failure_of_the_actor(run: Run) -> None:
     async def work() -> object:
         child = asyncio.ensure_future(asyncio.get_running_loop().create_future())
@@ -53,6 +55,7 @@ def test_a_cancelled_child_of_a_suspended_handler_is_a_failure_of_the_actor(run:
     run(main)
 
 
+@pytest.mark.promise(126)
 def test_stop_iteration_out_of_a_def_handler_is_a_failure(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -69,6 +72,7 @@ class Fatal(BaseException):
     pass
 
 
+@pytest.mark.promise(126)
 @pytest.mark.parametrize("error", [Fatal, GeneratorExit, SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("suspend", [False, True])
 def test_any_base_exception_is_an_outcome(run: Run, error: type[BaseException], suspend: bool) -> None:
@@ -87,6 +91,7 @@ def test_any_base_exception_is_an_outcome(run: Run, error: type[BaseException], 
     run(main)
 
 
+@pytest.mark.promise(52)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_is_recorded_and_stops_everything_in_order(run: Run, error: type[BaseException]) -> None:
     async def work() -> object:
@@ -109,6 +114,7 @@ def test_an_interrupt_is_recorded_and_stops_everything_in_order(run: Run, error:
 # -- the queue never loses its owner (rule 3) ------------------------------------------------------------------
 
 
+@pytest.mark.promise(127)
 def test_cancelling_every_task_does_not_stop_dispatch(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -121,6 +127,7 @@ def test_cancelling_every_task_does_not_stop_dispatch(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.promise(127)
 def test_a_worker_cancelled_before_its_first_step_is_replaced(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -131,6 +138,7 @@ def test_a_worker_cancelled_before_its_first_step_is_replaced(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.promise(127)
 def test_a_spare_cancelled_in_the_moment_it_gets_the_queue_passes_it_on(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -151,6 +159,7 @@ def test_a_spare_cancelled_in_the_moment_it_gets_the_queue_passes_it_on(run: Run
     run(main)
 
 
+@pytest.mark.promise(128)
 def test_a_handler_that_cancels_its_own_task_answers_and_its_worker_retires(run: Run) -> None:
     ran_on: list[asyncio.Task[Any]] = []
 
@@ -172,6 +181,7 @@ def test_a_handler_that_cancels_its_own_task_answers_and_its_worker_retires(run:
 # -- dirty workers retire (rule 4) -----------------------------------------------------------------------------
 
 
+@pytest.mark.promise(128)
 def test_a_swallowed_cancel_does_not_reach_the_next_handler(run: Run) -> None:
     async def swallow() -> object:
         me().cancel()
@@ -203,6 +213,7 @@ def test_a_swallowed_cancel_does_not_reach_the_next_handler(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.promise(128)
 @pytest.mark.parametrize("suspend", [False, True])
 def test_a_scope_left_open_does_not_cancel_the_next_handler(run: Run, suspend: bool) -> None:
     left: list[anyio.CancelScope] = []
@@ -234,6 +245,7 @@ def test_a_scope_left_open_does_not_cancel_the_next_handler(run: Run, suspend: b
     run(main)
 
 
+@pytest.mark.promise(128)
 def test_a_task_group_of_one_handler_cannot_be_closed_by_another(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -256,6 +268,7 @@ def test_a_task_group_of_one_handler_cannot_be_closed_by_another(run: Run) -> No
     run(main)
 
 
+@pytest.mark.promise(133)
 def test_without_anyios_table_every_worker_is_taken_for_dirty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scopes, "_find_table", lambda: None)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import anyio
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,6 +96,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.promise(3, 126, 127)
 @given(plan=steps, seed=st.integers(0, 10_000), concurrency=st.integers(1, 2))
 def test_every_ask_ends_and_nothing_is_left_over(
     plan: list[tuple[int, Kind, str, int | None]], seed: int, concurrency: int

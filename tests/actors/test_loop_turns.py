@@ -24,6 +24,7 @@ __all__ = ["run"]  # the fixture
 # -- what a handler may rely on --------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(124)
 def test_one_task_scopes_timeouts_groups_and_threads_within_one_handler(run: Run) -> None:
     async def work() -> object:
         task = me()
@@ -49,6 +50,7 @@ def test_one_task_scopes_timeouts_groups_and_threads_within_one_handler(run: Run
     run(main)
 
 
+@pytest.mark.promise(124)
 def test_a_timeout_that_is_already_over_ends_in_timeout_error(run: Run) -> None:
     async def work() -> object:
         try:
@@ -66,6 +68,7 @@ def test_a_timeout_that_is_already_over_ends_in_timeout_error(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.promise(125)
 @pytest.mark.parametrize("kind", ["def", "async", "suspending"])
 def test_context_variables_do_not_leak_out_of_a_delivery(run: Run, kind: str) -> None:
     def look() -> object:
@@ -91,6 +94,7 @@ def test_context_variables_do_not_leak_out_of_a_delivery(run: Run, kind: str) ->
     run(main)
 
 
+@pytest.mark.promise(129)
 def test_workers_are_made_past_the_users_task_factory(run: Run) -> None:
     made: list[str] = []
 
@@ -110,6 +114,7 @@ def test_workers_are_made_past_the_users_task_factory(run: Run) -> None:
 # -- threads and loops (rule 9) --------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(131)
 def test_a_ref_used_from_another_thread_raises_and_names_the_safe_way(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -135,6 +140,7 @@ def test_a_ref_used_from_another_thread_raises_and_names_the_safe_way(run: Run) 
 # -- how many workers (rule 8), and whose turn it is -----------------------------------------------------------
 
 
+@pytest.mark.promise(129)
 def test_spares_grow_with_suspended_handlers_and_are_trimmed_afterwards(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -151,6 +157,7 @@ def test_spares_grow_with_suspended_handlers_and_are_trimmed_afterwards(run: Run
     run(main)
 
 
+@pytest.mark.promise(121)
 def test_a_flood_of_messages_lets_timers_and_the_loop_have_their_turn(run: Run) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:
@@ -181,7 +188,8 @@ def test_a_flood_of_messages_lets_timers_and_the_loop_have_their_turn(run: Run) 
     run(main)
 
 
-def test_a_busy_actor_lets_the_next_one_have_its_turn_after_a_batch(run: Run) -> None:
+@pytest.mark.promise(120)
+def test_a_busy_actor_lets_the_next_one_have_its_turn_after_one_message(run: Run) -> None:
     async def main() -> None:
         order: list[str] = []
         async with kernel_alone() as kernel:
@@ -271,6 +279,7 @@ def test_a_cell_that_stopped_while_it_was_in_the_run_queue_is_passed_over(run: R
     run(main)
 
 
+@pytest.mark.promise(127)
 def test_a_worker_that_breaks_is_logged_and_replaced(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with kernel_alone() as kernel:

@@ -18,6 +18,7 @@ from understudy.actors.mailbox import Overflow
 from understudy.actors.refs import Ref, Refused
 
 
+@pytest.mark.promise(1)
 def test_tell_delivers_at_the_call_and_is_refused_when_full() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []
@@ -46,6 +47,7 @@ def test_a_class_as_factory_limits_its_mailbox_before_it_has_started() -> None:
     alone(main)
 
 
+@pytest.mark.promise(4)
 def test_an_unknown_type_is_refused_at_the_door_and_raised_by_ask() -> None:
     async def main(kernel: Kernel) -> None:
         untyped: Ref[Any] = await slow(kernel, [], name="slow")
@@ -69,6 +71,7 @@ def test_what_a_lambda_makes_is_known_only_once_it_started_and_then_the_asker_is
     alone(main)
 
 
+@pytest.mark.promise(3)
 def test_a_stopped_actor_refuses_and_fails_an_ask_at_once() -> None:
     async def main(kernel: Kernel) -> None:
         ref = await slow(kernel, [], name="slow")
@@ -83,6 +86,7 @@ def test_a_stopped_actor_refuses_and_fails_an_ask_at_once() -> None:
     alone(main)
 
 
+@pytest.mark.promise(2)
 def test_senders_that_wait_for_room_get_it_in_order_and_are_not_overtaken() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []
@@ -102,6 +106,7 @@ def test_senders_that_wait_for_room_get_it_in_order_and_are_not_overtaken() -> N
     alone(main)
 
 
+@pytest.mark.promise(1)
 def test_a_sender_gives_up_after_its_timeout_and_leaves_nothing_behind() -> None:
     async def main(kernel: Kernel) -> None:
         ref = await slow(kernel, [], name="slow")
@@ -151,6 +156,7 @@ def test_a_sender_that_is_cancelled_sends_nothing() -> None:
     alone(main)
 
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize(
     ("overflow", "seen", "lost"), [("drop_newest", [0, 1, 2], [3, 4]), ("drop_oldest", [0, 3, 4], [1, 2])]
 )
@@ -226,6 +232,7 @@ def test_check_passes_every_message_through_the_codec() -> None:
     alone(main, check=True)
 
 
+@pytest.mark.promise(2)
 def test_order_is_kept_between_one_sender_and_one_receiver() -> None:
     async def main(kernel: Kernel) -> None:
         seen: list[int] = []

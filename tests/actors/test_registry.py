@@ -83,7 +83,7 @@ class RegistryMachine(RuleBasedStateMachine):
         assert len(self.registry) == len(self.model)
 
 
-TestRegistry = RegistryMachine.TestCase
+TestRegistry = pytest.mark.promise(130)(RegistryMachine.TestCase)
 
 
 def test_a_child_comes_after_its_parent() -> None:

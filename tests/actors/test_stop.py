@@ -87,6 +87,7 @@ def test_a_handler_past_the_deadline_is_cancelled_and_its_asker_is_told_why() ->
     alone(main)
 
 
+@pytest.mark.promise(5)
 def test_a_handler_that_ignores_cancellation_is_fenced() -> None:
     async def main(kernel: Kernel) -> None:
         log: Log = []
@@ -140,6 +141,7 @@ def test_a_handler_that_ignores_cancellation_is_fenced() -> None:
     alone(main)
 
 
+@pytest.mark.promise(5)
 @pytest.mark.parametrize("ends", ["returns", "raises"])
 def test_what_a_fenced_handler_still_does_does_not_touch_the_next_incarnation(ends: str) -> None:
     async def main(kernel: Kernel) -> None:

@@ -128,6 +128,7 @@ async def abandoned(journal: Path, on_abandon: str) -> AsyncGenerator[tuple[Runn
         yield service, run, desk
 
 
+@pytest.mark.promise(26)
 async def test_a_client_that_goes_away_stops_its_run_after_the_present_step_by_default(tmp_path: Path) -> None:
     async with abandoned(tmp_path / "desk.db", "stop") as (service, run, desk):
         state = await service.get(f"/runs/{run}?wait=20")
@@ -154,6 +155,7 @@ async def test_a_client_that_goes_away_lets_its_run_finish_when_the_agent_says_f
         assert desk.calls == 2
 
 
+@pytest.mark.promise(27)
 async def test_sigterm_parks_what_is_open_and_the_next_process_finishes_it(tmp_path: Path) -> None:
     desk, journal = Desk(), tmp_path / "desk.db"
     async with ModelServer(desk, latency=1.0) as model:
@@ -318,6 +320,7 @@ async def test_a_run_that_is_resumed_in_the_moment_it_ends_goes_on(tmp_path: Pat
     assert json.loads(result.output) == {"text": "late>"}
 
 
+@pytest.mark.promise(28)
 async def test_a_system_lives_in_a_loop_that_already_runs_and_leaves_it_as_it_was() -> None:
     def handlers() -> list[object]:
         return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

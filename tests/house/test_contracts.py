@@ -18,6 +18,7 @@ BREACHES = (
     ("layers", "supervisors/specs.py", "import understudy.system"),
     ("layers", "transports/models/__init__.py", "import understudy.agent"),
     ("layers", "understudy/system.py", "import understudy.demo"),
+    ("layers", "understudy/node.py", "import understudy.system"),
     ("front-door", "actors/errors.py", "from understudy import Agent"),
     ("front-door", "supervisors/specs.py", "import understudy"),
     ("operator", "supervisors/specs.py", "import understudy.transports.journals"),

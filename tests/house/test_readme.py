@@ -93,14 +93,6 @@ def test_every_link_within_the_repository_leads_to_a_file(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    """Pages name tests as `tests/file.py::test_name`."""
-    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8")):
-        assert (ROOT / file).is_file(), file
-        assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
-
-
 def test_every_public_name_is_explained() -> None:
     names = [name for name in understudy.__all__ if name not in {"__version__", "Result"}]
     bare = [name for name in names if not (inspect.getdoc(getattr(understudy, name)) or "").strip()]

@@ -183,6 +183,7 @@ def in_flight_models(records: Sequence[Record]) -> int:
     return sum(sub.asking is not None for sub in fold(records).subs.values())
 
 
+@pytest.mark.promise(22)
 @pytest.mark.parametrize("trap", [IN_CALL[1], IN_CALL[3], IN_CALL[5], IN_BACKOFF[0], PARKED[0]], ids=str)
 @pytest.mark.anyio
 async def test_a_killed_run_is_finished_by_resume_with_the_same_report(trap: Trap, site: Path, tmp_path: Path) -> None:

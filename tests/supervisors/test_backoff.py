@@ -37,6 +37,7 @@ def test_the_jitter_is_symmetric_around_the_delay_and_comes_after_the_cap() -> N
     assert backoff.delay(99, 0.999999) == pytest.approx(11.0, abs=1e-4)
 
 
+@pytest.mark.promise(7)
 @given(backoffs(), st.integers(0, 10**30), UNIT)
 def test_every_delay_lies_in_its_band(backoff: Backoff, failures: int, u: float) -> None:
     delay = backoff.delay(failures, u)

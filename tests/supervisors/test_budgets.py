@@ -131,6 +131,7 @@ def test_of_several_pools_that_refuse_the_first_that_denies_is_named() -> None:
     assert ledger.reserve("u", ["a", "wide"], {"steps": 3}) == Busy("wide", "steps")
 
 
+@pytest.mark.promise(11)
 def test_spending_more_than_the_cap_is_a_breach_that_closes_the_pool() -> None:
     ledger = accounts(tokens=1000, steps=10)
     ledger.reserve("t", ["p"], {"tokens": 100})

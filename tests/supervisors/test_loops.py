@@ -182,6 +182,7 @@ def test_a_planted_cycle_is_found_when_it_was_run_through_the_threshold(
     assert (times - 1) * period < found[0] - len(before) <= times * period
 
 
+@pytest.mark.promise(14)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), max_size=60))
 def test_a_run_that_brings_a_new_outcome_each_time_never_alarms(kinds: list[tuple[str, bool, bool]]) -> None:
     steps = []
@@ -192,6 +193,7 @@ def test_a_run_that_brings_a_new_outcome_each_time_never_alarms(kinds: list[tupl
     assert judge_all(Loops(rule), run(*steps)) == []
 
 
+@pytest.mark.promise(13)
 @given(st.data())
 def test_one_rung_for_each_further_occurrence_whatever_comes_between(data: st.DataObject) -> None:
     members = [act(f"loop {n}") for n in range(data.draw(st.integers(1, 4)))]

@@ -127,6 +127,7 @@ async def test_unknown_tools_and_bad_arguments_are_told_with_their_place() -> No
     ]
 
 
+@pytest.mark.promise(9)
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -194,6 +195,7 @@ class Other(Message[int]):
     n: int
 
 
+@pytest.mark.promise(4)
 @pytest.mark.anyio
 async def test_a_message_the_agent_does_not_accept_is_refused_by_name() -> None:
     async with agent_on(script(answer("x"))) as agent, System(agent) as system:

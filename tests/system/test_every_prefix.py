@@ -132,6 +132,7 @@ async def cut(rows: list[Row], length: int) -> MemoryStore:
     return store
 
 
+@pytest.mark.promise(21)
 @pytest.mark.anyio
 async def test_a_crash_after_every_event_ends_the_same_and_does_nothing_twice() -> None:
     async with ModelServer(POLICY) as server:

@@ -204,6 +204,7 @@ def test_a_system_lives_in_asyncio_run_and_in_a_loop_that_runs_already() -> None
         loop.close()
 
 
+@pytest.mark.promise(29)
 @pytest.mark.anyio
 async def test_a_run_that_gets_nowhere_in_process_after_process_is_left_to_a_person() -> None:
     """As if it killed each of them before the first outcome."""

@@ -85,6 +85,7 @@ def desk(agent: Agent[Any, Any], **options: Any) -> Supervisor:
 # --- loops -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(6)
 @pytest.mark.anyio
 async def test_a_loop_is_nudged_then_restarted_with_an_altered_context_then_completes() -> None:
     async with agent_on(looping, [look]) as agent, System(desk(agent)) as system:
@@ -114,6 +115,7 @@ async def test_without_the_note_the_loop_goes_on_and_the_ladder_stops_it() -> No
     assert result.spend.steps == 5
 
 
+@pytest.mark.promise(8)
 @pytest.mark.anyio
 async def test_with_no_intensity_left_the_first_verdict_of_restart_stops_the_run() -> None:
     async with agent_on(looping, [look]) as agent, System(desk(agent, intensity=Intensity(0))) as system:
@@ -138,6 +140,7 @@ async def test_without_a_loop_guard_the_budget_stops_it_and_names_the_pool() -> 
     assert result.spend.steps == 7
 
 
+@pytest.mark.promise(10)
 @pytest.mark.anyio
 async def test_a_token_budget_is_refused_before_the_spend() -> None:
     async with agent_on(looping, [look], max_tokens=100) as agent:
@@ -150,6 +153,7 @@ async def test_a_token_budget_is_refused_before_the_spend() -> None:
     assert statement.reserved == {}
 
 
+@pytest.mark.promise(12)
 @pytest.mark.anyio
 async def test_alive_seconds_end_a_run_whose_tool_never_does() -> None:
     @tool(effect="read", timeout=60)
@@ -170,6 +174,7 @@ async def test_alive_seconds_end_a_run_whose_tool_never_does() -> None:
 ask_once = script(calls(call("send", what="parcel")), answer("done"))
 
 
+@pytest.mark.promise(23)
 @pytest.mark.anyio
 async def test_a_yes_lets_exactly_that_call_happen_once() -> None:
     sent.clear()
@@ -215,6 +220,7 @@ async def test_only_the_named_people_may_answer() -> None:
         assert len(system.approvals()) == 1
 
 
+@pytest.mark.promise(24)
 @pytest.mark.anyio
 async def test_a_yes_after_expiry_is_a_no(tmp_path: Path) -> None:
     sent.clear()
@@ -244,6 +250,7 @@ async def test_a_digest_that_is_not_the_one_shown_is_refused() -> None:
             await system.approve(other, by="ana")
 
 
+@pytest.mark.promise(25)
 @pytest.mark.anyio
 async def test_waiting_today_approved_and_finished_by_another_system_tomorrow(tmp_path: Path) -> None:
     sent.clear()
@@ -444,6 +451,7 @@ async def test_a_doubt_of_a_run_that_was_stopped_is_listed_until_somebody_settle
             assert (await system.result(waiting.run)).status == "stopped"
 
 
+@pytest.mark.promise(15)
 @pytest.mark.anyio
 async def test_a_request_is_committed_when_send_returns_and_its_end_when_the_asker_has_it() -> None:
     store = MemoryStore()

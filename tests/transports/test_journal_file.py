@@ -246,6 +246,7 @@ def agrees(name: str, told: object, true: object) -> bool:
     )
 
 
+@pytest.mark.promise(17)
 def test_200_random_damages_are_refused_or_harmless_and_never_change_what_is_read(tmp_path: Path) -> None:
     runs = [f"{number:04x}" for number in range(8)]
     path = tmp_path / "desk.db"

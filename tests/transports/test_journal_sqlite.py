@@ -72,6 +72,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.promise(16)
 @pytest.mark.parametrize(("batches", "durability"), [(1, "normal"), (7, "full"), (23, "normal"), (400, "normal")])
 def test_a_killed_writer_leaves_a_prefix_with_all_that_was_acknowledged(
     batches: int, durability: str, tmp_path: Path
@@ -169,6 +170,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.promise(20)
 def test_one_process_owns_and_others_read_and_post(tmp_path: Path) -> None:
     path = tmp_path / "desk.db"
 

@@ -56,6 +56,7 @@ def test_the_generator_reaches_every_command() -> None:
     assert {"ModelFailed", "ToolFailed", "ApprovalGiven", "ApprovalRefused", "AttemptStarted"} <= seen
 
 
+@pytest.mark.promise(18)
 @half
 @given(seeds, st.data())
 def test_a_prefix_folded_then_the_rest_equals_the_whole(seed: int, data: st.DataObject) -> None:

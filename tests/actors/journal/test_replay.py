@@ -68,6 +68,7 @@ def test_a_changed_final_answer_diverges_at_the_end() -> None:
     assert "other" in report.now
 
 
+@pytest.mark.promise(19)
 def test_a_changed_prompt_template_diverges_at_the_first_model_call() -> None:
     report = replay(scripted(["look"]), {"clerk": make_policy(instructions="Do it well.")})
     assert (report.at, report.step) == (3, 1)
