@@ -29,21 +29,15 @@ from threading import get_ident
 from typing import Any, Final, Protocol
 
 from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life
-from understudy.actors.mailbox import Mailbox, Overflow
 from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
-from understudy.actors.steps import ENDED, KEPT, RUNNING, Stepper, adopt, given
+from understudy.actors.steps import ENDED, RUNNING, Stepper, adopt, given
 from understudy.actors.tasks import CURRENT, release
 from understudy.actors.telemetry import Record
 from understudy.actors.workers import Spare, Suspended, Workers
 
 DEPTH: Final = 8
 """Asks that may be stepped at once inside one another; deeper ones take the queue."""
-WARM: Final = 1_024
-"""Lives that keep a context for their `def` handlers; the one that was given its own longest ago loses it first."""
-WARM_FROM: Final = 8
-"""Deliveries after which a life is given one: most actors handle few messages and rest."""
-
 PENDING: Final = object()
 """What `step` returns when the reply is not there yet: the envelope has a future of it."""
 QUEUE: Final = object()
@@ -94,14 +88,10 @@ class Dispatcher(Workers):
     """
 
     __slots__ = (
-        "_base",
-        "_boxes",
         "_depth",
         "_flights",
         "_outcomes",
         "_scheduler",
-        "_steppers",
-        "_warm",
         "thread",
     )
 
@@ -113,15 +103,11 @@ class Dispatcher(Workers):
         scheduler: Scheduler | None = None,
     ) -> None:
         self._outcomes = outcomes
-        self._base = base
         self._flights = flights
         self._scheduler = scheduler
         self.thread: Final = get_ident()
-        self._steppers: list[Stepper] = []
-        self._boxes: list[Mailbox[Entry]] = []
-        self._warm = deque[Life]()
         self._depth = 0
-        super().__init__()
+        super().__init__(base)
 
     def schedule(self, cell: Cell) -> None:
         """Put a runnable cell that is not in the run queue into it."""
@@ -392,8 +378,7 @@ class Dispatcher(Workers):
         box = cell.mailbox
         if box is not None and box.unused:
             cell.mailbox = None
-            if len(self._boxes) < KEPT:
-                self._boxes.append(box)
+            self._keep_box(box)
         life = cell.life
         cell.status = IDLE if cell.plain and life is not None and not life.tasks else BUSY
 
@@ -484,33 +469,3 @@ class Dispatcher(Workers):
         if not spare.wake.done():
             spare.wake.set_result(None)
         self._fill()
-
-    # -- what is kept for the next ---------------------------------------------------------------------------
-
-    def _take_stepper(self) -> Stepper:
-        return self._steppers.pop() if self._steppers else Stepper()
-
-    def _keep(self, stepper: Stepper) -> None:
-        if len(self._steppers) < KEPT and stepper.alive:
-            self._steppers.append(stepper)
-
-    def take_box(self, limit: int, overflow: Overflow) -> Mailbox[Entry]:
-        """An empty mailbox."""
-        if not self._boxes:
-            return Mailbox(limit, overflow)
-        box = self._boxes.pop()
-        box.limit, box.overflow = limit, overflow
-        return box
-
-    def _warm_up(self, life: Life) -> None:
-        """Count a delivery to a `def` handler without a context of its own; make one for a busy actor."""
-        life.heat += 1
-        if life.heat < WARM_FROM:
-            return
-        context = self._base.copy()
-        context.run(DELIVERY.set, life)
-        life.context = context
-        self._warm.append(life)
-        if len(self._warm) > WARM:
-            cold = self._warm.popleft()
-            cold.context, cold.heat = None, 0

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, Final
 
 from understudy.actors.cell import Cell, Envelope, Life
+from understudy.actors.reserves import Reserves
 from understudy.actors.scheduling import TURN, TURN_SECONDS, clock_of, turn
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import Stepper
@@ -56,12 +57,13 @@ class Spare:
         self.retire = False
 
 
-class Workers:
+class Workers(Reserves):
     """The workers of one event loop: one owns the queue of ready cells, others are spare, or busy with a handler."""
 
     __slots__ = ("_clock", "_closing", "_loop", "_owner", "_spares", "_tasks", "left", "ready", "until", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, base: contextvars.Context) -> None:
+        super().__init__(base)
         self._loop = asyncio.get_running_loop()
         self._clock = clock_of(self._loop)
         self.ready: Final = deque[Cell]()

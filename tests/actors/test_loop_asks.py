@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors import loop as dispatch
-from understudy.actors import scheduling, tasks
+from understudy.actors import reserves, scheduling, tasks
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
 from understudy.actors.kernel import Kernel
@@ -295,12 +295,12 @@ def test_what_a_def_handler_leaves_behind_serves_no_asker(run: Run, kind: type[L
             ref = kernel.ref_of(kernel.spawn(lambda: kind(seen)))
 
             async def work() -> object:
-                for _ in range(2 * dispatch.WARM_FROM):  # also with a context of its own
+                for _ in range(2 * reserves.WARM_FROM):  # also with a context of its own
                     await ref.ask(Leave())
                 return None
 
             await doer(kernel, work).ask(Do())
             await turns()
-            assert seen == [(serves, serves)] * (2 * dispatch.WARM_FROM)
+            assert seen == [(serves, serves)] * (2 * reserves.WARM_FROM)
 
     run(main)
