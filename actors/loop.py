@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import types
 from collections import deque
 from collections.abc import Coroutine
@@ -33,7 +34,7 @@ from understudy.actors.mailbox import Mailbox, Overflow
 from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import ENDED, KEPT, RUNNING, Stepper, adopt, given
-from understudy.actors.tasks import CURRENT, release
+from understudy.actors.tasks import CURRENT, DRIVERS, near_driver, note_driver, release
 from understudy.actors.telemetry import Record
 from understudy.actors.workers import Spare, Suspended, Workers
 
@@ -55,6 +56,7 @@ _Ended = tuple[Any, BaseException | None]
 """What a handler returned, or raised."""
 _COROUTINE: Final = types.CoroutineType
 _LOOKS: Final = (None,) * LOOK
+_frame: Final = sys._getframe
 
 
 class Outcomes(Protocol):
@@ -113,10 +115,10 @@ class Dispatcher(Workers):
 
     def schedule(self, cell: Cell) -> None:
         """Put a runnable cell that is not in the run queue into it."""
-        cell.status = QUEUED
-        self.ready.append(cell)
         if self.wake is not None:
             self.rouse()
+        cell.status = QUEUED
+        self.ready.append(cell)
 
     def _next(self, scheduler: Scheduler) -> Cell:
         index = scheduler.next_ready([cell.path for cell in self.ready]) if len(self.ready) > 1 else 0
@@ -394,6 +396,13 @@ class Dispatcher(Workers):
         caller = table.get(loop)
         if caller is None or caller.cancelling():
             return QUEUE  # a future can be cancelled, a reply that is there cannot
+        if spares[-1].wake.done():
+            return QUEUE  # it was cancelled: no task for a handler that nobody has cancelled
+        try:
+            if id(_frame(self.hops).f_code) not in DRIVERS and not near_driver(_frame(2)):
+                return QUEUE  # the handler would find the stack of a deep asker
+        except ValueError:  # the stack ends before that
+            pass
         scheduler = self._scheduler
         if scheduler is not None and not scheduler.inline(cell.path):
             return QUEUE
@@ -483,3 +492,6 @@ class Dispatcher(Workers):
         if len(self._warm) > WARM:
             cold = self._warm.popleft()
             cold.context, cold.heat = None, 0
+
+
+note_driver(adopt, Dispatcher._drain, Dispatcher._finish, Dispatcher._first_step, Dispatcher.step)
