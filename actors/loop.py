@@ -29,7 +29,7 @@ from collections.abc import Coroutine
 from threading import get_ident
 from typing import Any, Final, Protocol
 
-from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life
+from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life, Notice
 from understudy.actors.mailbox import Mailbox, Overflow
 from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
@@ -151,6 +151,10 @@ class Dispatcher(Workers):
                 cell: Any = popleft() if scheduler is None else self._next(scheduler)
                 entry = cell.first
                 if not cell.plain:
+                    if cancelling() or (key in scoped and probe.dirty()):  # not the one to run anything on
+                        ready.appendleft(cell)
+                        self._keep(stepper)
+                        return False
                     suspended = self._serve(cell)
                     break
                 if entry is not None:
@@ -160,6 +164,11 @@ class Dispatcher(Workers):
                     continue
                 found = cell.door.get(type(entry[0])) if type(entry) is tuple else None
                 if found is None:
+                    if cancelling() or (key in scoped and probe.dirty()):
+                        cell.box().put_back_first(entry, control=isinstance(entry, Notice))
+                        ready.appendleft(cell)
+                        self._keep(stepper)
+                        return False
                     suspended = self._deliver(cell, entry)
                     if suspended is None:
                         self.rest(cell)
