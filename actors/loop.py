@@ -22,17 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import types
 from collections import deque
 from collections.abc import Coroutine
 from threading import get_ident
 from typing import Any, Final, Protocol
 
-from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life
+from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life, Notice
 from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import ENDED, RUNNING, Stepper, adopt, given
-from understudy.actors.tasks import CURRENT, release
+from understudy.actors.tasks import CURRENT, DRIVERS, near_driver, note_driver, release
 from understudy.actors.telemetry import Record
 from understudy.actors.workers import Spare, Suspended, Workers
 
@@ -49,6 +50,7 @@ _Ended = tuple[Any, BaseException | None]
 """What a handler returned, or raised."""
 _COROUTINE: Final = types.CoroutineType
 _LOOKS: Final = (None,) * LOOK
+_frame: Final = sys._getframe
 
 
 class Outcomes(Protocol):
@@ -111,10 +113,10 @@ class Dispatcher(Workers):
 
     def schedule(self, cell: Cell) -> None:
         """Put a runnable cell that is not in the run queue into it."""
-        cell.status = QUEUED
-        self.ready.append(cell)
         if self.wake is not None:
             self.rouse()
+        cell.status = QUEUED
+        self.ready.append(cell)
 
     def _next(self, scheduler: Scheduler) -> Cell:
         index = scheduler.next_ready([cell.path for cell in self.ready]) if len(self.ready) > 1 else 0
@@ -147,6 +149,10 @@ class Dispatcher(Workers):
                 cell: Any = popleft() if scheduler is None else self._next(scheduler)
                 entry = cell.first
                 if not cell.plain:
+                    if cancelling() or (key in scoped and probe.dirty()):  # not the one to run anything on
+                        ready.appendleft(cell)
+                        self._keep(stepper)
+                        return False
                     suspended = self._serve(cell)
                     if suspended is None:
                         continue
@@ -158,6 +164,11 @@ class Dispatcher(Workers):
                     continue
                 found = cell.door.get(type(entry[0])) if type(entry) is tuple else None
                 if found is None:
+                    if cancelling() or (key in scoped and probe.dirty()):
+                        cell.box().put_back_first(entry, control=isinstance(entry, Notice))
+                        ready.appendleft(cell)
+                        self._keep(stepper)
+                        return False
                     suspended = self._deliver(cell, entry)
                     if suspended is None:
                         self.rest(cell)
@@ -394,7 +405,12 @@ class Dispatcher(Workers):
         if found is None or table is None or not spares or self._depth >= DEPTH or self._closing:
             return QUEUE
         caller = table.get(loop)
-        if caller is None:
+        if caller is None or spares[-1].wake.done():
+            return QUEUE  # a spare that was cancelled is no task for a handler that nobody has cancelled
+        try:
+            if id(_frame(self.hops).f_code) not in DRIVERS and not near_driver(_frame(2)):
+                return QUEUE  # the handler would find the stack of a deep asker
+        except ValueError:  # the stack ends before that
             return QUEUE
         if self._scheduler is not None and not self._scheduler.inline(cell.path):
             return QUEUE
@@ -469,3 +485,6 @@ class Dispatcher(Workers):
         if not spare.wake.done():
             spare.wake.set_result(None)
         self._fill()
+
+
+note_driver(adopt, Dispatcher._drain, Dispatcher._finish, Dispatcher._first_step, Dispatcher.step)

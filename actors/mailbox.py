@@ -175,6 +175,15 @@ class Mailbox(Generic[E]):
         """Put `entries`, which were taken before, ahead of the work lane in their order, whatever its size."""
         self.work.extendleft(reversed(entries))
 
+    def put_back_first(self, entry: E, *, control: bool) -> None:
+        """Put back what `take` has just given, in the lane it came from."""
+        if control:
+            self.put_control(entry, bounded=False)
+            assert self._control is not None  # noqa: S101  # it was put there
+            self._control.rotate(1)
+        else:
+            self.work.appendleft(entry)
+
     def holds_control(self, entry: E) -> bool:
         """Whether `entry` still waits in the control lane."""
         return any(held is entry for held in self._control or ())

@@ -92,11 +92,11 @@ class Ref(Generic[Mr]):
             dispatcher = cell.kernel.dispatcher
             if get_ident() == dispatcher.thread:
                 if cell.status == IDLE:
+                    if dispatcher.wake is not None:
+                        dispatcher.rouse()
                     cell.status = QUEUED
                     cell.first = (message, sender)
                     dispatcher.ready.append(cell)
-                    if dispatcher.wake is not None:
-                        dispatcher.rouse()
                     return True
                 box = cell.mailbox
                 if box is not None:

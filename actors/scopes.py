@@ -37,10 +37,19 @@ def _find_table() -> _Table | None:
 
 
 class _Everything:
-    """Holds every key: the table that is not known says of every task that it must be looked at."""
+    """In place of a table that is not known: after the first question, before which nothing has run, holds every key.
+
+    So a new worker runs one handler, and is then taken for dirty.
+    """
+
+    __slots__ = ("_asked",)
+
+    def __init__(self) -> None:
+        self._asked = False
 
     def __contains__(self, key: object) -> bool:
-        return True
+        asked, self._asked = self._asked, True
+        return asked
 
 
 class ScopeProbe:

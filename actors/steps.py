@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, Literal
 
 from understudy.actors.cell import DELIVERY, Envelope, Handler
-from understudy.actors.tasks import hold
+from understudy.actors.tasks import hold, note_driver
 
 KEPT: Final = 64
 RUNNING: Final = 0
@@ -72,6 +72,9 @@ def _steps(stepper: Stepper) -> Generator[Any, Any, None]:
         else:
             stepper.state = ENDED
         envelope = handler = actor = message = None  # it may be long until the next job
+
+
+note_driver(_steps)
 
 
 def given(coroutine: object, _message: object) -> object:

@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from understudy.actors.cell import Cell, Envelope, current_life
+from understudy.actors.cell import Cell, Notice, current_life
 from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, UsageError
 from understudy.actors.lifecycle import ALIVE
 from understudy.actors.mailbox import CONTROL_LIMIT
@@ -182,7 +182,7 @@ class Suspensions:
         if cell.state not in ALIVE:
             raise ActorStopped(cell.path, cell.exit)
         peek = Peek(fn, self._kernel.loop.create_future())
-        envelope = Envelope(peek)
+        envelope = Notice(peek)
         if not cell.box().put_control(envelope):
             raise MailboxFull(cell.path, CONTROL_LIMIT)
         self._peeks.setdefault(cell, {})[peek] = None

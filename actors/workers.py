@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections import deque
+from types import FrameType
 from typing import Any, Final
 
 from understudy.actors.cell import Cell, Envelope, Life
@@ -15,10 +17,13 @@ from understudy.actors.reserves import Reserves
 from understudy.actors.scheduling import TURN, TURN_SECONDS, clock_of, turn
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import Stepper
+from understudy.actors.tasks import HANDLE, note_code, note_driver, want_room
 from understudy.actors.telemetry import log
 
 SPARES: Final = 2
 SPARES_KEPT: Final = 32
+HOPS: Final = 5
+"""Frames down that `Dispatcher.step` looks: past the driver of up to three coroutines, still within asyncio's own."""
 
 
 class Suspended:
@@ -60,7 +65,7 @@ class Spare:
 class Workers(Reserves):
     """The workers of one event loop: one owns the queue of ready cells, others are spare, or busy with a handler."""
 
-    __slots__ = ("_clock", "_closing", "_loop", "_owner", "_spares", "_tasks", "left", "ready", "until", "wake")
+    __slots__ = ("_clock", "_closing", "_loop", "_owner", "_spares", "_tasks", "hops", "left", "ready", "until", "wake")
 
     def __init__(self, base: contextvars.Context) -> None:
         super().__init__(base)
@@ -74,6 +79,7 @@ class Workers(Reserves):
         self._spares: list[Spare] = []
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order they were made: sets have no order to rely on
         self._closing = False
+        self.hops = HOPS
         self._start(owner=True)
         for _ in range(SPARES):
             self._start(owner=False)
@@ -87,7 +93,11 @@ class Workers(Reserves):
         raise NotImplementedError
 
     def rouse(self) -> None:
-        """Wake the worker that owns the queue: it is not empty any more."""
+        """Wake the worker that owns the queue: something is put into it.
+
+        Raises `RecursionError` when the stack has no room to do that whole: a wake-up cut in the middle is lost.
+        """
+        want_room()
         wake, self.wake = self.wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
@@ -159,6 +169,7 @@ class Workers(Reserves):
     async def _worker(self, owner: bool) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a worker is a task
+        self._learn(sys._getframe().f_back)
         probe = ScopeProbe(task)
         while not self._closing:
             if not owner:
@@ -178,6 +189,12 @@ class Workers(Reserves):
                 return
             if len(self._spares) >= SPARES_KEPT:
                 return
+
+    def _learn(self, driver: FrameType | None) -> None:
+        """Note what drives tasks. The loop of asyncio is known; uvloop has no frames, so there it is what runs it."""
+        if driver is not None and driver.f_code is not HANDLE:
+            note_code(driver.f_code)
+            self.hops = 4
 
     async def _park(self, spare: Spare) -> bool:
         """Wait until there is something to do; False when cancelled."""
@@ -199,3 +216,6 @@ class Workers(Reserves):
             return False
         self.begin_turn()
         return bool(self.ready)
+
+
+note_driver(Workers._worker)

@@ -283,3 +283,26 @@ def test_without_anyios_table_every_worker_is_taken_for_dirty(run: Run, monkeypa
             assert len(set(ran_on)) == 5
 
     run(main)
+
+
+def test_without_anyios_table_messages_that_are_told_are_handled(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scopes, "_find_table", lambda: None)
+
+    async def main() -> None:
+        async with kernel_alone() as kernel:
+            served: list[object] = []
+
+            async def work() -> object:
+                served.append(me())
+                return None
+
+            refs = [doer(kernel, work) for _ in range(3)]
+            for _ in range(4):
+                for ref in refs:
+                    ref.tell(Do())
+                await turns(1)
+            await turns(40)
+            assert len(served) == 12
+            assert len(set(served)) == 12
+
+    run(main)

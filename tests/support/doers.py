@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -14,6 +14,7 @@ from understudy.actors.actor import Actor
 from understudy.actors.kernel import Kernel
 from understudy.actors.messages import Message
 from understudy.actors.refs import Ref
+from understudy.actors.scheduling import Scheduler
 
 T = TypeVar("T")
 SEEN: contextvars.ContextVar[str] = contextvars.ContextVar("seen", default="base")
@@ -21,16 +22,55 @@ Main = Callable[[], Coroutine[Any, Any, T]]
 Run = Callable[[Main[Any]], Any]
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "debug"])
+LOOPS = ("asyncio", "asyncio-debug", "uvloop", "uvloop-debug")
+
+
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if name.startswith("asyncio"):
+        return asyncio.SelectorEventLoop()
+    loop: asyncio.AbstractEventLoop = pytest.importorskip("uvloop").new_event_loop()
+    return loop
+
+
+@pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a test's `main` on each event loop, with debug on and off."""
+
     def go(main: Main[T]) -> T:
         async def limited() -> T:
             async with asyncio.timeout(20):
                 return await main()
 
-        return asyncio.run(limited(), debug=request.param)
+        debug = request.param.endswith("debug")
+        with asyncio.Runner(debug=debug, loop_factory=lambda: new_loop(request.param)) as runner:
+            return runner.run(limited())
 
     return go
+
+
+class Way:
+    """A scheduler that changes one thing: whether asks are stepped at once."""
+
+    def __init__(self, *, inline: bool) -> None:
+        self._inline = inline
+
+    def next_ready(self, paths: Sequence[str]) -> int:
+        return 0
+
+    def inline(self, path: str) -> bool:
+        return self._inline
+
+    def end_turn(self, handled: int) -> bool:
+        return False
+
+    def next_timer(self, due: Sequence[float]) -> int:
+        return 0
+
+
+@pytest.fixture(params=["inline", "queued"])
+def way(request: pytest.FixtureRequest) -> Scheduler | None:
+    """None steps asks of idle actors at once, as in production; the other way none."""
+    return None if request.param == "inline" else Way(inline=False)
 
 
 class Do(Message[object]):
@@ -58,6 +98,14 @@ class PlainDoer(Actor[Do]):
 
     def do(self, m: Do) -> object:
         return self.work()
+
+
+async def ready_doer(kernel: Kernel, work: Callable[[], Awaitable[object]]) -> Ref[Any]:
+    """A `Doer` that has started and is idle."""
+    ref = doer(kernel, work)
+    assert await ref.ask(Ping()) == "pong"
+    await turns()
+    return ref
 
 
 def doer(kernel: Kernel, work: Callable[[], Awaitable[object]]) -> Ref[Any]:
@@ -88,10 +136,10 @@ def workers() -> list[asyncio.Task[Any]]:
 
 
 @contextlib.asynccontextmanager
-async def kernel_alone() -> AsyncIterator[Kernel]:
+async def kernel_alone(scheduler: Scheduler | None = None) -> AsyncIterator[Kernel]:
     """A kernel that leaves no task and no timer behind."""
     before = asyncio.all_tasks()
-    async with Kernel() as kernel:
+    async with Kernel(scheduler=scheduler) as kernel:
         yield kernel
     await turns(2)
     assert asyncio.all_tasks() <= before
