@@ -151,7 +151,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         unstarted = cell in self._by_hand and exit.kind == "start"
         restart = exit != DECLINED and not unstarted and decide_exit(plan.restart, exit) == "restart"
         if self._observe is not None and (restart or not exit.expected):
-            self._observe(cell, lambda: ChildExited(cell.path, cell.number, exit))
+            self._observe(cell, lambda: ChildExited(cell.path, cell.number, exit), False)
         if restart:
             self._restart(cell, plan, exit)
         else:
@@ -178,7 +178,9 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         if self._observe is not None:
             window = record.window or self._window
             in_window = window.count(now) if window is not None else 0
-            self._observe(cell, lambda: BackedOff(self._own.path, cell.path, delay, record.failures, in_window, exit))
+            self._observe(
+                cell, lambda: BackedOff(self._own.path, cell.path, delay, record.failures, in_window, exit), True
+            )
         if cell.watchers:
             kernel.will_restart(cell)
         if delay > 0.0:
@@ -188,7 +190,9 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
 
     def _too_many(self, cell: Cell, intensity: Intensity, exit: Exit) -> str:
         if self._observe is not None:
-            self._observe(cell, lambda: GaveUp(self._own.path, cell.path, intensity.restarts, intensity.within, exit))
+            self._observe(
+                cell, lambda: GaveUp(self._own.path, cell.path, intensity.restarts, intensity.within, exit), True
+            )
         return f"gave up: more than {intensity}, the last {cell.path}: {exit}"
 
     def start_again(self, m: StartAgain) -> None:
@@ -207,7 +211,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         if plan.start_within < inf:
             self._limits.note(cell, now, plan.start_within)
         if self._observe is not None:
-            self._observe(cell, lambda: ChildStarted(cell.path, cell.number))
+            self._observe(cell, lambda: ChildStarted(cell.path, cell.number), False)
 
     def sweep_starts(self, m: SweepStarts) -> None:
         """Somebody's time to start is up."""

@@ -22,8 +22,11 @@ from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.strategies import AutoShutdown, RestartType, Strategy
 
-Observer = Callable[[Cell, Callable[[], AnyEvent]], None]
-"""Told of every supervision event: the child it is about, and what makes the event, for whoever wants it."""
+Observer = Callable[[Cell, Callable[[], AnyEvent], bool], None]
+"""Told of every supervision event: the child it is about, and what makes the event, for whoever wants it.
+
+The last is True for what an operator must see.
+"""
 
 START_SECONDS: Final = 30.0
 """Seconds a child has to start, unless its spec says otherwise."""

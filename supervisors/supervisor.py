@@ -134,7 +134,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     def _say_started(self, kept: Kept) -> None:
         if self._observe is not None:
-            self._observe(kept.cell, lambda: ChildStarted(kept.cell.path, kept.cell.number))
+            self._observe(kept.cell, lambda: ChildStarted(kept.cell.path, kept.cell.number), False)
 
     # -- what comes back -----------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
     def _down(self, kept: Kept, exit: Exit, *, intended: bool = False) -> None:
         cell = kept.cell
         if self._observe is not None:
-            self._observe(cell, lambda: ChildExited(cell.path, cell.number, exit, intended))
+            self._observe(cell, lambda: ChildExited(cell.path, cell.number, exit, intended), False)
         if intended and cell.watchers:
             self._kernel.will_restart(cell)
 
@@ -257,7 +257,9 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         cell = kept.cell
         if self._observe is not None:
             in_window = self._window.count(now)
-            self._observe(cell, lambda: BackedOff(self._own.path, cell.path, delay, kept.failures, in_window, exit))
+            self._observe(
+                cell, lambda: BackedOff(self._own.path, cell.path, delay, kept.failures, in_window, exit), True
+            )
         if cell.watchers:
             kernel.will_restart(cell)
         if not self._alone:
@@ -281,7 +283,9 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
     def _too_many(self, kept: Kept, intensity: Intensity, exit: Exit) -> str:
         path = kept.cell.path
         if self._observe is not None:
-            self._observe(kept.cell, lambda: GaveUp(self._own.path, path, intensity.restarts, intensity.within, exit))
+            self._observe(
+                kept.cell, lambda: GaveUp(self._own.path, path, intensity.restarts, intensity.within, exit), True
+            )
         return f"gave up: more than {intensity}, the last {path}: {exit}"
 
     def start_again(self, m: StartAgain) -> None:

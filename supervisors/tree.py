@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import EllipsisType
+from types import EllipsisType, MappingProxyType
 from typing import Any, Final
 
 from understudy.actors.actor import Actor
@@ -31,14 +31,17 @@ DEFAULT_BUDGET: Final = Budget(steps=200, tokens=1_000_000, seconds=3_600)
 DEFAULT_LOOPS: Final = Loops()
 
 
-@dataclass(frozen=True)
+NO_KEYS: Final[Mapping[type, By]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a child stands: its address, its spec, the spread of the routes to it, and by what each message type."""
 
     path: str
     spec: ChildSpec[Any]
     spread: Spread = "round_robin"
-    by: Mapping[type, By] = field(default_factory=dict[type, By])
+    by: Mapping[type, By] = field(default_factory=lambda: NO_KEYS)
 
     def members(self) -> tuple[str, ...]:
         """Paths of its actors: itself, or `path/1` … of a pool."""

@@ -399,10 +399,10 @@ class Runs(Books):
 
     # -- supervision ---------------------------------------------------------------------------------------
 
-    def supervised(self, cell: Cell, make: Callable[[], ev.AnyEvent]) -> None:
+    def supervised(self, cell: Cell, make: Callable[[], ev.AnyEvent], loud: bool) -> None:
         """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
         deaf = self.journal.volatile and not self.journal.listeners
-        if deaf and not self._assigned and not heard(log):
+        if deaf and not self._assigned and not (loud and heard(log)):
             return
         child = cell.path
         assigned = self.assigned(child)

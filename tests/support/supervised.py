@@ -103,7 +103,7 @@ class Desk:
 
         return make
 
-    def _observe(self, cell: Cell, make: Callable[[], AnyEvent]) -> None:
+    def _observe(self, cell: Cell, make: Callable[[], AnyEvent], loud: bool) -> None:
         self.events.append(make())
 
     async def start(self, factory: Callable[[], Actor[Any]], name: str = "desk") -> Cell:
