@@ -29,7 +29,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_args, get_origin
 
 from understudy.actors import keyed, links, stash
-from understudy.actors.cell import Door, Envelope, current_entry, current_life, path_of, sender_of
+from understudy.actors.delivery import Door, Envelope, current_entry, current_life, path_of, sender_of
 from understudy.actors.errors import ProtocolError, UsageError
 from understudy.actors.lifecycle import NORMAL, Exit
 from understudy.actors.mailbox import DEFAULT_LIMIT, Overflow

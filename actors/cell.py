@@ -1,166 +1,23 @@
-"""What the kernel keeps of one address: the cell, its present life, and what reaches it.
+"""What the kernel keeps of one address: the cell.
 
-Millions of messages pass through here, and a hundred thousand cells may rest at once, so both are small: a cell is a
-slots object whose mailbox, children and watchers are made when first needed; a path is computed when somebody asks;
-a plain `tell` is a tuple of message and sender. A *life* is one incarnation: it owns the actor object, its timers and
-the tasks its suspended handlers run on. Fencing a life cuts it off: every framework call made from it raises `Fenced`.
-
-Every delivery runs in a context of its own, in which `DELIVERY` holds the record of it: the envelope for an
-`async def` handler, so that tasks it starts know whose they are for as long as they live; the life for a `def` handler,
-whose message is `life.current` while it runs and nothing afterwards, because what it leaves behind serves no asker.
+A hundred thousand cells may rest at once, so one is small: a slots object whose mailbox, children and watchers are
+made when first needed, and whose path is computed when somebody asks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from msgspec import Struct
-
-from understudy.actors.errors import Fenced
+from understudy.actors.delivery import CLOSED, Door, Entry, Handler, Life
 from understudy.actors.lifecycle import GONE, TABLE, Exit, IllegalTransition, LifeEvent, LifeState
 from understudy.actors.mailbox import DEFAULT_LIMIT, Mailbox, Overflow
 
 if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.kernel import Kernel
-    from understudy.actors.kit import Kit
-    from understudy.actors.messages import Down, Message
-    from understudy.actors.timers import Timer
-
-CHAIN_LIMIT: Final = 32
-"""Longest chain of asks that an envelope carries."""
-
-Handler = Callable[[Any, Any], Any]
-"""What is called with the actor and the message."""
-Door = Mapping[type, tuple[Handler, bool]]
-"""By message class: the handler, and whether it is an `async def`."""
-
-CLOSED: Final[Door] = {}
-"""The door of an address that takes nothing by the short way: whoever knocks is looked at by `Kernel.post`."""
-
-
-class Envelope(Struct, eq=False):
-    """A message on its way, with what a bare `tell` does not have: a reply, a deadline, a chain of asks.
-
-    `chain` holds the requests that wait for this one, the first first.
-    `sender` is None for code outside of actors; `life` is set when it is delivered.
-    """
-
-    message: Any  # any message class; the door has checked that there is a handler for it
-    sender: Cell | None = None
-    life: Life | None = None
-    deadline: float | None = None
-    chain: tuple[Envelope, ...] = ()
-    reply: asyncio.Future[Any] | None = None
-    fail_fast: bool = False
-    cancelled: bool = False
-
-    def answer(self, value: object) -> bool:
-        """Give the reply; False when nobody waits any more."""
-        if self.reply is None:
-            return True
-        if self.reply.done():
-            return False
-        self.reply.set_result(value)
-        return True
-
-    def fail(self, error: BaseException) -> None:
-        """Give an error as the reply."""
-        if self.reply is not None and not self.reply.done():
-            self.reply.set_exception(error)
-
-
-Entry = tuple[Any, "Cell | None"] | Envelope
-"""What waits in a mailbox: message and sender of a `tell`, or an envelope."""
-
-
-def message_of(entry: Entry) -> Any:
-    """The message of an entry."""
-    return entry[0] if isinstance(entry, tuple) else entry.message
-
-
-def sender_of(entry: Entry) -> Cell | None:
-    """Who sent an entry; None for code outside of actors."""
-    return entry[1] if isinstance(entry, tuple) else entry.sender
-
-
-def path_of(cell: Cell | None) -> str:
-    """The path of a sender, "" for code outside of actors."""
-    return "" if cell is None else cell.path
-
-
-class Notice(Envelope, eq=False):
-    """What the control lane carries: addressed to one incarnation, and forgotten with it. `about`: see `watching`."""
-
-    about: Cell | None = None
-
-
-class Life:
-    """One incarnation. `tasks` maps the envelopes of suspended handlers to the tasks they run on.
-
-    `current` is the entry whose handler is in its first step right now. `context` is what `def` handlers run in a copy
-    of: `DELIVERY` is this life there. It is made for busy actors, by `heat`, and taken away again (see `Dispatcher`).
-    `base` is the context that deliveries start from, when it is not the kernel's.
-    `ready` is set when `on_start` has returned; without it there is nothing for `on_stop` to undo. `kit` is what few
-    incarnations use, None until then. `watching` maps what is watched to the message asked for, None for `Down`.
-    """
-
-    __slots__ = (
-        "actor",
-        "base",
-        "cell",
-        "context",
-        "current",
-        "fenced",
-        "heat",
-        "kit",
-        "number",
-        "ready",
-        "tasks",
-        "timers",
-        "watching",
-    )
-
-    def __init__(self, cell: Cell, number: int) -> None:
-        self.cell = cell
-        self.number = number
-        self.actor: Actor[Any] | None = None
-        self.base: contextvars.Context | None = None
-        self.context: contextvars.Context | None = None
-        self.heat = 0
-        self.current: Entry | None = None
-        self.ready = False
-        self.fenced = False
-        self.tasks: dict[Envelope, asyncio.Task[Any]] | None = None
-        self.timers: list[Timer] | None = None
-        self.watching: dict[Cell, Message[Any] | None] | None = None
-        self.kit: Kit | None = None
-
-    def own(self, envelope: Envelope, task: asyncio.Task[Any]) -> None:
-        """Note on which task a handler that has suspended goes on."""
-        if self.tasks is None:
-            self.tasks = {}
-        self.tasks[envelope] = task
-
-    def disown(self, envelope: Envelope) -> None:
-        """A handler that had suspended has ended."""
-        if self.tasks is not None:
-            self.tasks.pop(envelope, None)
-            self.tasks = self.tasks or None
-
-    def cancel(self) -> None:
-        """Ask every suspended handler to end."""
-        for task in list(self.tasks.values()) if self.tasks else ():
-            task.cancel()
-
-    def end_timers(self) -> None:
-        """Cancel what the incarnation has set."""
-        for timer in self.timers or ():
-            timer.cancel()
-        self.timers = None
+    from understudy.actors.messages import Down
 
 
 class Watcher(Protocol):
@@ -171,12 +28,22 @@ class Watcher(Protocol):
         ...
 
 
-START: Final = object()
-"""What a life begins with, before any message: make the actor and call its `on_start`."""
-
 IDLE: Final = 0
 QUEUED: Final = 1
 BUSY: Final = 2
+
+
+class _Waits:
+    """Who waits for what of a cell, while somebody does: see `Cell`."""
+
+    __slots__ = ("idle", "reaper", "started", "stopped", "watchers")
+
+    def __init__(self) -> None:
+        self.started: asyncio.Future[None] | None = None
+        self.stopped: asyncio.Future[None] | None = None
+        self.idle: asyncio.Future[None] | None = None
+        self.reaper: asyncio.Task[None] | None = None
+        self.watchers: dict[Cell | Watcher, int] | None = None
 
 
 class Cell:
@@ -190,14 +57,12 @@ class Cell:
 
     __slots__ = (
         "_children",
-        "_watchers",
         "concurrency",
         "door",
         "exit",
         "factory",
         "first",
         "fresh",
-        "idle",
         "kernel",
         "kind",
         "leaving",
@@ -208,12 +73,10 @@ class Cell:
         "on_exit",
         "parent",
         "plain",
-        "reaper",
         "shutdown",
-        "started",
         "state",
         "status",
-        "stopped",
+        "waits",
     )
 
     def __init__(
@@ -241,14 +104,10 @@ class Cell:
         self.leaving = False
         self.parent = parent
         self._children: dict[str | int, Cell] | None = None
-        self._watchers: dict[Cell | Watcher, int] | None = None
         self.on_exit = on_exit
         self.exit: Exit = GONE
         self.shutdown = 5.0
-        self.started: asyncio.Future[None] | None = None
-        self.stopped: asyncio.Future[None] | None = None
-        self.idle: asyncio.Future[None] | None = None
-        self.reaper: asyncio.Task[None] | None = None
+        self.waits: _Waits | None = None
 
     def __repr__(self) -> str:
         return f"<Cell {self.path} {self.state} #{self.number}>"
@@ -286,7 +145,48 @@ class Cell:
     @property
     def watchers(self) -> Mapping[Cell | Watcher, int]:
         """Who is to be told of the end of which incarnation."""
-        return self._watchers or {}
+        return (self.waits.watchers if self.waits is not None else None) or {}
+
+    def _wait(self) -> _Waits:
+        if self.waits is None:
+            self.waits = _Waits()
+        return self.waits
+
+    @property
+    def started(self) -> asyncio.Future[None] | None:
+        """Done when the incarnation that is starting has started or ended."""
+        return None if self.waits is None else self.waits.started
+
+    @started.setter
+    def started(self, future: asyncio.Future[None] | None) -> None:
+        self._wait().started = future
+
+    @property
+    def stopped(self) -> asyncio.Future[None] | None:
+        """Done when the address is gone."""
+        return None if self.waits is None else self.waits.stopped
+
+    @stopped.setter
+    def stopped(self, future: asyncio.Future[None] | None) -> None:
+        self._wait().stopped = future
+
+    @property
+    def idle(self) -> asyncio.Future[None] | None:
+        """Done when the last handler has ended."""
+        return None if self.waits is None else self.waits.idle
+
+    @idle.setter
+    def idle(self, future: asyncio.Future[None] | None) -> None:
+        self._wait().idle = future
+
+    @property
+    def reaper(self) -> asyncio.Task[None] | None:
+        """The task in which an end is under way."""
+        return None if self.waits is None else self.waits.reaper
+
+    @reaper.setter
+    def reaper(self, task: asyncio.Task[None] | None) -> None:
+        self._wait().reaper = task
 
     @property
     def running(self) -> int:
@@ -396,46 +296,20 @@ class Cell:
 
     def watch(self, watcher: Cell | Watcher) -> None:
         """Note who is to be told of the end of the present incarnation."""
-        if self._watchers is None:
-            self._watchers = {}
-        self._watchers[watcher] = self.number
+        waits = self._wait()
+        if waits.watchers is None:
+            waits.watchers = {}
+        waits.watchers[watcher] = self.number
 
     def unwatch(self, watcher: Cell | Watcher) -> None:
         """Forget a watcher."""
-        if self._watchers is not None:
-            self._watchers.pop(watcher, None)
+        if self.waits is not None and self.waits.watchers is not None:
+            self.waits.watchers.pop(watcher, None)
 
     def take_watchers(self) -> Iterator[Cell | Watcher]:
         """Everyone to be told, once."""
-        watchers, self._watchers = self._watchers, None
+        waits = self.waits
+        if waits is None:
+            return iter(())
+        watchers, waits.watchers = waits.watchers, None
         return iter(watchers or ())
-
-
-DELIVERY: Final[contextvars.ContextVar[Envelope | Life | None]] = contextvars.ContextVar(
-    "understudy_delivery", default=None
-)
-
-
-def current_life() -> Life | None:
-    """The life this code runs for, or None outside of handlers. Raises `Fenced` if it was cut off."""
-    record = DELIVERY.get()
-    if record is None:
-        return None
-    life = record if isinstance(record, Life) else record.life
-    if life is not None and life.fenced:
-        raise fenced(life)
-    return life
-
-
-def current_entry() -> Entry | None:
-    """What this code handles, or None outside of handlers and in what a `def` handler left behind. Raises `Fenced`."""
-    life = current_life()
-    if life is None:
-        return None
-    record = DELIVERY.get()
-    return life.current if isinstance(record, Life) else record
-
-
-def fenced(life: Life) -> Fenced:
-    """The error of a life that was cut off."""
-    return Fenced(f"{life.cell.path} #{life.number} was killed")

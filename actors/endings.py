@@ -14,7 +14,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from understudy.actors.actor import Actor
-from understudy.actors.cell import CLOSED, DELIVERY, START, Cell, Envelope, Life
+from understudy.actors.cell import Cell
+from understudy.actors.delivery import CLOSED, DELIVERY, START, Envelope, Life
 from understudy.actors.errors import ActorStopped
 from understudy.actors.kit import home_of
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit, IllegalTransition
@@ -92,21 +93,25 @@ class Endings:
     def _cut_off(self, cell: Cell, life: Life, exit: Exit) -> None:
         """From here on every framework call made from this life raises `Fenced`; what it had asked for is undone."""
         life.fenced = True
-        if life.timers is not None:
+        more = life.more
+        if more is not None:
             life.end_timers()
-        cell.life = cell.idle = None
+        cell.life = None
+        if cell.waits is not None:
+            cell.idle = None
         if self._kernel.suspensions.any:
             self._kernel.suspensions.cut_off(cell)
-        if life.watching is not None:
-            for target in life.watching:
+        if more is not None:
+            for target in more.watching or ():
                 target.unwatch(cell)
-        life.watching = life.context = None
+            more.watching = None
+        life.context = None
         if life.tasks is None:
             life.actor = None  # what is left of the life, in a context somewhere, does not keep the actor alive
         if cell.mailbox is not None:
             cell.mailbox.clear_control()
-        if life.kit is not None:
-            life.kit.end(cell, life, exit)
+        if more is not None and more.kit is not None:
+            more.kit.end(cell, life, exit)
 
     def _fail_fast(self, cell: Cell, exit: Exit) -> None:
         if not self._kernel.some_fail_fast or not cell.waiting:
@@ -175,11 +180,11 @@ class Endings:
         if together:
             for child in reversed(list(cell.children.values())):
                 self.begin_stop(child, why)
-        while cell.children:
-            child = next(reversed(cell.children.values()))
-            self.begin_stop(child, why)
-            if child.stopped is not None:
-                await self._wait([child.stopped], None)
+        while cell.children:  # the last of a dict is found slowly when many were deleted behind it: hence the list
+            for child in reversed(list(cell.children.values())):
+                self.begin_stop(child, why)
+                if child.stopped is not None and not child.stopped.done():
+                    await self._wait([child.stopped], None)
 
     async def _halt_children(self, cell: Cell, exit: Exit) -> None:
         """End the incarnations below, last started first, and keep their addresses; without a supervisor they stop."""
@@ -254,16 +259,18 @@ class Endings:
         if cell.state != "stopping":
             raise IllegalTransition(cell.state, "end")
         cell.state = "stopped"
-        cell.exit, cell.door, cell.reaper = exit, CLOSED, None
+        cell.exit, cell.door = exit, CLOSED
         kernel.forget(cell)
-        if cell.started is not None:
-            _resolve(cell.started)
+        waits = cell.waits
+        if waits is not None:
+            waits.reaper = None
+            _resolve(waits.started)
         if cell.first is not None or cell.mailbox is not None:
             for entry in cell.box().drain():
                 kernel.lose(cell, entry, "stopped")
             cell.mailbox = None
         kernel.telemetry.flight(cell, "stopped", exit)
-        if cell.watchers:
+        if waits is not None and waits.watchers:
             self.notify(cell, restarting=False)
         if kernel.links.owed:
             kernel.links.signal(cell)
@@ -274,8 +281,8 @@ class Endings:
             above = parent.life
             if above is not None and above.actor is not None:
                 above.actor._child_released(cell)
-        if cell.stopped is not None:
-            _resolve(cell.stopped)
+        if waits is not None:
+            _resolve(waits.stopped)
 
     # -- notices and tasks ---------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from understudy.actors.cell import DELIVERY, START, Envelope
+from understudy.actors.delivery import DELIVERY, START, Envelope
 from understudy.actors.errors import UnderstudyError
 from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import ALIVE, Exit
@@ -20,7 +20,8 @@ from understudy.actors.telemetry import log
 
 if TYPE_CHECKING:
     from understudy.actors.actor import Actor
-    from understudy.actors.cell import Cell, Life
+    from understudy.actors.cell import Cell
+    from understudy.actors.delivery import Life
     from understudy.actors.kernel import Kernel
 
 Wait = Callable[[Sequence[asyncio.Future[None]], float | None], Awaitable[bool]]
@@ -41,10 +42,10 @@ class Home:
         self._leaving = False
         self._entered: asyncio.Future[bool] = kernel.loop.create_future()
         self._leave: asyncio.Future[None] = kernel.loop.create_future()
-        life.base = kernel.context.copy()
-        life.base.run(DELIVERY.set, Envelope(START, None, life))
+        base = life.base = kernel.context.copy()
+        base.run(DELIVERY.set, Envelope(START, None, life))
         name = f"understudy-lifespan-{cell.path}"
-        self._task: asyncio.Task[None] = asyncio.Task(self._run(), loop=kernel.loop, context=life.base, name=name)
+        self._task: asyncio.Task[None] = asyncio.Task(self._run(), loop=kernel.loop, context=base, name=name)
         self._task.add_done_callback(self._ended, context=kernel.context)
 
     async def entered(self) -> None:

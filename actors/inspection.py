@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from understudy.actors.cell import START, Cell, Watcher
+from understudy.actors.cell import Cell, Watcher
+from understudy.actors.delivery import START
 from understudy.actors.errors import UsageError
 from understudy.actors.lifecycle import GONE, Exit, LifeState
 from understudy.actors.mailbox import MailboxStatistics

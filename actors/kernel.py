@@ -19,21 +19,9 @@ import anyio
 
 from understudy.actors import home, watching
 from understudy.actors.actor import Actor, Leave
-from understudy.actors.cell import (
-    BUSY,
-    DELIVERY,
-    IDLE,
-    QUEUED,
-    START,
-    Cell,
-    Entry,
-    Envelope,
-    Handler,
-    Life,
-    message_of,
-    path_of,
-)
+from understudy.actors.cell import BUSY, IDLE, QUEUED, Cell
 from understudy.actors.clock import Clock, SystemClock
+from understudy.actors.delivery import DELIVERY, START, Entry, Envelope, Handler, Life, message_of, path_of
 from understudy.actors.endings import Endings
 from understudy.actors.errors import (
     ActorStopped,
@@ -140,7 +128,8 @@ class Kernel(Posting):
 
     async def _stop_all(self) -> None:
         while self.registry.top:
-            await self.stop(next(reversed(self.registry.top.values())))
+            for cell in reversed(list(self.registry.top.values())):
+                await self.stop(cell)
 
     def interrupt(self, error: BaseException) -> None:
         """Note that somebody wants the process to end, and begin an ordered stop."""

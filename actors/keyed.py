@@ -14,13 +14,14 @@ from collections.abc import Callable, Coroutine, Hashable
 from math import floor
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from understudy.actors.cell import CLOSED
+from understudy.actors.delivery import CLOSED
 from understudy.actors.errors import ActorStopped, NotHandled, UsageError
 from understudy.actors.kit import kit_of
 from understudy.actors.refs import check_seconds
 
 if TYPE_CHECKING:
-    from understudy.actors.cell import Cell, Life, Notice
+    from understudy.actors.cell import Cell
+    from understudy.actors.delivery import Life, Notice
     from understudy.actors.messages import Message
     from understudy.actors.timers import Timer
 

@@ -9,7 +9,8 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from understudy.actors.cell import Cell, Life
+    from understudy.actors.cell import Cell
+    from understudy.actors.delivery import Life
     from understudy.actors.home import Home
     from understudy.actors.keyed import Idle, Keyed
     from understudy.actors.lifecycle import Exit

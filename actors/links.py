@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from understudy.actors.cell import Notice
+from understudy.actors.delivery import Notice
 from understudy.actors.errors import ActorStopped
 from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Exited
 
 if TYPE_CHECKING:
-    from understudy.actors.cell import Cell, Life
+    from understudy.actors.cell import Cell
+    from understudy.actors.delivery import Life
 
 
 class _Signal(NamedTuple):

@@ -29,7 +29,8 @@ from collections.abc import Coroutine
 from threading import get_ident
 from typing import Any, Final, Protocol
 
-from understudy.actors.cell import BUSY, DELIVERY, IDLE, QUEUED, START, Cell, Entry, Envelope, Handler, Life, Notice
+from understudy.actors.cell import BUSY, IDLE, QUEUED, Cell
+from understudy.actors.delivery import DELIVERY, START, Entry, Envelope, Handler, Life, Notice
 from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import ENDED, RUNNING, Stepper, adopt, given

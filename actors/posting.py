@@ -9,7 +9,8 @@ import asyncio
 from threading import get_ident
 from typing import Any, Literal
 
-from understudy.actors.cell import QUEUED, Cell, Entry, Envelope, Notice, message_of, path_of, sender_of
+from understudy.actors.cell import QUEUED, Cell
+from understudy.actors.delivery import Entry, Envelope, Notice, message_of, path_of, sender_of
 from understudy.actors.errors import ActorStopped, MailboxFull, NotHandled, WrongLoop
 from understudy.actors.loop import Dispatcher
 from understudy.actors.messages import Message, round_trip
@@ -145,12 +146,13 @@ class Posting:
             if cell.life is life:
                 self.control(cell, message, bounded=False)  # it was held before; none may be lost
 
-        if life.timers is None:
-            life.timers = []
-        elif len(life.timers) % 64 == 63:
-            life.timers = [timer for timer in life.timers if timer.call is not None]
+        timers = life.timers
+        if timers is None:
+            timers = life.timers = []
+        elif len(timers) % 64 == 63:
+            timers = life.timers = [timer for timer in timers if timer.call is not None]
         timer = self.timers.after(seconds, fire)
-        life.timers.append(timer)
+        timers.append(timer)
         return timer
 
     def letter(self, cell: Cell, entry: Entry, reason: LetterReason, detail: str = "") -> None:

@@ -17,7 +17,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct
 
-from understudy.actors.cell import CHAIN_LIMIT, DELIVERY, IDLE, QUEUED, Cell, Envelope, Life, current_life, fenced
+from understudy.actors.cell import IDLE, QUEUED, Cell
+from understudy.actors.delivery import CHAIN_LIMIT, DELIVERY, Envelope, Life, current_life, fenced
 from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, MailboxFull, NotHandled, UsageError
 from understudy.actors.lifecycle import GONE
 from understudy.actors.loop import PENDING, QUEUE

@@ -6,7 +6,7 @@ import contextvars
 from collections import deque
 from typing import Final
 
-from understudy.actors.cell import DELIVERY, Entry, Life
+from understudy.actors.delivery import DELIVERY, Entry, Life
 from understudy.actors.mailbox import Mailbox, Overflow
 from understudy.actors.steps import KEPT, Stepper
 

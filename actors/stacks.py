@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from understudy.actors.cell import Cell, Envelope
+from understudy.actors.cell import Cell
+from understudy.actors.delivery import Envelope
 
 DISPATCHERS: Final = frozenset({"understudy.actors.loop", "understudy.actors.steps", "understudy.actors.workers"})
 """Modules whose frames know the cell that they run for, and what it handles."""

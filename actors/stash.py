@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from understudy.actors.cell import DELIVERY, START, Envelope, Life, Notice, current_life
+from understudy.actors.delivery import DELIVERY, START, Envelope, Life, Notice, current_life
 from understudy.actors.errors import AskTimeout, SpecError, StashFull, UsageError
 from understudy.actors.kit import kit_of
 

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Generator
 from typing import Any, Final, Literal
 
-from understudy.actors.cell import DELIVERY, Envelope, Handler
+from understudy.actors.delivery import DELIVERY, Envelope, Handler
 from understudy.actors.tasks import hold, note_driver
 
 KEPT: Final = 64

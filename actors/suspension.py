@@ -17,7 +17,8 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from understudy.actors.cell import Cell, Notice, current_life
+from understudy.actors.cell import Cell
+from understudy.actors.delivery import Notice, current_life
 from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, UsageError
 from understudy.actors.lifecycle import ALIVE
 from understudy.actors.mailbox import CONTROL_LIMIT

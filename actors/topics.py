@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from understudy.actors.cell import current_life
+from understudy.actors.delivery import current_life
 from understudy.actors.errors import UsageError
 from understudy.actors.messages import Down, Message, members
 from understudy.actors.refs import Ref

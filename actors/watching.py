@@ -14,7 +14,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from understudy.actors.cell import Notice, current_life
+from understudy.actors.delivery import Notice, current_life
 from understudy.actors.errors import UsageError, WatchTimeout
 from understudy.actors.lifecycle import GONE
 from understudy.actors.messages import Down, Exited, Message
@@ -41,10 +41,11 @@ def watch(watcher: Cell, target: Cell, message: Message[Any] | None = None) -> N
     kind = Down if message is None else type(message)
     if watcher.table is not None and kind not in watcher.table:
         raise UsageError(f"{watcher.path}: watches {target.path} and has no handler for {kind.__name__}")
-    if life.watching is None:
-        life.watching = {}
-    if target in life.watching:
-        if life.watching[target] != message:
+    watching = life.watching
+    if watching is None:
+        watching = life.watching = {}
+    if target in watching:
+        if watching[target] != message:
             raise UsageError(f"{watcher.path}: watches {target.path} with another message; unwatch it first")
         return
     down = _down_of(target)
@@ -52,7 +53,7 @@ def watch(watcher: Cell, target: Cell, message: Message[Any] | None = None) -> N
         watcher.kernel.control(watcher, down if message is None else message, bounded=False, about=target)
         return
     target.watch(watcher)
-    life.watching[target] = message
+    watching[target] = message
 
 
 def unwatch(watcher: Cell, target: Cell) -> None:

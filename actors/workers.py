@@ -12,7 +12,8 @@ from collections import deque
 from types import FrameType
 from typing import Any, Final
 
-from understudy.actors.cell import Cell, Envelope, Life
+from understudy.actors.cell import Cell
+from understudy.actors.delivery import Envelope, Life
 from understudy.actors.reserves import Reserves
 from understudy.actors.scheduling import TURN, TURN_SECONDS, clock_of, turn
 from understudy.actors.scopes import ScopeProbe

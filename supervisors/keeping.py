@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice
+from understudy.actors.delivery import Life
 from understudy.actors.errors import UsageError
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 B = TypeVar("B")
 
 SWEEP_SECONDS = 1.0
+TOGETHER_SECONDS = 0.05
 
 
 class Record:
@@ -94,31 +96,57 @@ class Keeper(Actor[B], Generic[B]):
         log.warning(text, path, extra={"path": path, "code": "permanent-ends"})
 
 
+class _Batch:
+    """Lives that began within a moment of each other, and until when the last of them may take to start."""
+
+    __slots__ = ("began", "due", "lives", "seconds")
+
+    def __init__(self, now: float, seconds: float) -> None:
+        self.began = now
+        self.seconds = seconds
+        self.due = now + seconds
+        self.lives = deque[Life]()
+
+    def prune(self, count: int) -> None:
+        """Look at `count` of them, and drop those that have started or ended."""
+        for _ in range(min(count, len(self.lives))):
+            life = self.lives.popleft()
+            if _starting(life):
+                self.lives.append(life)
+
+
 class StartLimits:
     """The children that are starting, and until when; one timer for all.
 
     Nothing is kept of a child that has started: each new entry looks at two old ones and drops those that are done, and
-    while there are any, all are looked at once a second.
+    while there are any, all are looked at once a second. Those that begin within 50 ms share a deadline, the last's.
     """
 
-    __slots__ = ("_armed", "_keeper", "_timer", "_waiting")
+    __slots__ = ("_armed", "_batches", "_keeper", "_timer")
 
     def __init__(self, keeper: Keeper[Any]) -> None:
         self._keeper = keeper
-        self._waiting: deque[tuple[float, float, Cell, int]] = deque()
+        self._batches: deque[_Batch] = deque()
         self._timer: Timer | None = None
         self._armed = 0.0
 
     def note(self, cell: Cell, now: float, seconds: float) -> None:
         """`cell` begins to start at loop time `now` and has `seconds`."""
-        waiting = self._waiting
-        for _ in range(min(2, len(waiting))):
-            entry = waiting.popleft()
-            if _starting(entry):
-                waiting.append(entry)
-        waiting.append((now + seconds, seconds, cell, cell.number))
-        if self._timer is None or self._timer.call is None or now + seconds < self._armed:
-            self._arm(now, now + seconds)
+        batches, life = self._batches, cell.life
+        if life is None:
+            return
+        if batches:
+            batches[0].prune(2)
+            if len(batches) > 1 and not batches[0].lives:
+                batches.popleft()
+        last = batches[-1] if batches else None
+        if last is None or last.seconds != seconds or now - last.began > TOGETHER_SECONDS:
+            last = _Batch(now, seconds)
+            batches.append(last)
+        last.due = now + seconds
+        last.lives.append(life)
+        if self._timer is None or self._timer.call is None or last.due < self._armed:
+            self._arm(now, last.due)
 
     def _arm(self, now: float, when: float) -> None:
         if self._timer is not None:
@@ -132,19 +160,22 @@ class StartLimits:
         """End every start that is late, as a failed start; look again when the next one would be."""
         kernel = self._keeper._kernel
         now = kernel.loop.time()
-        left = [entry for entry in self._waiting if _starting(entry)]
-        late = [entry for entry in left if entry[0] <= now + 1e-9]  # a timer's own rounding
-        self._waiting = deque(entry for entry in left if entry[0] > now + 1e-9)
+        for batch in self._batches:
+            batch.prune(len(batch.lives))
+        left = [batch for batch in self._batches if batch.lives]
+        late = [batch for batch in left if batch.due <= now + 1e-9]  # a timer's own rounding
+        self._batches = deque(batch for batch in left if batch.due > now + 1e-9)
         self._timer = None
-        if self._waiting:
-            self._arm(now, min(entry[0] for entry in self._waiting))
-        for _, seconds, cell, _ in late:
-            kernel.halt(cell, late_start(seconds), deadline=0.0)
+        if self._batches:
+            self._arm(now, min(batch.due for batch in self._batches))
+        for batch in late:
+            for life in batch.lives:
+                if _starting(life):
+                    kernel.halt(life.cell, late_start(batch.seconds), deadline=0.0)
 
 
-def _starting(entry: tuple[float, float, Cell, int]) -> bool:
-    cell = entry[2]
-    return cell.state == "starting" and cell.number == entry[3]
+def _starting(life: Life) -> bool:
+    return life.cell.life is life and life.cell.state == "starting"
 
 
 def late_start(seconds: float) -> Exit:

@@ -15,8 +15,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from understudy.actors.cell import Cell, current_life, path_of
+from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, system_dice
+from understudy.actors.delivery import current_life, path_of
 from understudy.actors.errors import ActorStopped, NotHandled, UsageError
 from understudy.actors.lifecycle import GONE
 from understudy.actors.messages import Asks

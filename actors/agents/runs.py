@@ -19,8 +19,9 @@ from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Approval, Result, Waiting, make
-from understudy.actors.cell import Cell, Envelope
+from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids
+from understudy.actors.delivery import Envelope
 from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import apply, fold

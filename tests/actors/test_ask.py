@@ -7,7 +7,8 @@ import pytest
 from hops import Hop, Put, Through, alone, letters, quiet, slow
 
 from understudy.actors.actor import Actor
-from understudy.actors.cell import CHAIN_LIMIT, Cell
+from understudy.actors.cell import Cell
+from understudy.actors.delivery import CHAIN_LIMIT
 from understudy.actors.errors import (
     ActorStopped,
     AskTimeout,

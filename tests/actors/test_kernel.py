@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pytest
 from probes import Log, Note, Probe, Silent, Work, alone, probe, quiet, reasons
 
-from understudy.actors.cell import DELIVERY
+from understudy.actors.delivery import DELIVERY
 from understudy.actors.errors import ActorStopped, Fenced, NotHandled, SpecError, UsageError
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import SHUTDOWN, Exit

@@ -170,7 +170,7 @@ def test_nothing_is_kept_of_a_child_that_has_not_failed() -> None:
             await handle.start_child(name=str(n))
         actor = handle._actor()
         assert (actor._records, actor._plans, actor._by_hand, actor._told) == ({}, {}, {}, {})
-        assert len(actor._limits._waiting) <= 2
+        assert len(actor._limits._batches) <= 2
         assert len({id(cell.on_exit) for cell in desk.cell("pool").children.values()}) == 1
 
     pool(body)
