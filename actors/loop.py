@@ -35,7 +35,7 @@ from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import ENDED, KEPT, RUNNING, Stepper, adopt, given
 from understudy.actors.tasks import CURRENT, DRIVERS, near_driver, note_driver, release
-from understudy.actors.telemetry import Record
+from understudy.actors.telemetry import Record, log
 from understudy.actors.workers import Spare, Suspended, Workers
 
 DEPTH: Final = 8
@@ -361,12 +361,15 @@ class Dispatcher(Workers):
         life = envelope.life
         assert life is not None  # noqa: S101  # it was delivered
         cell = life.cell
-        if error is None:
-            self._outcomes.done(cell, life, envelope, value)
-        else:
-            self._outcomes.failed(cell, life, envelope, error)
-        if cell.idle is not None and cell.running == 0:
-            self._outcomes.settled(cell)
+        try:
+            if error is None:
+                self._outcomes.done(cell, life, envelope, value)
+            else:
+                self._outcomes.failed(cell, life, envelope, error)
+            if cell.idle is not None and cell.running == 0:
+                self._outcomes.settled(cell)
+        except Exception as broken:  # a callback of who supervises: no reason to lose the actor and its worker
+            log.error("%s: the end of a handler raised %r", cell.path, broken, exc_info=broken, extra={"path": cell.path})
 
     async def _finish(self, suspended: Suspended, *, early: bool = False) -> None:
         """Be the handler's task until it ends."""
