@@ -183,8 +183,7 @@ class Dispatcher(Workers):
                         self._keep(stepper)
                         return False
                     note((now, cell, type(message), sender))
-                    life.current = entry
-                    envelope = Envelope(message, sender, life)
+                    life.current = envelope = Envelope(message, sender, life)
                     context = base.copy()
                     try:
                         waiting = context.run(stepper.send, (envelope, handler, life.actor, message))
