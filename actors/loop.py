@@ -135,20 +135,33 @@ class Dispatcher(Workers):
         cancelling, key, scoped, popleft = task.cancelling, probe.key, probe.table, self.ready.popleft
         looks = _LOOKS if scheduler is None else (None,)
         stepper = self._take_stepper()
-        waiting: Any = None
+        # Any: mypy believes that a cell stays plain, or not, whatever is called.
+        cell: Any
+        suspended: Suspended | None
+        entry: Any
+        found: Any
+        handler: Any
+        life: Any
+        envelope: Any
+        context: Any
+        warm: Any
+        message = sender = value = waiting = None
         now = clock()
         while True:
             if not ready:
+                # What was handled last is nobody's any more, and it may be long until there is something else.
+                stepper.value = None
+                cell = entry = found = handler = message = sender = life = envelope = context = waiting = None
+                warm = value = suspended = None
                 if not await self._await_ready():
                     self._keep(stepper)
                     return False
                 now = clock()
-            suspended: Suspended | None = None
+            suspended = None
             for _ in looks:
                 if not ready:
                     break
-                # Any: mypy believes that a cell stays plain, or not, whatever is called.
-                cell: Any = popleft() if scheduler is None else self._next(scheduler)
+                cell = popleft() if scheduler is None else self._next(scheduler)
                 entry = cell.first
                 if not cell.plain:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run anything on
