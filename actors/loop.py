@@ -35,7 +35,7 @@ from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import ENDED, RUNNING, Stepper, adopt, given
 from understudy.actors.tasks import CURRENT, DRIVERS, near_driver, note_driver, release
-from understudy.actors.telemetry import Record
+from understudy.actors.telemetry import Record, log
 from understudy.actors.workers import Spare, Suspended, Workers
 
 DEPTH: Final = 8
@@ -134,20 +134,33 @@ class Dispatcher(Workers):
         cancelling, key, scoped, popleft = task.cancelling, probe.key, probe.table, self.ready.popleft
         looks = _LOOKS if scheduler is None else (None,)
         stepper = self._take_stepper()
-        waiting: Any = None
+        # Any: mypy believes that a cell stays plain, or not, whatever is called.
+        cell: Any
+        suspended: Suspended | None
+        entry: Any
+        found: Any
+        handler: Any
+        life: Any
+        envelope: Any
+        context: Any
+        warm: Any
+        message = sender = value = waiting = None
         now = clock()
         while True:
             if not ready:
+                # What was handled last is nobody's any more, and it may be long until there is something else.
+                stepper.value = None
+                cell = entry = found = handler = message = sender = life = envelope = context = waiting = None
+                warm = value = suspended = None
                 if not await self._await_ready():
                     self._keep(stepper)
                     return False
                 now = clock()
-            suspended: Suspended | None = None
+            suspended = None
             for _ in looks:
                 if not ready:
                     break
-                # Any: mypy believes that a cell stays plain, or not, whatever is called.
-                cell: Any = popleft() if scheduler is None else self._next(scheduler)
+                cell = popleft() if scheduler is None else self._next(scheduler)
                 entry = cell.first
                 if not cell.plain:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run anything on
@@ -185,8 +198,7 @@ class Dispatcher(Workers):
                         self._keep(stepper)
                         return False
                     note((now, cell, type(message), sender))
-                    life.current = entry
-                    envelope = Envelope(message, sender, life)
+                    life.current = envelope = Envelope(message, sender, life)
                     context = base.copy()
                     try:
                         waiting = context.run(stepper.send, (envelope, handler, life.actor, message))
@@ -365,12 +377,15 @@ class Dispatcher(Workers):
         life = envelope.life
         assert life is not None  # noqa: S101  # it was delivered
         cell = life.cell
-        if error is None:
-            self._outcomes.done(cell, life, envelope, value)
-        else:
-            self._outcomes.failed(cell, life, envelope, error)
-        if cell.idle is not None and cell.running == 0:
-            self._outcomes.settled(cell)
+        try:
+            if error is None:
+                self._outcomes.done(cell, life, envelope, value)
+            else:
+                self._outcomes.failed(cell, life, envelope, error)
+            if cell.idle is not None and cell.running == 0:
+                self._outcomes.settled(cell)
+        except Exception as broken:  # a callback of who supervises: no reason to lose the actor and its worker
+            log.error("%s: the end of a handler raised %r", cell.path, broken, exc_info=broken, extra={"path": cell.path})
 
     async def _finish(self, suspended: Suspended, *, early: bool = False) -> None:
         """Be the handler's task until it ends."""

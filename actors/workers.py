@@ -150,6 +150,7 @@ class Workers(Reserves):
             log.error("a worker ended with %r", error, exc_info=error)
         if task is self._owner:
             self._start(owner=True)
+        self._fill()
 
     def _hand_over(self) -> None:
         """Make another worker the owner of the queue."""
