@@ -47,9 +47,10 @@ class Kit:
 
 def kit_of(life: Life) -> Kit:
     """The kit of a life, made when first needed."""
-    if life.kit is None:
-        life.kit = Kit()
-    return life.kit
+    kit = life.kit
+    if kit is None:
+        kit = life.kit = Kit()
+    return kit
 
 
 def home_of(life: Life) -> Home | None:

@@ -25,12 +25,12 @@ import contextvars
 import sys
 import types
 from collections import deque
-from collections.abc import Coroutine
 from threading import get_ident
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from understudy.actors.cell import BUSY, IDLE, QUEUED, Cell
 from understudy.actors.delivery import DELIVERY, START, Entry, Envelope, Handler, Life, Notice
+from understudy.actors.outcomes import Outcomes
 from understudy.actors.scheduling import LOOK, TURN, Scheduler
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import ENDED, RUNNING, Stepper, adopt, given
@@ -52,30 +52,6 @@ _Ended = tuple[Any, BaseException | None]
 _COROUTINE: Final = types.CoroutineType
 _LOOKS: Final = (None,) * LOOK
 _frame: Final = sys._getframe
-
-
-class Outcomes(Protocol):
-    """What the kernel does at the begin and the end of a delivery."""
-
-    def start(self, cell: Cell, life: Life) -> Coroutine[Any, Any, None] | None:
-        """Make the actor; what is left to await."""
-        ...
-
-    def admit(self, cell: Cell, life: Life, entry: Entry) -> tuple[Handler, bool] | None:
-        """The handler for an entry and whether it is an `async def`; None for what was not wanted and disposed of."""
-        ...
-
-    def done(self, cell: Cell, life: Life, envelope: Envelope, value: object) -> None:
-        """The handler returned."""
-        ...
-
-    def failed(self, cell: Cell, life: Life, envelope: Envelope, error: BaseException) -> None:
-        """The handler raised, whatever it raised."""
-        ...
-
-    def settled(self, cell: Cell) -> None:
-        """The last running delivery of a cell has ended, and somebody waits for that."""
-        ...
 
 
 def _call(life: Life, handler: Handler, actor: object, message: object) -> Any:
@@ -385,7 +361,9 @@ class Dispatcher(Workers):
             if cell.idle is not None and cell.running == 0:
                 self._outcomes.settled(cell)
         except Exception as broken:  # a callback of who supervises: no reason to lose the actor and its worker
-            log.error("%s: the end of a handler raised %r", cell.path, broken, exc_info=broken, extra={"path": cell.path})
+            log.error(
+                "%s: the end of a handler raised %r", cell.path, broken, exc_info=broken, extra={"path": cell.path}
+            )
 
     async def _finish(self, suspended: Suspended, *, early: bool = False) -> None:
         """Be the handler's task until it ends."""
