@@ -361,9 +361,8 @@ class Dispatcher(Workers):
             if cell.idle is not None and cell.running == 0:
                 self._outcomes.settled(cell)
         except Exception as broken:  # a callback of who supervises: no reason to lose the actor and its worker
-            log.error(
-                "%s: the end of a handler raised %r", cell.path, broken, exc_info=broken, extra={"path": cell.path}
-            )
+            path = cell.path
+            log.error("%s: the end of a handler raised %r", path, broken, exc_info=broken, extra={"path": path})
 
     async def _finish(self, suspended: Suspended, *, early: bool = False) -> None:
         """Be the handler's task until it ends."""
