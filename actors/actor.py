@@ -77,6 +77,9 @@ class Actor(Generic[M]):
     overflow: ClassVar[Overflow] = "refuse"
     cancel_on_stop: ClassVar[bool] = False
     """Cancel the running handler at once when stopped, instead of letting it finish within the deadline."""
+    redeliver: ClassVar[int] = 0
+    """How often a message during which an incarnation failed is given to the next one; 0: it is a dead letter, and its
+    asker is told. Only under a supervisor. A handler that was cut short has left behind what it did."""
     trap_exits: ClassVar[bool] = False
     """Be sent `Exited` when a linked incarnation ends, instead of ending with it; needs a handler for `Exited`."""
     stash_limit: ClassVar[int] = 100

@@ -56,6 +56,8 @@ class Envelope(Struct, eq=False):
     deadline: float | None = None
     chain: tuple[Envelope, ...] = ()
     reply: asyncio.Future[Any] | None = None
+    tries: int = 0
+    """Incarnations that failed while they handled it; see `Actor.redeliver`."""
     fail_fast: bool = False
     cancelled: bool = False
 

@@ -21,7 +21,7 @@ from understudy.actors import home, watching
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import BUSY, IDLE, QUEUED, Cell
 from understudy.actors.clock import Clock, SystemClock
-from understudy.actors.delivery import DELIVERY, START, Entry, Envelope, Handler, Life, message_of, path_of
+from understudy.actors.delivery import DELIVERY, START, Entry, Envelope, Handler, Life, Notice, message_of, path_of
 from understudy.actors.endings import Endings
 from understudy.actors.errors import (
     ActorStopped,
@@ -340,7 +340,8 @@ class Kernel(Posting):
             return
         cut = cut and cell.state not in ALIVE  # by us, because the incarnation ends
         exit = cell.exit if cut else _exit_of(error, starting=starting)
-        if not starting:
+        again = not cut and not starting and self._redeliver(cell, envelope, error)
+        if not starting and not again:
             self._answer_failure(cell, envelope, exit, error)
         if not cut and not isinstance(error, Leave):
             message = None if starting else envelope.message
@@ -348,6 +349,18 @@ class Kernel(Posting):
             self.telemetry.crash(cell, life.number, exit, message, error, chain)
         if cell.state in ALIVE:
             self._endings.end_incarnation(cell, life, exit)
+
+    def _redeliver(self, cell: Cell, envelope: Envelope, error: BaseException) -> bool:
+        """Put the message that an incarnation failed with back to the front, if its actor wants that."""
+        kind = cell.kind
+        if kind is None or envelope.tries >= kind.redeliver or cell.on_exit is None or isinstance(error, Leave):
+            return False
+        stashed = envelope.reply is not None and not isinstance(envelope.reply, asyncio.Future)
+        if isinstance(envelope, Notice) or stashed or cell.state not in ALIVE:
+            return False
+        envelope.tries += 1
+        cell.box().put_back([envelope])
+        return True
 
     def _answer_failure(self, cell: Cell, envelope: Envelope, exit: Exit, error: BaseException) -> None:
         if envelope.reply is not None:

@@ -121,6 +121,22 @@ def _dead_letter(args: Args) -> Found:
     }
 
 
+def _redeliver(args: Args) -> Found:
+    value = _value("crashstorm", args)
+    crashes = int(str(value["first_attempt_crashes"]))
+    agents, jobs = args
+    return {
+        "completed": agents * jobs,
+        "once": True,
+        "dead": crashes,
+        "disjoint": False,
+        "dead_letters": 0,
+        "restarts": crashes,
+        "alive": agents,
+        "sum": int(str(value["sum"])),
+    }
+
+
 LIMIT = 5
 """Restarts in 10 s after which a supervisor of `escalate` gives up."""
 
@@ -160,9 +176,8 @@ CRASHSTORM = Benchmark(
             "redeliver",
             sizes_of("crashstorm"),
             _of_table("crashstorm", "first_attempt_crashes"),
-            lambda args: {},
-            _ALL_RESTARTS | {"per_supervisor": GROUP},
-            variants=("def",),
+            _redeliver,
+            _ALL_RESTARTS | {"per_supervisor": GROUP, "redeliver": 1, "state": "a book the factories share"},
         ),
         Line(
             "escalate",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from benchmarks.case import Case, Found, NotSupported, cpu_seconds
+from benchmarks.case import Case, Found, cpu_seconds
 from benchmarks.ours.common import LONG, Bugs, arrived, pick
 from benchmarks.ours.inside import dead_letters
 from benchmarks.suite import GROUP
@@ -77,6 +77,18 @@ class Worker(Actor[Job | Report]):
         return self.sum, self.context.incarnation - 1
 
 
+class Stubborn(Worker):
+    """Is given the job it crashed at once more."""
+
+    redeliver = 1
+
+
+class GivesUp(Stubborn):
+    """Is not."""
+
+    redeliver = 0
+
+
 class Forgets(Worker):
     """Begins each life with nothing."""
 
@@ -128,8 +140,10 @@ async def dead_letter(case: Case) -> Found:
     return found
 
 
-async def _dead_letter(case: Case, agents: int, jobs: int, crashes: Callable[[int, int], bool]) -> Found:
-    worker, book = pick(case, Worker, BUGS), Book(crashes)
+async def _dead_letter(
+    case: Case, agents: int, jobs: int, crashes: Callable[[int, int], bool], kind: type[Worker] = Worker
+) -> Found:
+    worker, book = pick(case, kind, BUGS), Book(crashes)
     children = [ChildSpec(partial(worker, i, jobs, book), name=f"w{i}") for i in range(agents)]
     async with System(tree(children, GROUP, ALL, AT_ONCE)) as system:
         refs = [system.ref(child) for child in children]
@@ -286,8 +300,16 @@ async def storm(case: Case) -> Found:
 
 
 async def redeliver(case: Case) -> Found:
-    """The failed job is given to the replacement."""
-    raise NotSupported("a plain actor's failed message is a dead letter; the public API does not redeliver it")
+    """The failed job is given to the replacement, which does it: each job is completed once, and none is lost."""
+    agents, jobs = case.args
+    tried: set[tuple[int, int]] = set()
+
+    def first(i: int, j: int) -> bool:
+        crashes = (i + j) % 7 == 0 and (i, j) not in tried
+        tried.add((i, j))
+        return crashes
+
+    return await _dead_letter(case, agents, jobs, first, Stubborn)
 
 
 LINES: dict[str, Callable[[Case], Awaitable[Found]]] = {
@@ -300,6 +322,7 @@ LINES: dict[str, Callable[[Case], Awaitable[Found]]] = {
 BUGS: Bugs = {
     "forgets": {Worker: Forgets},
     "skips": {Worker: Skips},
+    "gives-up": {Stubborn: GivesUp},
     "recovers": {Worker: Recovers},
     "pretends": {Crasher: Pretends},
 }
