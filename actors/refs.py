@@ -164,8 +164,7 @@ class Ref(Generic[Mr]):
         )
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.turn_over(now):
-                await turn()
-                dispatcher.begin_turn()
+                await dispatcher.give_turn()
             if cell.status == IDLE:
                 result: Any = dispatcher.step(cell, envelope)
                 if result is not QUEUE:
