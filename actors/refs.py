@@ -166,8 +166,7 @@ class Ref(Generic[Mr]):
         )
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.left <= 0 or now > dispatcher.until:
-                await turn()
-                dispatcher.begin_turn()
+                await dispatcher.give_turn()
             if cell.status == IDLE:
                 result: Any = dispatcher.step(cell, envelope)
                 if result is not QUEUE:

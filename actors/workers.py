@@ -66,7 +66,20 @@ class Spare:
 class Workers(Reserves):
     """The workers of one event loop: one owns the queue of ready cells, others are spare, or busy with a handler."""
 
-    __slots__ = ("_clock", "_closing", "_loop", "_owner", "_spares", "_tasks", "hops", "left", "ready", "until", "wake")
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_givers",
+        "_loop",
+        "_owner",
+        "_spares",
+        "_tasks",
+        "hops",
+        "left",
+        "ready",
+        "until",
+        "wake",
+    )
 
     def __init__(self, base: contextvars.Context) -> None:
         super().__init__(base)
@@ -74,6 +87,7 @@ class Workers(Reserves):
         self._clock = clock_of(self._loop)
         self.ready: Final = deque[Cell]()
         self.wake: asyncio.Future[None] | None = None
+        self._givers = 0
         self.left = TURN
         self.until = self._clock() + TURN_SECONDS
         self._owner: asyncio.Task[None] | None = None
@@ -121,15 +135,24 @@ class Workers(Reserves):
     # -- turns ---------------------------------------------------------------------------------------------
 
     def begin_turn(self) -> None:
-        """The loop has had a turn."""
-        self.left, self.until = TURN, self._clock() + TURN_SECONDS
+        """The loop has had a turn. All who gave it theirs go on within one, so that is shared."""
+        among = 1 + self._givers
+        self.left, self.until = TURN // among or 1, self._clock() + TURN_SECONDS / among
+
+    async def give_turn(self) -> None:
+        """Give the loop a turn, and begin the next."""
+        self._givers += 1
+        try:
+            await turn()
+        finally:
+            self._givers -= 1
+        self.begin_turn()
 
     async def _give_turn(self) -> bool:
         try:
-            await turn()
+            await self.give_turn()
         except asyncio.CancelledError:
             return False
-        self.begin_turn()
         return True
 
     # -- workers -------------------------------------------------------------------------------------------
