@@ -65,12 +65,12 @@ class Actor(Generic[M]):
     """Base of every actor. See the module for what a subclass writes."""
 
     handlers: ClassVar[Mapping[type, Handler]] = {}
-    door: ClassVar[Door] = {}
+    _door: ClassVar[Door] = {}
     """`handlers` as the dispatcher reads it."""
-    starts: ClassVar[bool] = False
+    _starts: ClassVar[bool] = False
     """Whether there is something to await at the start of an incarnation, and, `stops`, at its end."""
-    stops: ClassVar[bool] = False
-    hears_children: ClassVar[bool] = False
+    _stops: ClassVar[bool] = False
+    _hears_children: ClassVar[bool] = False
     """Whether `_child_released` does anything."""
     mailbox_limit: ClassVar[int] = DEFAULT_LIMIT
     """Messages that wait at most; see `mailbox` for what happens then."""
@@ -97,9 +97,9 @@ class Actor(Generic[M]):
             frame = frame.f_back  # of a base between, such as a state machine's
         scope = frame.f_locals
         cls.handlers = _collect(cls, scope)
-        cls.stops = cls.on_stop is not Actor.on_stop or cls.lifespan is not Actor.lifespan
-        cls.starts = cls.on_start is not Actor.on_start or cls.lifespan is not Actor.lifespan
-        cls.door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
+        cls._stops = cls.on_stop is not Actor.on_stop or cls.lifespan is not Actor.lifespan
+        cls._starts = cls.on_start is not Actor.on_start or cls.lifespan is not Actor.lifespan
+        cls._door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
         _check_bracket(cls)
         _check_lifespan(cls)
         if cls.trap_exits and Exited not in cls.handlers:

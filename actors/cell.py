@@ -208,7 +208,7 @@ class Cell:
         if life is None:
             return True
         busy = life.current is not None and not life.fenced
-        stops = life.ready and self.kind is not None and self.kind.stops
+        stops = life.ready and self.kind is not None and self.kind._stops
         return not (busy or life.tasks or self._children or stops or life.kit is not None)
 
     def advance(self, event: LifeEvent) -> None:
@@ -243,7 +243,7 @@ class Cell:
         will be when what keeps it busy ends. That holds for one that is plain whenever it runs.
         """
         self.kind = kind
-        self.door = kind.door if short_way else CLOSED
+        self.door = kind._door if short_way else CLOSED
         if self.mailbox is not None:
             self.mailbox.limit, self.mailbox.overflow = self.limit, self.overflow
 

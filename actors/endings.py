@@ -277,7 +277,7 @@ class Endings:
         if kernel.on_released is not None:
             kernel.on_released(cell, exit)
         parent = cell.parent
-        if parent is not None and parent.kind is not None and parent.kind.hears_children:
+        if parent is not None and parent.kind is not None and parent.kind._hears_children:
             above = parent.life
             if above is not None and above.actor is not None:
                 above.actor._child_released(cell)

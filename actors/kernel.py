@@ -265,7 +265,7 @@ class Kernel(Posting):
         """The handler of an entry; None, and a dead letter, for what cannot be served or is not wanted any more."""
         message = message_of(entry)
         assert cell.kind is not None  # noqa: S101  # known since the life started
-        found = cell.kind.door.get(type(message))
+        found = cell.kind._door.get(type(message))
         if life.kit is not None and life.kit.idle is not None and found is not None:
             found = life.kit.idle.through(found[0]), False
         if found is None and type(message) is Peek:
@@ -295,7 +295,7 @@ class Kernel(Posting):
         actor._cell = cell
         if cell.kind is not kind:
             self._know(cell, kind)
-        if not kind.starts:
+        if not kind._starts:
             return None
         return actor.on_start() if kind.lifespan is Actor.lifespan else self._settle_in(cell, life, actor)
 

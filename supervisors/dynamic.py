@@ -52,7 +52,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
 
     stops_together: ClassVar[bool] = True
 
-    hears_children = True
+    _hears_children = True
 
     def __init__(self, plan: DynamicPlan) -> None:
         self._plan = plan

@@ -46,7 +46,7 @@ __all__ = ["ChildPlan", "Observer", "SupervisorActor", "SupervisorPlan"]
 class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | SweepStarts]):
     """See the module."""
 
-    hears_children = True
+    _hears_children = True
     stops_together = False
 
     def __init__(self, plan: SupervisorPlan) -> None:
