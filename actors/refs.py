@@ -165,6 +165,8 @@ class Ref(Generic[Mr]):
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.turn_over(now):
                 await dispatcher.give_turn()
+                if kernel.now() >= envelope.deadline:  # type: ignore[operator]  # as above
+                    raise AskTimeout(cell.path, deadline - now)
             if cell.status == IDLE:
                 result: Any = dispatcher.step(cell, envelope)
                 if result is not QUEUE:
