@@ -26,7 +26,7 @@ import sys
 import types
 from collections import deque
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from understudy.actors.cell import BUSY, IDLE, QUEUED, Cell
 from understudy.actors.delivery import DELIVERY, START, Entry, Envelope, Handler, Life, Notice
@@ -88,19 +88,6 @@ class Dispatcher(Workers):
         self._depth = 0
         super().__init__(base)
 
-    def schedule(self, cell: Cell) -> None:
-        """Put a runnable cell that is not in the run queue into it."""
-        if self.wake is not None:
-            self.rouse()
-        cell.status = QUEUED
-        self.ready.append(cell)
-
-    def _next(self, scheduler: Scheduler) -> Cell:
-        index = scheduler.next_ready([cell.path for cell in self.ready]) if len(self.ready) > 1 else 0
-        cell = self.ready[index]
-        del self.ready[index]
-        return cell
-
     async def _drain(self, task: asyncio.Task[None], probe: ScopeProbe) -> bool:
         """See `Workers`. One message of each ready cell in turn.
 
@@ -111,28 +98,21 @@ class Dispatcher(Workers):
         looks = _LOOKS if scheduler is None else (None,)
         stepper = self._take_stepper()
         # Any: mypy believes that a cell stays plain, or not, whatever is called.
-        cell: Any
-        suspended: Suspended | None
-        entry: Any
-        found: Any
-        handler: Any
-        life: Any
-        envelope: Any
-        context: Any
-        warm: Any
-        message = sender = value = waiting = None
+        nothing: Any = None
+        cell: Any = None
+        entry: Any = None
+        life: Any = None
         now = clock()
         while True:
             if not ready:
                 # What was handled last is nobody's any more, and it may be long until there is something else.
-                stepper.value = None
-                cell = entry = found = handler = message = sender = life = envelope = context = waiting = None
-                warm = value = suspended = None
+                stepper.value = cell = entry = found = handler = message = sender = life = nothing
+                envelope = context = warm = value = waiting = nothing
                 if not await self._await_ready():
                     self._keep(stepper)
                     return False
                 now = clock()
-            suspended = None
+            suspended: Suspended | None = None
             for _ in looks:
                 if not ready:
                     break
@@ -140,9 +120,7 @@ class Dispatcher(Workers):
                 entry = cell.first
                 if not cell.plain:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run anything on
-                        ready.appendleft(cell)
-                        self._keep(stepper)
-                        return False
+                        return self._retreat(cell, stepper)
                     suspended = self._serve(cell)
                     if suspended is None:
                         continue
@@ -156,9 +134,7 @@ class Dispatcher(Workers):
                 if found is None:
                     if cancelling() or (key in scoped and probe.dirty()):
                         cell.box().put_back_first(entry, control=isinstance(entry, Notice))
-                        ready.appendleft(cell)
-                        self._keep(stepper)
-                        return False
+                        return self._retreat(cell, stepper)
                     suspended = self._deliver(cell, entry)
                     if suspended is None:
                         self.rest(cell)
@@ -170,9 +146,7 @@ class Dispatcher(Workers):
                 if is_async:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run it on
                         cell.box().put_back([entry])
-                        ready.appendleft(cell)
-                        self._keep(stepper)
-                        return False
+                        return self._retreat(cell, stepper)
                     note((now, cell, type(message), sender))
                     life.current = envelope = Envelope(message, sender, life)
                     context = base.copy()
@@ -240,6 +214,12 @@ class Dispatcher(Workers):
                     self._keep(stepper)
                     return False
                 now = clock()
+
+    def _retreat(self, cell: Cell, stepper: Stepper) -> Literal[False]:
+        """Leave a cell that was about to be served to the next owner of the queue."""
+        self.ready.appendleft(cell)
+        self._keep(stepper)
+        return False
 
     # -- one delivery --------------------------------------------------------------------------------------
 

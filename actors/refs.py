@@ -167,6 +167,8 @@ class Ref(Generic[Mr]):
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.left <= 0 or now > dispatcher.until:
                 await dispatcher.give_turn()
+                if kernel.now() >= envelope.deadline:  # type: ignore[operator]  # as above
+                    raise AskTimeout(cell.path, deadline - now)
             if cell.status == IDLE:
                 result: Any = dispatcher.step(cell, envelope)
                 if result is not QUEUE:
@@ -203,7 +205,9 @@ async def _reply(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> An
     assert deadline is not None  # noqa: S101
     if reply.done() and not _cancelled():  # it was stepped at once
         return reply.result()
-    timer = kernel.timers.at(deadline, lambda: envelope.fail(AskTimeout(cell.path, deadline - now)))
+    # An ask that was stepped inside another one with the same deadline comes here first; it times out second, as ever.
+    rank = len(envelope.chain)
+    timer = kernel.timers.at(deadline, lambda: envelope.fail(AskTimeout(cell.path, deadline - now)), rank=rank)
     try:
         if reply.done():
             await turn()

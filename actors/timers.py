@@ -49,7 +49,7 @@ class Timers:
         self._loop = loop
         self._pick = pick
         self._context = context
-        self._heap: list[tuple[float, int, Timer]] = []
+        self._heap: list[tuple[float, int, int, Timer]] = []
         self._sequence = 0
         self._cancelled = 0
         self._handle: asyncio.TimerHandle | None = None
@@ -59,11 +59,11 @@ class Timers:
         """Call `call` in `seconds` (at least 0) of the loop's time."""
         return self.at(self._loop.time() + max(0.0, seconds), call)
 
-    def at(self, when: float, call: Callable[[], None]) -> Timer:
-        """Call `call` when the loop's time reaches `when`."""
+    def at(self, when: float, call: Callable[[], None], *, rank: int = 0) -> Timer:
+        """Call `call` when the loop's time reaches `when`; after those of a lower `rank` that are due then, too."""
         timer = Timer(self, when, call)
         self._sequence += 1
-        heapq.heappush(self._heap, (when, self._sequence, timer))
+        heapq.heappush(self._heap, (when, rank, self._sequence, timer))
         self._arm()
         return timer
 
@@ -71,7 +71,7 @@ class Timers:
         """A timer was cancelled; drop the dead ones when they are many."""
         self._cancelled += 1
         if self._cancelled >= _COMPACT_FROM and self._cancelled * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].call is not None]
+            self._heap = [entry for entry in self._heap if entry[3].call is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0
 
@@ -94,13 +94,13 @@ class Timers:
 
     def _fire(self) -> None:
         self._handle = None
-        due: list[tuple[float, int, Timer]] = []
+        due: list[tuple[float, int, int, Timer]] = []
         now = self._loop.time()
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap))
         while due:
             index = self._pick([entry[0] for entry in due]) if self._pick and len(due) > 1 else 0
-            timer = due.pop(index)[2]
+            timer = due.pop(index)[3]
             call, timer.call = timer.call, None
             if call is not None:
                 _run(call)

@@ -12,10 +12,10 @@ from collections import deque
 from types import FrameType
 from typing import Any, Final
 
-from understudy.actors.cell import Cell
+from understudy.actors.cell import QUEUED, Cell
 from understudy.actors.delivery import Envelope, Life
 from understudy.actors.reserves import Reserves
-from understudy.actors.scheduling import TURN, TURN_SECONDS, clock_of, turn
+from understudy.actors.scheduling import TURN, TURN_SECONDS, Scheduler, clock_of, turn
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import Stepper
 from understudy.actors.tasks import HANDLE, note_code, note_driver, want_room
@@ -116,6 +116,19 @@ class Workers(Reserves):
         wake, self.wake = self.wake, None
         if wake is not None and not wake.done():
             wake.set_result(None)
+
+    def schedule(self, cell: Cell) -> None:
+        """Put a runnable cell that is not in the run queue into it."""
+        if self.wake is not None:
+            self.rouse()
+        cell.status = QUEUED
+        self.ready.append(cell)
+
+    def _next(self, scheduler: Scheduler) -> Cell:
+        index = scheduler.next_ready([cell.path for cell in self.ready]) if len(self.ready) > 1 else 0
+        cell = self.ready[index]
+        del self.ready[index]
+        return cell
 
     @property
     def workers(self) -> int:

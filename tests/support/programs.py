@@ -25,14 +25,14 @@ Note = Callable[..., None]
 class Act(Message[object]):
     """For an `async def` handler. `n` is its number, `ops` what to do."""
 
-    n: int
+    n: str
     ops: tuple[Any, ...]
 
 
 class Now(Message[object]):
     """For a `def` handler, which does only what needs no waiting."""
 
-    n: int
+    n: str
     ops: tuple[Any, ...]
 
 
@@ -52,15 +52,15 @@ class World:
     def note(self, *what: Any) -> None:
         self.notes.append(what)
 
-    def number(self) -> int:
+    def number(self) -> str:
         self.numbers += 1
-        return self.numbers
+        return str(self.numbers)
 
 
-def message(world: World, ops: tuple[Op, ...]) -> Act | Now:
-    """The message that has this done; a `def` handler does what it can."""
+def message(world: World, ops: tuple[Op, ...], n: str = "") -> Act | Now:
+    """The message that has this done; a `def` handler does what it can. `n` is "3.2" in the third op of "3"."""
     sync = all(op[0] in SYNC for op in ops) and len(ops) % 2 == 0
-    return (Now if sync else Act)(world.number(), ops)
+    return (Now if sync else Act)(n or world.number(), ops)
 
 
 SYNC = frozenset({"note", "raise", "leave", "tell", "stop", "halt", "stash", "unstash", "link", "watch", "resume"})
@@ -87,9 +87,9 @@ class Player(Actor[Any]):
     def now(self, m: Now) -> object:
         cell = self.context._cell
         self.begin(m.n)
-        for op in m.ops:
+        for index, op in enumerate(m.ops):
             self.world.note("op", m.n, op[0])
-            self.at_once(op, cell)
+            self.at_once(op, cell, f"{m.n}.{index}")
         self.end(m.n)
         return m.n
 
@@ -97,10 +97,10 @@ class Player(Actor[Any]):
         task, cell = asyncio.current_task(), self.context._cell
         self.begin(m.n)
         try:
-            for op in m.ops:
+            for index, op in enumerate(m.ops):
                 self.world.note("op", m.n, op[0])
-                if not self.at_once(op, cell):
-                    await self.later(op, m.n)
+                if not self.at_once(op, cell, f"{m.n}.{index}"):
+                    await self.later(op, f"{m.n}.{index}")
                 assert asyncio.current_task() is task, "one task for the life of a handler"
         finally:
             self.end(m.n)
@@ -109,16 +109,16 @@ class Player(Actor[Any]):
     def down(self, m: Down) -> None:
         self.world.note("down", self.context.path, m.path, m.kind)
 
-    def begin(self, n: int) -> None:
+    def begin(self, n: str) -> None:
         self.busy += 1
         assert self.busy <= max(1, self.context._cell.concurrency), "too many handlers at once"
         self.world.note("begin", self.context.path, n)
 
-    def end(self, n: int) -> None:
+    def end(self, n: str) -> None:
         self.busy -= 1
         self.world.note("end", n)
 
-    def at_once(self, op: Op, cell: Cell) -> bool:
+    def at_once(self, op: Op, cell: Cell, n: str) -> bool:
         """Do what needs no waiting; False for another op."""
         world, kernel = self.world, self.world.kernel
         match op:
@@ -129,7 +129,7 @@ class Player(Actor[Any]):
             case ("leave",):
                 self.context.stop(Exit("error", "left"))
             case ("tell", to, ops):
-                told = message(world, ops)
+                told = message(world, ops, n)
                 world.note("told", told.n, bool(world.ref(to).tell(told)))
             case ("stop", who):
                 kernel.begin_stop(world.cells[who % len(world.cells)])
@@ -155,7 +155,7 @@ class Player(Actor[Any]):
                 return False
         return True
 
-    async def later(self, op: Op, n: int) -> None:
+    async def later(self, op: Op, n: str) -> None:
         world = self.world
         match op:
             case ("sleep", seconds):
@@ -164,15 +164,15 @@ class Player(Actor[Any]):
                 with anyio.move_on_after(seconds):
                     await anyio.sleep(seconds * 2)
             case ("ask", to, ops, timeout):
-                await self.ask(to, ops, timeout)
+                await self.ask(to, ops, timeout, n)
             case ("ask and cancel", to, ops, seconds):
-                asking = asyncio.ensure_future(self.ask(to, ops, 5.0, cancel=True))
+                asking = asyncio.ensure_future(self.ask(to, ops, 5.0, n, cancel=True))
                 world.left.append(asking)
                 await asyncio.sleep(seconds)
                 asking.cancel()
                 await asyncio.wait([asking])
             case ("background", to, ops, timeout):
-                world.left.append(asyncio.ensure_future(self.ask(to, ops, timeout)))
+                world.left.append(asyncio.ensure_future(self.ask(to, ops, timeout, n)))
             case ("suspend", who):
                 with contextlib.suppress(UnderstudyError):
                     await world.kernel.suspensions.suspend(world.cells[who % len(world.cells)], 0.7)
@@ -194,8 +194,8 @@ class Player(Actor[Any]):
             case _:
                 raise AssertionError(op)
 
-    async def ask(self, to: int, ops: tuple[Op, ...], timeout: float, *, cancel: bool = False) -> None:
-        asked = message(self.world, ops)
+    async def ask(self, to: int, ops: tuple[Op, ...], timeout: float, n: str, *, cancel: bool = False) -> None:
+        asked = message(self.world, ops, n)
         mine = asyncio.current_task()
         try:
             outcome: object = await self.world.ref(to).ask(asked, timeout=timeout, cancel=cancel)
