@@ -395,6 +395,7 @@ class Dispatcher(Workers):
         self._flights.append((self.until, cell, type(envelope.message), envelope.sender))
         self.left -= 1
         self._depth += 1
+        waiting: Any = None
         spare = spares.pop()
         table[loop] = spare.task
         try:

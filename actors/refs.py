@@ -191,7 +191,11 @@ async def _queued(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> A
     envelope.reply = kernel.loop.create_future()
     posted = kernel.post(cell, envelope, quiet=True)
     if not posted and posted.reason == "full":
-        posted = await kernel.post_when_room(cell, envelope, seconds)
+        try:
+            posted = await kernel.post_when_room(cell, envelope, seconds)
+        except asyncio.CancelledError:
+            envelope.reply.cancel()  # it may have been given room in the same moment
+            raise
     if not posted and not envelope.reply.done():
         raise _refusal(cell, posted, envelope.message)
     return await _reply(cell, envelope, now, cancel)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -277,5 +278,48 @@ def test_an_ask_of_a_system_that_is_closing_or_closed_fails_at_once(run: Run, wa
             await ref.ask(Ping())
         assert not ref.tell(Ping())
         assert len(asked) == 1
+
+    run(main)
+
+
+def test_an_asker_that_is_cancelled_as_it_gets_room_leaves_no_error_behind(run: Run, way: Way) -> None:
+    asking: Any = None
+    gate: Any = None
+
+    class Small(Actor[Do]):
+        mailbox_limit = 1
+        served = 0
+
+        async def do(self, m: Do) -> object:
+            self.served += 1
+            if self.served == 1:
+                await gate.wait()
+            elif self.served == 2:
+                asking.cancel()  # taking this message gave it room
+            else:
+                raise ValueError("of the request that nobody waits for")
+            return None
+
+    async def main() -> None:
+        nonlocal asking, gate
+        broken: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: broken.append(context))
+        async with kernel_alone(way) as kernel:
+            gate = asyncio.Event()
+            ref = kernel.ref_of(kernel.spawn(Small))
+            ref.tell(Do())
+            await turns()
+            ref.tell(Do())
+            asking = asyncio.create_task(ref.ask(Do()))
+            await turns()
+            gate.set()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+            await turns()
+            assert ref.cell().state == "stopped"
+        gc.collect()
+        futures = [each for each in gc.get_objects() if isinstance(each, asyncio.Future) and each.done()]
+        unseen = [each for each in futures if each._log_traceback]  # said when it is lost
+        assert not [*broken, *unseen]
 
     run(main)
