@@ -149,7 +149,7 @@ class Dispatcher(Workers):
                         return self._retreat(cell, stepper)
                     note((now, cell, type(message), sender))
                     life.current = envelope = Envelope(message, sender, life)
-                    context = base.copy()
+                    context, waiting = base.copy(), None
                     try:
                         waiting = context.run(stepper.send, (envelope, handler, life.actor, message))
                     except BaseException as error:  # what a generator cannot survive
