@@ -8,8 +8,9 @@ import types
 from collections.abc import Callable, Generator, Sequence
 from typing import Final, Protocol
 
-TURN: Final = 64
-"""Messages of one turn; then timers, I/O and cancellation are served."""
+TURN: Final = 32
+"""Messages of one turn; then timers, I/O and cancellation are served. What is due waits for two turns at most (the rest
+of the one it falls into, and what was ready before it in the next), so that a timer is late by 64 messages."""
 TURN_SECONDS: Final = 0.001
 LOOK: Final = 4
 """Messages after which the clock is looked at."""

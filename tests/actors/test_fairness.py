@@ -158,10 +158,10 @@ def test_a_timer_is_late_by_a_turn_at_most(run: Run, how: str, kind: Callable[[C
                     before = count.handled
                     messages, seconds = await lateness(count)
                     assert count.handled > before
-                    # What was ready before it has its turn, too: two turns of 64 messages, or of a millisecond. In
+                    # What was ready before it has its turn, too: two turns of 32 messages, or of a millisecond. In
                     # debug mode a message may cost ten times as much.
                     debug = asyncio.get_running_loop().get_debug()
-                    assert messages <= (64 + 64 + 20 if debug else 64) or seconds <= 0.002, (messages, seconds)
+                    assert messages <= (64 + 20 if debug else 64) or seconds <= 0.002, (messages, seconds)
 
     run(main)
 
