@@ -353,6 +353,9 @@ def test_linked_actors_and_a_watcher_outlive_nothing_when_the_kernel_is_left() -
             for other in cells:
                 link(one, other)
         kernel.watch(cells[0], cells[3])
+        await kernel.aclose()
+        assert [cell.state for cell in cells] == ["stopped"] * 4
+        assert kernel.registry.names() == ()
 
     alone(main)
 
