@@ -180,7 +180,7 @@ async def yard(site: Path, at: Path, trap: Trap | None = None) -> AsyncIterator[
             "KILL_MODEL": model_server.url,
             "KILL_TOOLS": f"{host}:{port}",
             "UNDERSTUDY_APP": "kill_app:team",
-            "PYTHONPATH": str(SUPPORT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")])),
         }
         if trap is not None and trap.what == "write_report":
             made.env["KILL_YES"] = "1"
