@@ -1,7 +1,8 @@
 """The audit team whose tools run in another process, for `kill -9` tests.
 
 `team` is what `--app kill_app:team` names. `python kill_app.py JOURNAL` is the victim: it starts one run, prints every
-committed event as a line `SEQ EVENT`, and waits when the run is parked, or with KILL_YES says yes itself.
+committed event as a line `SEQ EVENT`, and waits when the run is parked, or with KILL_YES says yes itself. With
+KILL_SLOW its disk takes that many seconds longer for each write.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,9 +19,11 @@ from understudy import OpenAIChat, Price, Supervisor, System, Waiting
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.tools import Tool
 from understudy.actors.journal.events import Parked, Record
+from understudy.actors.journal.store import Row
 from understudy.demo.messages import Audit, Options
 from understudy.demo.team import team as audit_team
 from understudy.supervisors.specs import ChildSpec
+from understudy.transports.journals.sqlite import SQLiteStore
 
 
 def options() -> Options:
@@ -55,9 +59,23 @@ def _outsource(tool: Tool[..., Any]) -> None:
     tool.fn, tool.is_async = remote, True
 
 
+class SlowDisk(SQLiteStore):
+    """A store on a disk that takes `seconds` longer for each write; nothing of it is there before."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__(path)
+        self._seconds = seconds
+
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        """As `SQLiteStore.write`, later."""
+        await asyncio.sleep(self._seconds)
+        await super().write(rows, at)
+
+
 async def victim(journal: str) -> None:
     tree = team()
-    system = System(tree, journal=journal, meta={"app": "kill_app"})
+    slow = float(os.environ.get("KILL_SLOW", "0"))
+    system = System(tree, journal=SlowDisk(journal, slow) if slow else journal, meta={"app": "kill_app"})
     async with system:
         lines: asyncio.Queue[Record] = asyncio.Queue()
         system.listen(lines.put_nowait)

@@ -33,14 +33,18 @@ DEADLINE = 60.0
 
 @dataclass(frozen=True)
 class Trap:
-    """Kill at the `nth` (from 1) occurrence of `what`: a tool's name, "model", or an event's name."""
+    """Kill at the `nth` (from 1) occurrence of `what`: a tool's name, "model", or an event's name.
+
+    `slow`: seconds that the victim's disk takes longer for each write.
+    """
 
     when: Literal["arrives", "done", "event"]
     what: str
     nth: int
+    slow: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.when}:{self.what}:{self.nth}"
+        return f"{self.when}:{self.what}:{self.nth}" + (":slow" if self.slow else "")
 
 
 @dataclass
@@ -103,11 +107,12 @@ class Yard:
         return answer
 
     async def start_victim(self) -> None:
+        slow = {"KILL_SLOW": str(self.trap.slow)} if self.trap is not None and self.trap.slow else {}
         self.victim = await asyncio.create_subprocess_exec(
             sys.executable,
             str(SUPPORT / "kill_app.py"),
             str(self.journal),
-            env=self.env,
+            env={**self.env, **slow},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -175,7 +180,7 @@ async def yard(site: Path, at: Path, trap: Trap | None = None) -> AsyncIterator[
             "KILL_MODEL": model_server.url,
             "KILL_TOOLS": f"{host}:{port}",
             "UNDERSTUDY_APP": "kill_app:team",
-            "PYTHONPATH": str(SUPPORT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")])),
         }
         if trap is not None and trap.what == "write_report":
             made.env["KILL_YES"] = "1"
