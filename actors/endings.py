@@ -20,6 +20,7 @@ from understudy.actors.errors import ActorStopped
 from understudy.actors.kit import home_of
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit, IllegalTransition
 from understudy.actors.messages import Down
+from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import log
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Endings:
         context = (life.base or self._kernel.context).copy()
         context.run(DELIVERY.set, Envelope(START, None, life))
         work = self._say_goodbye(cell, actor, exit)
-        task = asyncio.Task(work, loop=self._kernel.loop, context=context, name=f"understudy-on-stop-{cell.path}")
+        task = new_task(work, self._kernel.loop, context=context, name=f"understudy-on-stop-{cell.path}")
         if not await self._wait([task], cell.shutdown):
             log.error("%s: on_stop did not end within %g s", cell.path, cell.shutdown, extra={"path": cell.path})
             task.cancel()
@@ -300,7 +301,7 @@ class Endings:
         """Carry out an end in a task of its own, outside of any delivery; begin again if it was cancelled unbegun."""
         name = f"understudy-end-{cell.path}" if cell is not None else "understudy-end"
         context = self._kernel.context.copy()
-        task: asyncio.Task[None] = asyncio.Task(work(), loop=self._kernel.loop, name=name, context=context)
+        task = new_task(work(), self._kernel.loop, name=name, context=context)
         self._reapers[task] = None
         if cell is not None:
             cell.reaper = task

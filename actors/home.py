@@ -16,6 +16,7 @@ from understudy.actors.delivery import DELIVERY, START, Envelope
 from understudy.actors.errors import UnderstudyError
 from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import ALIVE, Exit
+from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import log
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Home:
         base = life.base = kernel.context.copy()
         base.run(DELIVERY.set, Envelope(START, None, life))
         name = f"understudy-lifespan-{cell.path}"
-        self._task: asyncio.Task[None] = asyncio.Task(self._run(), loop=kernel.loop, context=base, name=name)
+        self._task = new_task(self._run(), kernel.loop, context=base, name=name)
         self._task.add_done_callback(self._ended, context=kernel.context)
 
     async def entered(self) -> None:

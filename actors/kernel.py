@@ -38,8 +38,9 @@ from understudy.actors.messages import Message
 from understudy.actors.posting import Posting
 from understudy.actors.refs import Ref
 from understudy.actors.registry import Name, Registry, parse
-from understudy.actors.scheduling import Scheduler, now_of
+from understudy.actors.scheduling import Scheduler, now_of, simulation_of
 from understudy.actors.suspension import Peek, Suspensions
+from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import DeadLetter, Telemetry, log
 from understudy.actors.timers import Timers
 from understudy.actors.topics import Topics
@@ -81,6 +82,9 @@ class Kernel(Posting):
         if hasattr(self, "loop"):
             raise UsageError("a kernel is entered once; make another one")
         self.loop = asyncio.get_running_loop()
+        simulation = simulation_of(self.loop)
+        if simulation is not None:
+            simulation.enter(self)
         self.thread = get_ident()
         self.now = now_of(self.loop)
         self.context = contextvars.copy_context()
@@ -107,7 +111,7 @@ class Kernel(Posting):
         with anyio.CancelScope(shield=True):
             while self._closing:
                 if self._closer is None or self._closer.done():
-                    self._closer = asyncio.Task(self._close(), loop=self.loop, context=self.context.copy())
+                    self._closer = new_task(self._close(), self.loop, context=self.context.copy())
                 try:
                     await asyncio.wait([self._closer])
                 except asyncio.CancelledError as error:

@@ -116,7 +116,11 @@ class Dispatcher(Workers):
             for _ in looks:
                 if not ready:
                     break
-                cell = popleft() if scheduler is None else self._next(scheduler)
+                if scheduler is None:
+                    cell = popleft()
+                elif (cell := self._next(scheduler)) is None:
+                    self.left = 0
+                    break
                 entry = cell.first
                 if not cell.plain:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run anything on

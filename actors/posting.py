@@ -48,6 +48,10 @@ class Posting:
             return refused
         if self.check:
             entry = _checked(entry)
+        return self._put(cell, entry, quiet=quiet)
+
+    def _put(self, cell: Cell, entry: Entry, *, quiet: bool) -> Literal[True] | Refused:
+        """Put in what the door lets through."""
         if cell.first is None and cell.mailbox is None:
             cell.first = entry
         else:

@@ -6,7 +6,12 @@ import asyncio
 import time
 import types
 from collections.abc import Callable, Generator, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from understudy.actors.clock import Clock, Dice, Ids
+    from understudy.actors.kernel import Kernel
+    from understudy.actors.telemetry import Addressed
 
 TURN: Final = 32
 """Messages of one turn; then timers, I/O and cancellation are served. What is due waits for two turns at most (the rest
@@ -22,8 +27,8 @@ class Scheduler(Protocol):
     Addressed by actor path: permuting tasks alone does not reach most orders.
     """
 
-    def next_ready(self, paths: Sequence[str]) -> int:
-        """The index of the ready actor that is served next."""
+    def next_ready(self, ready: Sequence[Addressed]) -> int:
+        """The index of the ready actor that is served next; -1 for none of them before the loop has had a turn."""
         ...
 
     def inline(self, path: str) -> bool:
@@ -37,6 +42,35 @@ class Scheduler(Protocol):
     def next_timer(self, due: Sequence[float]) -> int:
         """The index of the timer, among those due together, that fires first."""
         ...
+
+
+class Simulation(Protocol):
+    """What a simulated event loop, as its attribute `simulation`, brings to every kernel that is entered in it."""
+
+    @property
+    def clock(self) -> Clock:
+        """For nodes that were given none."""
+        ...
+
+    @property
+    def ids(self) -> Ids:
+        """As `clock`."""
+        ...
+
+    @property
+    def dice(self) -> Dice:
+        """As `clock`."""
+        ...
+
+    def enter(self, kernel: Kernel) -> None:
+        """Take a kernel over, before it has a dispatcher and addresses."""
+        ...
+
+
+def simulation_of(loop: asyncio.AbstractEventLoop) -> Simulation | None:
+    """What drives the kernels of a simulated loop; None for every other loop."""
+    found: Simulation | None = getattr(loop, "simulation", None)
+    return found
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -15,17 +15,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import sys
 from asyncio import base_events, events, runners
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import CodeType, FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 log = logging.getLogger("understudy.actors")
 
 # From the loop to the task that is current in it. Values are typed as asyncio types them.
 _Table = dict[Any, Any]
+
+
+def new_task(
+    work: Coroutine[Any, Any, T],
+    loop: asyncio.AbstractEventLoop,
+    *,
+    name: str | None = None,
+    context: contextvars.Context | None = None,
+) -> asyncio.Task[T]:
+    """A task made past the user's task factory; of the loop's own class, if a simulated loop has one."""
+    kind: type[asyncio.Task[T]] = getattr(loop, "task_class", asyncio.Task)
+    return kind(work, loop=loop, name=name, context=context)
 
 
 def find_table() -> _Table | None:

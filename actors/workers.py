@@ -18,7 +18,7 @@ from understudy.actors.reserves import Reserves
 from understudy.actors.scheduling import TURN, TURN_SECONDS, Scheduler, clock_of, turn
 from understudy.actors.scopes import ScopeProbe
 from understudy.actors.steps import Stepper
-from understudy.actors.tasks import HANDLE, note_code, note_driver, want_room
+from understudy.actors.tasks import HANDLE, new_task, note_code, note_driver, want_room
 from understudy.actors.telemetry import log
 
 SPARES: Final = 2
@@ -124,8 +124,10 @@ class Workers(Reserves):
         cell.status = QUEUED
         self.ready.append(cell)
 
-    def _next(self, scheduler: Scheduler) -> Cell:
-        index = scheduler.next_ready([cell.path for cell in self.ready]) if len(self.ready) > 1 else 0
+    def _next(self, scheduler: Scheduler) -> Cell | None:
+        index = scheduler.next_ready(self.ready)
+        if index < 0:
+            return None
         cell = self.ready[index]
         del self.ready[index]
         return cell
@@ -173,7 +175,7 @@ class Workers(Reserves):
     def _start(self, *, owner: bool) -> None:
         if self._closing:
             return
-        task: asyncio.Task[None] = asyncio.Task(self._worker(owner), loop=self._loop, name="understudy-worker")
+        task = new_task(self._worker(owner), self._loop, name="understudy-worker")
         self._tasks[task] = None
         if owner:
             self._owner = task

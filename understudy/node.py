@@ -30,7 +30,7 @@ from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.store import JournalStore, MemoryStore
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
-from understudy.actors.scheduling import Scheduler
+from understudy.actors.scheduling import Scheduler, simulation_of
 from understudy.actors.telemetry import log
 from understudy.actors.watchdog import THRESHOLD, Watchdog, check_threshold
 from understudy.supervisors import lint
@@ -73,9 +73,7 @@ class Node:
         self._check = check
         self._grace = grace
         self._meta = dict(meta or {})
-        self._clock: Clock = clock or SystemClock()
-        self._ids: Ids = ids or RandomIds()
-        self._dice: Dice = dice or system_dice()
+        self._given = clock, ids, dice
         self._scheduler = scheduler
         self._watchdog = watchdog
         if watchdog is not None:
@@ -109,6 +107,7 @@ class Node:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         self._drained_by = float("inf")
+        self._choose()
         self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
         self.journal = Journal(self._store(), self._clock)
         await self.journal.open()
@@ -146,6 +145,14 @@ class Node:
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)
+
+    def _choose(self) -> None:
+        """Clock, ids and dice: those given, those of a simulated loop, or the system's."""
+        clock, ids, dice = self._given
+        simulation = simulation_of(asyncio.get_running_loop())
+        self._clock: Clock = clock or (SystemClock() if simulation is None else simulation.clock)
+        self._ids: Ids = ids or (RandomIds() if simulation is None else simulation.ids)
+        self._dice: Dice = dice or (system_dice() if simulation is None else simulation.dice)
 
     def _interrupt(self, error: BaseException) -> None:
         """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where we were entered."""

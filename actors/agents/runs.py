@@ -31,6 +31,7 @@ from understudy.actors.journal.store import Row
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
+from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import LineLimit, heard, log
 
 RESUMES: Final = 8
@@ -205,7 +206,7 @@ class Runs(Books):
                 await self.journal.barrier()
                 tell(run, sub)
 
-        task = asyncio.Task(later(), loop=self.kernel.loop, context=self.kernel.context.copy())
+        task = new_task(later(), self.kernel.loop, context=self.kernel.context.copy())
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 

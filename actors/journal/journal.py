@@ -19,6 +19,7 @@ from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed, StaleWriter
 from understudy.actors.journal.events import AnyEvent, Record, decode, sealed
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
+from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
 
 LINGER: Final = 0.05
@@ -126,7 +127,7 @@ class Journal:
             self._linger.cancel()
             self._linger = None
         if self._flusher is None and self._buffer:
-            self._flusher = asyncio.Task(self._flush(), name="understudy-journal")
+            self._flusher = new_task(self._flush(), asyncio.get_running_loop(), name="understudy-journal")
 
     async def barrier(self) -> None:
         """Wait until everything appended so far is committed. Raises what the store raised."""

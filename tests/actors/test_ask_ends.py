@@ -36,7 +36,7 @@ def test_a_reply_that_is_there_when_the_deadline_passes_wins() -> None:
         class Blocks(Actor[Put]):
             async def put(self, m: Put) -> int:
                 await asyncio.sleep(0.5)
-                kernel.loop._virtual.now += 10  # type: ignore[attr-defined]  # a handler that blocks the loop
+                kernel.loop.hold_up(10)  # type: ignore[attr-defined]  # a handler that blocks the loop
                 return m.n
 
         ref = kernel.ref_of(kernel.spawn(Blocks))

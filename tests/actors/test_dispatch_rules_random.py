@@ -27,7 +27,7 @@ class CheckedLoop(SimLoop):
         self.look: Callable[[], None] = lambda: None
 
     def _run_once(self) -> None:
-        super()._run_once()  # type: ignore[misc]  # of every loop of asyncio, undocumented
+        super()._run_once()
         self.look()
 
 
@@ -37,8 +37,8 @@ class Dice:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def next_ready(self, paths: Sequence[str]) -> int:
-        return self._random.randrange(len(paths))
+    def next_ready(self, ready: Sequence[Any]) -> int:
+        return self._random.randrange(len(ready))
 
     def inline(self, path: str) -> bool:
         return self._random.random() < 0.7

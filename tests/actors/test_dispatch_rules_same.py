@@ -31,7 +31,7 @@ class Way:
         self._inline = inline
         self.stepped = 0
 
-    def next_ready(self, paths: Sequence[str]) -> int:
+    def next_ready(self, ready: Sequence[Any]) -> int:
         return 0
 
     def inline(self, path: str) -> bool:

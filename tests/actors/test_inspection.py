@@ -401,7 +401,7 @@ def test_inspecting_from_another_thread_is_refused() -> None:
         thread.join(10)
         assert len(errors) == 2
 
-    alone(main)
+    alone(main, real=True)
 
 
 @pytest.mark.promise(76)

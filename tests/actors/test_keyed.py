@@ -82,7 +82,7 @@ def test_a_fixed_rate_keeps_its_grid_and_a_fixed_delay_counts_from_the_last_mess
         start(cell, "rate", 1.0, Note("rate"), "rate")
         start(cell, "delay", 1.0, Note("delay"), "delay")
         await asyncio.sleep(2.1)
-        kernel.loop._virtual.now += 1.4  # type: ignore[attr-defined]  # the loop was held up
+        kernel.loop.hold_up(1.4)  # type: ignore[attr-defined]
         await asyncio.sleep(1.75)
         assert [float(line.split()[1]) for line in log if line.startswith("rate")] == [1, 2, 3.5, 4, 5]
         assert [float(line.split()[1]) for line in log if line.startswith("delay")] == [1, 2, 3.5, 4.5]

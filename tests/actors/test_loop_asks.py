@@ -104,7 +104,7 @@ class InOrder:
     def __init__(self, at_once: bool) -> None:
         self.at_once = at_once
 
-    def next_ready(self, paths: Sequence[str]) -> int:
+    def next_ready(self, ready: Sequence[object]) -> int:
         return 0
 
     def inline(self, path: str) -> bool:

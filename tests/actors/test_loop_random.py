@@ -71,8 +71,8 @@ class Dice:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def next_ready(self, paths: Sequence[str]) -> int:
-        return self._random.randrange(len(paths))
+    def next_ready(self, ready: Sequence[object]) -> int:
+        return self._random.randrange(len(ready))
 
     def inline(self, path: str) -> bool:
         return False

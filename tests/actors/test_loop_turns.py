@@ -217,9 +217,9 @@ class LastFirst:
         self.asked: list[tuple[str, ...]] = []
         self.turns = 0
 
-    def next_ready(self, paths: Sequence[str]) -> int:
-        self.asked.append(tuple(paths))
-        return len(paths) - 1
+    def next_ready(self, ready: Sequence[Any]) -> int:
+        self.asked.append(tuple(cell.path for cell in ready))
+        return len(ready) - 1
 
     def inline(self, path: str) -> bool:
         return False

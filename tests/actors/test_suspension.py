@@ -491,4 +491,4 @@ def test_other_threads_are_refused() -> None:
         thread.join(20)
         assert errors == []
 
-    alone(main)
+    alone(main, real=True)

@@ -54,7 +54,7 @@ class Way:
     def __init__(self, *, inline: bool) -> None:
         self._inline = inline
 
-    def next_ready(self, paths: Sequence[str]) -> int:
+    def next_ready(self, ready: Sequence[Any]) -> int:
         return 0
 
     def inline(self, path: str) -> bool:

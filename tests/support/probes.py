@@ -81,8 +81,8 @@ def reasons(kernel: Kernel) -> list[str]:
     return [letter.reason for letter in kernel.telemetry.dead_letters()]
 
 
-def alone(main: Callable[[Kernel], Awaitable[None]], **options: Any) -> None:
-    """Run `main` with a kernel that must leave nothing behind."""
+def alone(main: Callable[[Kernel], Awaitable[None]], *, real: bool = False, **options: Any) -> None:
+    """Run `main` with a kernel that must leave nothing behind; `real`: on the stock loop, for what needs threads."""
 
     async def whole() -> None:
         async with Kernel(clock=SimClock(), **options) as kernel:
@@ -93,4 +93,7 @@ def alone(main: Callable[[Kernel], Awaitable[None]], **options: Any) -> None:
         assert len(kernel.registry) == 0
         gc.collect()
 
-    run(whole)
+    if real:
+        asyncio.run(whole())
+    else:
+        run(whole)

@@ -1,0 +1,165 @@
+"""A world: everything of a simulated run that is not the program, as one value.
+
+    trace = World(faults=(Crash("desk/worker", at=2),), schedule=(Hold("desk/worker", at=1, steps=3),)).run(main)
+
+The empty world is first come, first served, and nothing goes wrong. Its repr is the code that makes it, its `token` a
+line for `pytest --sim-replay`, bound to the version of this kit and to no version of Hypothesis.
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import zlib
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from understudy.actors.errors import UsageError
+from understudy.actors.kernel import Kernel
+from understudy.actors.testing.faults import Fault
+from understudy.actors.testing.outside import inside
+from understudy.actors.testing.schedule import Deviation, Plan
+from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
+from understudy.actors.testing.simulation import ActorFaults, SimSimulation
+from understudy.actors.testing.trace import TRACE_LIMIT, Trace
+
+T = TypeVar("T")
+
+Main = Callable[[], Coroutine[Any, Any, object]]
+"""What a world runs: enters its own kernels or systems, and returns when it is done."""
+VERSION: Final = "w1"
+"""Of tokens."""
+
+
+class World(Struct, frozen=True, omit_defaults=True):
+    """See the module.
+
+    `faults` and `schedule` are in no order that matters, but for demotions. `says`: what the model of each agent says,
+    as small numbers (see `sim_model`); `people`: how questions to people are answered, one number each; both are read
+    by `understudy.testing.play`. `inline`: whether asks of idle actors are served at once, as in production. `seed` is
+    of jitter and entropy.
+    """
+
+    faults: tuple[Fault, ...] = ()
+    schedule: tuple[Deviation, ...] = ()
+    says: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    people: tuple[int, ...] = ()
+    inline: bool = True
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        fields = [
+            f"{name}={value!r}" for name, default in _DEFAULTS.items() if (value := getattr(self, name)) != default
+        ]
+        return f"World({', '.join(fields)})"
+
+    # -- tokens --------------------------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """The world as one line: `w1:...`."""
+        packed = zlib.compress(msgspec.json.encode(self), 9)
+        return f"{VERSION}:{base64.urlsafe_b64encode(packed).decode().rstrip('=')}"
+
+    @classmethod
+    def from_token(cls, token: str) -> World:
+        """The world of a token. Raises `UsageError` for one that is cut, or of another version."""
+        version, _, text = token.strip().partition(":")
+        if version != VERSION:
+            raise UsageError(f"replay token {token[:20]!r}: this kit reads {VERSION}:...")
+        try:
+            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            return _decode(zlib.decompress(packed))
+        except (ValueError, zlib.error, msgspec.MsgspecError) as error:
+            raise UsageError(f"replay token {token[:20]!r}...: not whole ({error})") from None
+
+    # -- runs ----------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        main: Main,
+        *,
+        check: Iterable[Callable[[Trace], Iterable[str]]] | None = None,
+        idle_steps: int = IDLE_STEPS,
+        limit: int = TRACE_LIMIT,
+    ) -> Trace:
+        """Run `main()` in this world, in virtual time, and hold the trace against invariants.
+
+        Kernels and systems that `main` enters are driven by this world. `check`: oracles, `invariants.default()` by
+        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`.
+
+        Raises what `main` raises (with this world as a note), `Falsified` for a broken invariant, `Deadlock`,
+        `Livelock`, `Escape`, `TraceFull`.
+        """
+        from understudy.actors.testing import report
+
+        trace = Trace(limit)
+        try:
+            with inside(self.seed):
+                self._run(main, trace, idle_steps)
+        except BaseException as error:
+            trace.error = error
+            report.last = (self, trace)
+            if isinstance(error, Exception):
+                error.add_note(report.page(self, trace))
+            raise
+        report.last = (self, trace)
+        if check is None:
+            from understudy.actors.testing.invariants import default
+
+            check = default()
+        report.verify(self, trace, check)
+        return trace
+
+    def _run(self, main: Main, trace: Trace, idle_steps: int) -> None:
+        loop = SimLoop(idle_steps=idle_steps)
+        simulation = self.simulate(loop, trace)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            trace.result = run_in(loop, main, before_end=lambda: _look(loop, simulation.kernels, trace))
+        finally:
+            if collecting:
+                gc.enable()
+
+    def simulate(self, loop: SimLoop, trace: Trace) -> SimSimulation:
+        """Let this world drive the kernels of a loop."""
+        faults, plan = ActorFaults(self.faults), Plan(self.schedule, inline=self.inline)
+        simulation = SimSimulation(loop, plan, faults, trace, seed=self.seed)
+        loop.simulation = simulation
+        loop.set_exception_handler(lambda _, context: loop.failures.append(context))
+        return simulation
+
+
+def _look(loop: SimLoop, kernels: Sequence[Kernel], trace: Trace) -> None:
+    """What is left when main has returned."""
+    closed = [kernel for kernel in kernels if not kernel._open]
+    trace.left_timers = sum(len(kernel.timers._heap) for kernel in closed)
+    if len(closed) == len(kernels):
+        trace.left_tasks = tuple(loop.left())
+
+
+_DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(World)}
+
+
+def _decode(data: bytes) -> World:
+    """Faults are whatever classes are known: those of models, tools and disks live in modules of their own."""
+    raw: dict[str, Any] = msgspec.json.decode(data)
+    known = {kind.__name__: kind for kind in _kinds(Fault)}
+    faults: list[Fault] = []
+    for each in raw.pop("faults", ()):
+        kind = known.get(each.get("type"))
+        if kind is None:
+            raise UsageError(f"replay token: no fault {each.get('type')!r} here; known: {', '.join(sorted(known))}")
+        faults.append(msgspec.convert(each, kind))
+    world = msgspec.convert(raw, World)
+    return msgspec.structs.replace(world, faults=tuple(faults))
+
+
+def _kinds(kind: type[Fault]) -> Iterable[type[Fault]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
