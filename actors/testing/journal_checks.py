@@ -222,7 +222,7 @@ def check_live_state(records: Sequence[Record], states: Mapping[int, Run], *, fo
         if not 0 < seq <= len(records):
             found.append(f"a state lived at event {seq} of {len(records)}")
             continue
-        found += _differences(f"{live.id}:{seq}: the journal and the live state", folding(records[:seq], None), live)
+        found += _differences(f"{live.id}:{seq}: the journal and the live state", _folded(folding, records[:seq]), live)
     return found
 
 
@@ -233,17 +233,30 @@ def check_cuts(records: Sequence[Record], *, cuts: Iterable[int] | None = None, 
     """
     if not records:
         return []
-    whole = folding(records, None)
-    found = _differences(f"{records[0].run}: folded once and again", whole, folding(records, None))
+    whole = _folded(folding, records)
+    found = _differences(f"{records[0].run}: folded once and again", whole, _folded(folding, records))
     for cut in range(1, len(records)) if cuts is None else cuts:
-        parts = folding(records[cut:], folding(records[:cut], None))
+        parts = _folded(folding, records[:cut], records[cut:])
         found += _differences(f"{records[0].run}: whole and cut after event {cut}", whole, parts)
     return found
 
 
-def _differences(what: str, one: Run, other: Run) -> list[str]:
+def _folded(folding: Folding, *parts: Sequence[Record]) -> Run | str:
+    """The state after the parts, or why there is none."""
+    state: Run | None = None
+    try:
+        for part in parts:
+            state = folding(part, state)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return state if state is not None else "nothing to fold"
+
+
+def _differences(what: str, one: Run | str, other: Run | str) -> list[str]:
     if one == other:
         return []
+    if isinstance(one, str) or isinstance(other, str):
+        return [f"{what} differ: {one if isinstance(one, str) else other}"]
     names = [name for name in Run.__struct_fields__ if getattr(one, name) != getattr(other, name)]
     return [f"{what} differ in {', '.join(names)}"]
 
