@@ -18,13 +18,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final, Literal, TypeVar, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from understudy.actors.errors import JournalClosed, JournalError, JournalFailed, JournalOwned, UsageError
+from understudy.actors.errors import JournalClosed, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.store import Head, InboxRow, MemoryStore, Row, verify
 from understudy.actors.testing.disk_faults import (
     DiskError,
@@ -55,7 +54,8 @@ class SimDisk:
 
     `durability`: "normal" (default: a killed process loses nothing, a power cut may lose the last writes) or "full"
     (neither loses anything). `seconds` is the virtual time of a write, 1 ms by default. `on_commit` hears of every
-    batch of rows in the moment it is in the journal, before its writer does; it may not raise.
+    batch of rows in the moment it is in the journal, before its writer does (a power cut may take it back); it may not
+    raise.
 
     Raises `UsageError` for a wrong option and for two faults of one kind and write.
     """
@@ -280,16 +280,15 @@ class SimStore:
         """Carry out what was asked for, flush, and give ownership up. Returns at once when the process is dead."""
         if not self._open:
             return
-        if not self._given_up:
-            with suppress(JournalError):
-                await self._call(_Job(_future(), look=int))
-        self._close()
+        last = self._submit(_Job(_future(), look=int))
+        await asyncio.wait([last.future], timeout=LATE if self._disk.may_be_late else None)
+        self._close(came_back=last.future.done())
 
-    def _close(self) -> None:
+    def _close(self, *, came_back: bool) -> None:
         if self.dead or not self._open:
             return
         self._open = False
-        if self._given_up:  # a write may be under way still: stay the owner until the process ends
+        if not came_back:  # a write may be under way still: stay the owner until the process ends
             return
         if self._disk.owned_by(self):
             self._disk.flush()
@@ -395,9 +394,7 @@ class SimStore:
             raise JournalClosed(self.path, "the journal is closed")
         if self._given_up:
             raise JournalFailed(self.path, "given up after a call that did not come back")
-        self._jobs.append(job)
-        if len(self._jobs) == 1:
-            self._begin()
+        self._submit(job)
         if self._disk.may_be_late:
             await asyncio.wait([job.future], timeout=LATE)
         if not self._disk.may_be_late or job.future.done() or not self._open:
@@ -406,6 +403,12 @@ class SimStore:
         self._given_up = True
         job.future.cancel()
         raise JournalFailed(self.path, f"no answer from the disk within {LATE:g} s; the last write may be there or not")
+
+    def _submit(self, job: _Job) -> _Job:
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            self._begin()
+        return job
 
     def _begin(self) -> None:
         job = self._jobs[0]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import random
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Generator
@@ -19,7 +22,9 @@ from lives import RUN, Outside, live
 
 from understudy.actors.errors import JournalFailed, UsageError
 from understudy.actors.journal.store import Row
+from understudy.actors.testing.journal_checks import check_prefix
 from understudy.actors.testing.simloop import SimLoop, run
+from understudy.actors.testing.witness import Batch, Witness
 from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.testing.inline_sqlite import inline_sqlite
 from understudy.transports.testing.journal_store import CHECKS, opened, stream
@@ -161,6 +166,39 @@ def test_a_whole_system_on_a_real_file_leaves_the_same_journal_each_time(tmp_pat
     first = once(0)
     assert len(first) > 15
     assert all(once(number) == first for number in range(1, 4))
+
+
+@pytest.mark.promise(162)
+@pytest.mark.usefixtures("inline")
+def test_the_files_of_a_killed_process_and_their_log_cut_anywhere_hold_a_prefix(tmp_path: Path) -> None:
+    rows = stream("a", [b"%d" % number * 60 for number in range(24)])
+    dice = random.Random(3)
+    left: list[tuple[Path, list[Batch], bool]] = []
+
+    def leave(witness: Witness, name: str, cut: bool) -> None:
+        """What a kill at this moment leaves; `cut`: a power cut that loses the end of the log."""
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(tmp_path / "desk.db", folder)
+        log = (tmp_path / "desk.db-wal").read_bytes()
+        (folder / "desk.db-wal").write_bytes(log[: dice.randrange(len(log) + 1)] if cut else log)
+        left.append((folder / "desk.db", copy.deepcopy(witness.written), cut))
+
+    async def main() -> None:
+        witness = Witness(SQLiteStore(tmp_path / "desk.db"))
+        loop = asyncio.get_running_loop()
+        async with opened(witness):
+            for start in range(0, 24, 3):
+                loop.call_later(0.0002, leave, witness, f"during {start}", False)
+                await witness.write(rows[start : start + 3], [1.0] * 3)
+                leave(witness, f"after {start}", False)
+                leave(witness, f"cut {start}", True)
+        for path, written, cut in left:
+            async with opened(SQLiteStore(path)) as store:
+                assert check_prefix(written, {"a": await store.read("a")}, lossy=cut) == [], path
+
+    run(main)
+    assert len(left) == 24
 
 
 def test_outside_of_the_block_and_in_other_loops_aiosqlite_is_what_it_was(tmp_path: Path) -> None:
