@@ -454,6 +454,13 @@ def test_an_append_in_the_name_of_a_former_incarnation_is_refused_and_reported_i
     assert check_numbers(run(main)) == [f"{RUN}:3 was written by desk/clerk #1 after #2"]
 
 
+def test_a_run_that_was_reopened_may_be_written_by_incarnations_that_count_anew() -> None:
+    records = [record(1, incarnation=2), record(2, path=""), record(3, incarnation=1)]
+    assert len(check_numbers(streams_of(records))) == 1
+    records[1] = replace(records[1], incarnation=0, event=ev.Resumed("ana", reopen=True))
+    assert check_numbers(streams_of(records)) == []
+
+
 def test_an_event_that_is_none_or_calls_itself_something_else_is_reported() -> None:
     assert "is no event" in check_numbers({RUN: stream(RUN, [b"{}"])})[0]
     assert check_numbers({RUN: stream(RUN, [ev.encode(record(7))])}) == [f"{RUN}:1 calls itself {RUN}:7"]
