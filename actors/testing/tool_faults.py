@@ -18,7 +18,7 @@ import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
-from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import anyio.to_thread
 import msgspec
@@ -28,9 +28,6 @@ from understudy.actors.agents.schema import schema_of
 from understudy.actors.agents.tools import Call, Tool
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.testing.schemas import JSON, fits
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 MOST_EFFECTS: Final = 100_000
 """Calls that are kept; a world with more has run wild, and says so."""
@@ -45,6 +42,7 @@ class Fault(Struct, frozen=True, tag=_tag):
 
     tool: str
     call: int
+    needs_oracle: typing.ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         where = type(self).__name__
@@ -134,7 +132,8 @@ class Seen(Struct):
         return [effect for effect in self.effects if effect.tool == name and effect.counts]
 
 
-def wrap_tool(tool: Tool[P, T], plan: Iterable[ToolFault], seen: Seen) -> Tool[P, T]:
+# A call of the copy is awaited even where the user's function is a plain one, so its type is not the tool's.
+def wrap_tool(tool: Tool[..., Any], plan: Iterable[ToolFault], seen: Seen) -> Tool[..., Any]:
     """A copy of a tool whose calls are counted and recorded in `seen`, and go wrong by `plan`; others' faults are left.
 
     The tool itself stays as it is, and the copy keeps its schema, effect, timeout, retries, approval rule, `verify` and
@@ -152,7 +151,8 @@ def wrap_tool(tool: Tool[P, T], plan: Iterable[ToolFault], seen: Seen) -> Tool[P
 async def _called(
     tool: Tool[..., Any], faults: list[ToolFault], seen: Seen, ours: Call, /, *args: Any, **arguments: Any
 ) -> Any:
-    due, effect = _begin(tool, faults, seen, ours, arguments)
+    named = dict(zip(tool.parameters.__struct_fields__, args, strict=False)) | arguments
+    due, effect = _begin(tool, faults, seen, ours, named)
     for fault in due:
         if isinstance(fault, ToolRaises | ToolHangs):
             _fire(seen, effect, fault)
@@ -185,7 +185,7 @@ def _begin(
     number = seen.calls[tool.name]
     key = ours.key if tool.effect in ("keyed", "verifiable", "irreversible") else ""
     began = asyncio.get_running_loop().time()
-    effect = Effect(tool.name, number, tool.effect, dict(arguments), key, began)
+    effect = Effect(tool.name, number, tool.effect, arguments, key, began)
     seen.effects.append(effect)
     return [fault for fault in faults if fault.call == number], effect
 
