@@ -28,6 +28,7 @@ from understudy.actors.agents.models import ModelReply, ModelRequest, Price, Too
 from understudy.actors.errors import ModelError, UsageError
 from understudy.actors.testing import model_faults as mf
 from understudy.actors.testing.model_faults import ModelFault
+from understudy.actors.testing.schemas import JSON, Schema, fits
 from understudy.actors.testing.usage import counted
 from understudy.actors.testing.values import Choices, broken, value
 
@@ -353,9 +354,8 @@ def _wrong(raw: ModelReply | None, way: int, request: ModelRequest) -> ModelRepl
     raw = raw if raw is not None else ModelReply(TALK)
     by_name = {tool.name: tool for tool in request.tools}
     if not raw.calls and request.output_schema is not None:
-        fitting = value(request.output_schema, Choices()) if raw.content == TALK else json.loads(raw.content)
         try:
-            bad, _ = broken(request.output_schema, fitting, Choices((way,)))
+            bad, _ = broken(request.output_schema, _output(raw.content, request.output_schema), Choices((way,)))
         except UsageError:
             return None
         return ModelReply(json.dumps(bad, ensure_ascii=False))
@@ -368,6 +368,15 @@ def _wrong(raw: ModelReply | None, way: int, request: ModelRequest) -> ModelRepl
         return None
     calls[0] = ToolCall("", calls[0].name, json.dumps(bad, ensure_ascii=False))
     return msgspec.structs.replace(_asking(*calls), content=raw.content if raw.calls else "")
+
+
+def _output(content: str, schema: Schema) -> JSON:
+    """The output that an answer holds; the simplest for one that holds none, such as talk."""
+    try:
+        made: JSON = json.loads(content)
+    except ValueError:
+        return value(schema, Choices())
+    return made if fits(schema, made) else value(schema, Choices())
 
 
 def near_misses(names: Sequence[str]) -> list[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import functools
+import itertools
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 import pytest
@@ -30,7 +33,7 @@ from understudy import (
     tool,
 )
 from understudy.actors.agents.models import ModelReply, ModelRequest, input_cap
-from understudy.actors.errors import ModelTimeout, ModelUnreachable, UsageError
+from understudy.actors.errors import ModelError, ModelTimeout, ModelUnreachable, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.store import MemoryStore
 from understudy.actors.testing import model_faults as mf
@@ -310,6 +313,21 @@ def test_a_wrong_schema_is_handed_back_to_the_model(way: int, called: bool) -> N
     assert len(refused) == 1
     assert result.status == "complete"
     assert model.fired
+
+
+@pytest.mark.parametrize("says", [(), (1, 1), (3,)], ids=["finish", "call", "talk"])
+def test_any_two_faults_of_one_call_go_together(says: tuple[int, ...]) -> None:
+    request = say("hello", tools=(WEATHER,), output_schema=SCHEMA)
+    for one, other in itertools.product(mf.KINDS, repeat=2):
+        model = SimModel("a", says=says, faults=cast("Any", [one("a", 1), other("a", 1)]))
+        run(functools.partial(_heard, model, request))
+        assert model.fired
+
+
+async def _heard(model: SimModel, request: ModelRequest) -> None:
+    async with model.session() as session:
+        with contextlib.suppress(ModelError):
+            await session.complete(request, timeout=5)
 
 
 def test_a_fault_that_cannot_happen_does_not_count_as_fired() -> None:
