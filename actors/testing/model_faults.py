@@ -29,16 +29,15 @@ from __future__ import annotations
 from math import isfinite
 from typing import Literal, TypeAlias, get_args
 
-from msgspec import Struct
-
 from understudy.actors.errors import UsageError
+from understudy.actors.testing import faults
 
 
 def _tag(name: str) -> str:
     return f"model:{name}"
 
 
-class Fault(Struct, frozen=True, tag=_tag):
+class Fault(faults.Fault, frozen=True, tag=_tag):
     """Base: the agent `agent` at its call number `call`. Raises `UsageError` for a number below 1 or no agent."""
 
     agent: str

@@ -27,6 +27,7 @@ from msgspec import Struct, field
 from understudy.actors.agents.schema import schema_of
 from understudy.actors.agents.tools import Call, Tool
 from understudy.actors.errors import SpecError, UsageError
+from understudy.actors.testing import faults
 from understudy.actors.testing.schemas import JSON, fits
 
 MOST_EFFECTS: Final = 100_000
@@ -37,7 +38,7 @@ def _tag(name: str) -> str:
     return f"tool:{name}"
 
 
-class Fault(Struct, frozen=True, tag=_tag):
+class Fault(faults.Fault, frozen=True, tag=_tag):
     """Base: the tool named `tool` at its call number `call`. Raises `UsageError` for a number below 1 or no tool."""
 
     tool: str
