@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from msgspec import Struct
-
 from understudy.actors.errors import UsageError
+from understudy.actors.testing.faults import Fault
 
 
-class _DiskFault(Struct, frozen=True, tag=True, tag_field="$", repr_omit_defaults=True):
+class _DiskFault(Fault, frozen=True):
     """Base: `write` counts from 1. Raises `UsageError` for a number that cannot be."""
 
     write: int
