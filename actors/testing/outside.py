@@ -128,6 +128,16 @@ def _wait(real: Callable[..., bool]) -> Callable[..., bool]:
     return _refusing(real, "a lock, event, queue or future of threads was waited for; nobody else runs")
 
 
+def _no_loop(real: Callable[..., None]) -> Callable[..., None]:
+    refused = _refusing(real, "another event loop was made")
+
+    def init(self: Any, *args: Any, **more: Any) -> None:
+        self._closed = True  # what its `__del__` looks at
+        refused(self, *args, **more)
+
+    return init
+
+
 # -- clocks and chance -----------------------------------------------------------------------------------------
 
 
@@ -203,7 +213,6 @@ _REFUSED: Final[tuple[tuple[Any, str, str], ...]] = (
     (socket, "a name was looked up", "getaddrinfo gethostbyname gethostbyname_ex gethostbyaddr getnameinfo"),
     (socket.socket, "a socket was used", "connect connect_ex bind listen accept send sendall sendto sendmsg sendfile"),
     (socket.socket, "a socket was used", "recv recv_into recvfrom recvfrom_into recvmsg recvmsg_into"),
-    (asyncio.SelectorEventLoop, "another event loop was made", "__init__"),
 )
 _LATER: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("ssl", "SSLSocket", "a socket was used", "read write do_handshake"),
@@ -231,6 +240,7 @@ def _swaps(later: tuple[str, ...]) -> list[Swap]:
         (random, "_urandom", _urandom(os.urandom)),
         (random, "seed", _seeded_module(random.seed)),
         (random.Random, "seed", _seeded),
+        (asyncio.SelectorEventLoop, "__init__", _no_loop(asyncio.SelectorEventLoop.__init__)),
         (asyncio, "as_completed", _as_completed(asyncio.as_completed)),
     ]
     for holder, what, names in _REFUSED:
