@@ -536,7 +536,8 @@ def test_check_cancelled_asks_the_scope_of_who_asked() -> None:
         await anyio.to_thread.run_sync(look)
         with anyio.CancelScope() as scope:
             asyncio.get_running_loop().call_later(0.0005, scope.cancel)
-            await anyio.to_thread.run_sync(look)
+            with contextlib.suppress(asyncio.CancelledError):  # anyio 4.11 does not catch it in the scope
+                await anyio.to_thread.run_sync(look)
         return seen
 
     assert run(main) == ["go on", "CancelledError"]
