@@ -157,4 +157,3 @@ def _decode(data: bytes) -> World:
         faults.append(msgspec.convert(each, kind))
     world = msgspec.convert(raw, World)
     return msgspec.structs.replace(world, faults=tuple(faults))
-
