@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -372,9 +373,13 @@ class _Play:
         try:
             return run_in(loop, lambda: self._main(store))
         except ProcessKilled:
-            self._disk.bury()
-            loop.bury()
-            loop.close()
+            logging.disable(logging.CRITICAL)  # a dead process says nothing
+            try:
+                self._disk.bury()
+                loop.bury()
+            finally:
+                logging.disable(logging.NOTSET)
+                loop.close()
             return False
 
     async def _main(self, store: SimStore) -> bool:

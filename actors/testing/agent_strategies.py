@@ -118,35 +118,29 @@ def tree_worlds(
     kind that cannot be drawn.
     """
     kinds = _kinds(faults, agents, tools, paths)
-    drawn = _swarm(kinds)
-    killed = st.lists(KILLS, max_size=kills, unique_by=_once).map(tuple) if kills else st.just(())
-    said = st.tuples(*(st.lists(st.integers(0, 63), max_size=MOST_SAID).map(tuple) for _ in agents))
     return st.builds(
-        lambda what, ends, holds, words, people, seed: World(
-            faults=(*what, *ends),
-            schedule=holds,
-            says=tuple((name, each) for name, each in zip(agents, words, strict=True) if each),
-            people=people,
-            seed=seed,
-        ),
-        drawn,
-        killed,
-        _schedule(paths),
-        said,
-        st.lists(st.integers(0, 3), max_size=6).map(tuple),
-        st.integers(0, 3),
+        World,
+        faults=_swarm(kinds, kills),
+        schedule=_schedule(paths),
+        says=_said(agents),
+        people=st.lists(st.integers(0, 3), max_size=6).map(tuple),
+        seed=st.integers(0, 3),
     )
 
 
-def _swarm(kinds: Sequence[st.SearchStrategy[Fault]]) -> st.SearchStrategy[tuple[Fault, ...]]:
-    """A few kinds, a few faults of each. With many kinds at once each would happen too seldom to meet another."""
-    if not kinds:
-        return st.just(())
-    some = st.lists(st.one_of(kinds), max_size=MOST_FAULTS, unique_by=_once).map(tuple)
-    repeated = st.sampled_from(range(len(kinds))).flatmap(
-        lambda n: st.lists(kinds[n], max_size=MOST_FAULTS, unique_by=_once).map(tuple)
-    )
-    return some | repeated
+def _said(agents: Sequence[str]) -> st.SearchStrategy[tuple[tuple[str, tuple[int, ...]], ...]]:
+    each = (st.tuples(st.just(name), st.lists(st.integers(0, 63), max_size=MOST_SAID).map(tuple)) for name in agents)
+    return st.tuples(*each).map(lambda said: tuple(one for one in said if one[1]))
+
+
+def _swarm(kinds: Sequence[st.SearchStrategy[Fault]], kills: int) -> st.SearchStrategy[tuple[Fault, ...]]:
+    """A few faults of all kinds, or of one: with many kinds at once each happens too seldom to meet its like."""
+    some: st.SearchStrategy[list[Fault]] = st.just([])
+    if kinds:
+        some = st.lists(st.one_of(kinds), max_size=MOST_FAULTS, unique_by=_once)
+        some |= st.one_of(*(st.lists(kind, max_size=MOST_FAULTS, unique_by=_once) for kind in kinds))
+    ends = st.lists(KILLS, max_size=kills, unique_by=_once)
+    return st.tuples(some, ends).map(lambda both: (*both[0], *both[1]))
 
 
 def _once(fault: Fault) -> tuple[object, ...]:
