@@ -162,6 +162,10 @@ class SimSimulation:
         """A planned fault came true."""
         self.note("fault", cell, what=type(fault).__name__, detail=repr(fault))
 
+    def fault_of_process(self, fault: Fault) -> None:
+        """A planned fault ended the process, or hit its disk."""
+        self.trace.add(Event(self.loop.nanoseconds, "fault", "@node", what=type(fault).__name__, detail=repr(fault)))
+
     def spawned(self, cell: Cell) -> None:
         """An address was made."""
         path = cell.path

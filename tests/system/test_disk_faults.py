@@ -51,6 +51,7 @@ async def ask(disk: SimDisk, agent: Agent[Answer, Any]) -> None:
         assert (await system.run(agent, "go")).status == "waiting"
 
 
+@pytest.mark.promise(20)
 def test_a_yes_that_the_disk_refused_is_heard_by_the_next_process() -> None:
     sent: list[str] = []
 
@@ -71,6 +72,7 @@ def test_a_yes_that_the_disk_refused_is_heard_by_the_next_process() -> None:
     assert sent == ["parcel"]
 
 
+@pytest.mark.promise(20)
 def test_a_yes_that_the_disk_refuses_a_running_system_is_heard_by_the_next_process() -> None:
     sent: list[str] = []
 
