@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+Watch = Callable[[int, deque[asyncio.Handle]], None]
+"""See `SimLoop.watch`."""
 THREAD_SECONDS: Final = 0.001
 """Virtual seconds that a function given to a thread takes."""
 IDLE_STEPS: Final = 100_000
@@ -111,7 +113,7 @@ class SimLoop(NoOutside):
         self.simulation = simulation
         self.failures: list[dict[str, Any]] = []
         """Contexts of the exception handler: among others exceptions that nobody retrieved."""
-        self.watch: Callable[[int, deque[asyncio.Handle]], None] | None = None
+        self.watch: Watch | None = None
         """Called with the nanoseconds and what is about to run, before each round of callbacks."""
 
     # -- identity ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from understudy.actors.kernel import Kernel
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.outside import inside
 from understudy.actors.testing.schedule import Deviation, Plan
-from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
+from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, Watch, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
 from understudy.actors.testing.trace import TRACE_LIMIT, Trace
 
@@ -85,11 +85,12 @@ class World(Struct, frozen=True, omit_defaults=True):
         check: Iterable[Callable[[Trace], Iterable[str]]] | None = None,
         idle_steps: int = IDLE_STEPS,
         limit: int = TRACE_LIMIT,
+        watch: Watch | None = None,
     ) -> Trace:
         """Run `main()` in this world, in virtual time, and hold the trace against invariants.
 
         Kernels and systems that `main` enters are driven by this world. `check`: oracles, `invariants.default()` by
-        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`.
+        default, `()` for none. `idle_steps`, `limit`, `watch`: see `SimLoop` and `Trace`.
 
         Raises what `main` raises (with this world as a note), `Falsified` for a broken invariant, `Deadlock`,
         `Livelock`, `Escape`, `TraceFull`.
@@ -99,7 +100,7 @@ class World(Struct, frozen=True, omit_defaults=True):
         trace = Trace(limit)
         try:
             with inside(self.seed):
-                self._run(main, trace, idle_steps)
+                self._run(main, trace, idle_steps, watch)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
@@ -114,8 +115,21 @@ class World(Struct, frozen=True, omit_defaults=True):
         report.verify(self, trace, check)
         return trace
 
-    def _run(self, main: Main, trace: Trace, idle_steps: int) -> None:
+    def check_determinism(self, main: Main, *, times: int = 2, hash_seeds: Sequence[int] = ()) -> Trace:
+        """Run `main()` `times` times, with garbage allocated in between, and compare all that can be seen of it.
+
+        `hash_seeds`: run it in a process for each as well, with that `PYTHONHASHSEED`; then `main` has to be a function
+        of a module, which is loaded there from its file. Returns the trace of the first run; what main raises is
+        compared, not raised. Raises `NotDeterministic`, which names the first event, outcome and callback that differ,
+        and `UsageError` for fewer than two runs.
+        """
+        from understudy.actors.testing import determinism
+
+        return determinism.check(self, main, times=times, hash_seeds=hash_seeds)
+
+    def _run(self, main: Main, trace: Trace, idle_steps: int, watch: Watch | None) -> None:
         loop = SimLoop(idle_steps=idle_steps)
+        loop.watch = watch
         simulation = self.simulate(loop, trace)
         collecting = gc.isenabled()
         gc.disable()
