@@ -364,7 +364,7 @@ def test_chance_is_seeded_and_put_back() -> None:
             os.urandom(4),
             uuid.uuid4(),
             secrets.token_hex(4),
-            random.seed() or random.random(),
+            [random.seed(), random.random()],
         ]
 
     random.seed(5)
@@ -392,5 +392,5 @@ def test_what_the_program_itself_replaced_meanwhile_is_put_back_as_well() -> Non
     before = state()
     with inside():
         time.sleep = int  # type: ignore[assignment]
-        del socket.socket.connect  # type: ignore[misc]
+        del socket.socket.connect
     assert state() == before
