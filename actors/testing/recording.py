@@ -23,9 +23,8 @@ from understudy.actors.testing.trace import Left
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from understudy.actors.kernel import Kernel
     from understudy.actors.telemetry import Who
-    from understudy.actors.testing.simulation import SimKernel
+    from understudy.actors.testing.simkernel import SimKernel
     from understudy.actors.workers import Spare, Suspended
 
 SECOND = 1_000_000_000
@@ -206,10 +205,10 @@ def held(envelope: object) -> bool:
     return isinstance(envelope, Envelope) and isinstance(envelope.reply, Held)
 
 
-def left_of(kernel: Kernel) -> Iterator[tuple[object, Left]]:
+def left_of(kernel: SimKernel) -> Iterator[tuple[object, Left]]:
     """What waits in the mailboxes and stashes of a kernel, and where."""
     for cell in kernel.registry:
-        where = Left(cell.path, cell.state, cell.running)
+        where = Left(f"{kernel.prefix}{cell.path}", cell.state, cell.running)
         entries: list[Any] = [] if cell.first is None else [cell.first]
         if cell.mailbox is not None:
             entries += [*cell.mailbox.work, *(waiting[0] for waiting in cell.mailbox.waiting or ())]

@@ -78,6 +78,8 @@ class SimKernel(Kernel):
     """A kernel in a simulated loop; see the module."""
 
     simulation: SimSimulation
+    prefix: str
+    """What the paths of its addresses begin with in the trace: nothing for the first kernel, "2:" for the next."""
     numbers: dict[int, tuple[object, int]]
     """Numbers of messages and notices, by identity; each is kept, so that no other can have its identity."""
     done_with: tuple[Cell, int] | None
@@ -99,16 +101,16 @@ class SimKernel(Kernel):
         simulation, first = self.simulation, self._open
         try:
             if first and simulation.settle:
-                simulation.say("settling")
+                simulation.say("settling", self)
                 await asyncio.sleep(simulation.settle)
                 simulation.trace.settled = simulation.left()
-                simulation.say("settled")
+                simulation.say("settled", self)
         finally:
             if first:
-                simulation.say("closing")
+                simulation.say("closing", self)
             await super().aclose()
             if first:
-                simulation.say("closed")
+                simulation.say("closed", self)
 
     # -- addresses -----------------------------------------------------------------------------------------
 

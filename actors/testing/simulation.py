@@ -103,6 +103,8 @@ class SimSimulation:
         kernel.__class__ = SimKernel
         assert isinstance(kernel, SimKernel)
         kernel.simulation = self
+        self.trace.kernels += 1
+        kernel.prefix = f"{self.trace.kernels}:" if self.trace.kernels > 1 else ""
         kernel.numbers = {}
         kernel.done_with = None
         kernel._endings.__class__ = SimEndings
@@ -128,14 +130,15 @@ class SimSimulation:
         size: int = 0,
     ) -> Event:
         """Record an event about an address."""
-        whose = "" if peer is None else peer.path
-        event = Event(self.loop.nanoseconds, kind, cell.path, cell.number, message, whose, what, detail, size)
+        whose = "" if peer is None else f"{peer.kernel.prefix}{peer.path}"  # type: ignore[attr-defined]  # of SimKernel
+        path = f"{cell.kernel.prefix}{cell.path}"  # type: ignore[attr-defined]  # as above
+        event = Event(self.loop.nanoseconds, kind, path, cell.number, message, whose, what, detail, size)
         self.trace.add(event)
         return event
 
-    def say(self, kind: Kind, what: str = "", detail: str = "") -> None:
-        """Record an event about no address."""
-        self.trace.add(Event(self.loop.nanoseconds, kind, "", what=what, detail=detail))
+    def say(self, kind: Kind, kernel: SimKernel) -> None:
+        """Record an event about a kernel."""
+        self.trace.add(Event(self.loop.nanoseconds, kind, kernel.prefix))
 
     def left(self) -> dict[int, Left]:
         """What waits in mailboxes and stashes, by the numbers of messages."""
@@ -155,7 +158,8 @@ class SimSimulation:
         path = cell.path
         self.plan.spawned(path)
         self.faults.spawned(path)
-        self.note("spawned", cell, what="" if cell.parent is None else cell.parent.path)
+        parent = cell.parent
+        self.note("spawned", cell, peer=parent)
 
     def next_message(self) -> int:
         """The number of the next message."""

@@ -5,7 +5,7 @@ concerns a message has the number that the message got when it was sent (`messag
 
 | kind | of | `what` | `detail` |
 |---|---|---|---|
-| `spawned` | an address | the path of its parent | |
+| `spawned` | an address; `peer` is its parent | | |
 | `starting`, `started` | an incarnation | | |
 | `ended` | an incarnation | the kind of its exit | the exit |
 | `fenced` | an incarnation that ignored its end | | |
@@ -151,6 +151,8 @@ class Trace:
         """Requests without an answer when main has returned: to whom, and the virtual nanoseconds of their deadline."""
         self.closed = False
         """Whether every kernel was closed when main had returned."""
+        self.kernels = 0
+        """Kernels entered; of all but the first, paths begin with a number: "2:desk"."""
         self.held_up = False
         """Whether something blocked the loop, so that deadlines could not be kept."""
         self.ended_at = 0
