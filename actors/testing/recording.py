@@ -6,11 +6,12 @@ the doing to it. What concerns messages and handlers is in `simulation`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
-from understudy.actors.delivery import Envelope, Life
+from understudy.actors.delivery import DELIVERY, Envelope, Life
 from understudy.actors.endings import CANCEL_GRACE, Endings, _patience
 from understudy.actors.lifecycle import ALIVE, Exit
 from understudy.actors.loop import Dispatcher
@@ -160,7 +161,7 @@ class SimEndings(Endings):
         together = actor is not None and actor.stops_together
         detail = ("together" if together else "") if kind == "stopping" else str(exit)
         size = round((0.0 if life is None else _longest(cell, actor, patience)) * SECOND)
-        self._kernel.simulation.note(kind, cell, what=exit.kind, detail=detail, size=size)
+        self._kernel.simulation.note(kind, cell, peer=acting_parent(cell), what=exit.kind, detail=detail, size=size)
 
     def _ended(self, cell: Cell, life: Life, exit: Exit) -> None:
         self._note_end(cell, life, exit)
@@ -198,6 +199,18 @@ def _longest(cell: Cell, actor: Actor[Any] | None, patience: float) -> float:
     if kind is not None and kind.lifespan is not Actor.lifespan:
         seconds += cell.shutdown + CANCEL_GRACE
     return seconds
+
+
+def acting_parent(cell: Cell) -> Cell | None:
+    """The parent of a cell, if it is its parent that acts: in a handler, in `on_start`, or in its own end."""
+    parent = cell.parent
+    if parent is None:
+        return None
+    record = DELIVERY.get()
+    if record is None:
+        return parent if parent.reaper is not None and asyncio.current_task() is parent.reaper else None
+    life = record if isinstance(record, Life) else record.life
+    return parent if life is not None and life.cell is parent else None
 
 
 def held(envelope: object) -> bool:

@@ -107,6 +107,7 @@ class SimSimulation:
         kernel.prefix = f"{self.trace.kernels}:" if self.trace.kernels > 1 else ""
         kernel.numbers = {}
         kernel.done_with = None
+        kernel.adrift = []
         kernel._endings.__class__ = SimEndings
         kernel.suspensions.__class__ = SimSuspensions
         kernel._scheduler = self.plan

@@ -34,6 +34,8 @@ concerns a message has the number that the message got when it was sent (`messag
 | `settling`, `settled` | the time after main's last act; see `World.run` | | |
 | `noted` | what the tree or the test noted (`note`) | free | free |
 
+Of `starting`, `ending`, `halting` and `stopping`, `peer` is the parent if it is the parent that does so.
+
 `size` is: of `sent` the messages that wait in the work lane once it is put in, of `overflow` those that wait when it
 comes; of `known` the mailbox's limit; of `starting` and `widened` the handlers that may run at once; of `redelivered`
 the times its class allows; of `answered` the nanoseconds it came after its deadline; of `notice` the incarnation it

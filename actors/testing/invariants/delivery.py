@@ -149,9 +149,10 @@ def conservation(trace: Trace) -> Iterator[str]:
         elif kind in ("redelivered", "stashed", "cancelled"):
             owed.pop(number, None)
             excused.add(number)
-        elif kind == "end" and number and event.detail not in ("ok", "Leave") and number not in excused:
-            if (event.path, event.number) not in fenced:
-                owed[number] = event
+        elif kind == "end" and number and event.detail not in ("ok", "Leave"):
+            if number in excused or (event.path, event.number) in fenced:
+                continue
+            owed[number] = event
     notices = {event.message for event in trace.events if event.kind == "notice"} if owed else set()
     for number, event in open_.items():
         if number not in planned and number not in trace.queued:

@@ -54,7 +54,7 @@ def bounded_mailbox(trace: Trace) -> Iterator[str]:
             box.queue.pop(number, None)
             if kind == "letter" and event.detail == "full" and number not in met and box.limit is not None:
                 yield f"{path} refuses m{number} {when(event)} with room in its mailbox"
-        elif kind in ("stashed", "redelivered"):
+        elif kind in ("stashed", "redelivered") or (kind == "fault" and number):
             box.mixed = True
 
 
