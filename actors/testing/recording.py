@@ -13,7 +13,9 @@ from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import DELIVERY, Envelope, Life
 from understudy.actors.endings import CANCEL_GRACE, Endings, _patience
+from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import ALIVE, Exit
+from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
 from understudy.actors.stash import Held
 from understudy.actors.suspension import Suspensions, _Hold
@@ -62,6 +64,10 @@ class AskReply(SimFuture):
         simulation.unanswered.pop(self.number, None)
         late = max(0, simulation.loop.nanoseconds - self.until)
         simulation.note("answered", self.cell, self.number, what=self.what, detail=how, size=late)
+
+
+class LostReply(SimFuture):
+    """Where a reply goes that a planned fault takes."""
 
 
 def track(kernel: SimKernel, cell: Cell, envelope: Envelope, number: int) -> None:
@@ -115,6 +121,19 @@ class SimTelemetry(Telemetry):
             event.number = incarnation
             event.peer = type(error).__name__
         super().crash(who, incarnation, exit, message, error, chain)
+
+
+class SimLinks(Links):
+    """Records whom an end concerns over a link."""
+
+    def sever(self, cell: Cell, life: Life, exit: Exit) -> None:
+        """See `Links.sever`."""
+        kernel: Any = cell.kernel  # one of ours
+        for other in kit_of(life).links:
+            theirs = other.life
+            if theirs is not None and theirs.kit is not None and cell in theirs.kit.links and other.state in ALIVE:
+                kernel.simulation.note("severed", other, peer=cell, what=exit.kind)
+        super().sever(cell, life, exit)
 
 
 class SimSuspensions(Suspensions):

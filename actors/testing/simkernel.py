@@ -40,7 +40,7 @@ from understudy.actors.testing.faults import (
     MailboxIsFull,
     ReplyLost,
 )
-from understudy.actors.testing.recording import SimDispatcher, acting_parent, held, track
+from understudy.actors.testing.recording import LostReply, SimDispatcher, acting_parent, held, track
 
 if TYPE_CHECKING:
     from understudy.actors.testing.simulation import SimSimulation
@@ -262,6 +262,7 @@ class SimKernel(Kernel):
                 return True
             case ReplyLost() if isinstance(entry, Envelope) and entry.reply is not None:
                 reply: asyncio.Future[Any] = self.loop.create_future()
+                reply.__class__ = LostReply
                 reply.add_done_callback(_look_away)
                 copied = Envelope(entry.message, entry.sender, None, entry.deadline, entry.chain, reply)
                 return super()._put(cell, copied, quiet=False) or True  # the asker learns nothing either way

@@ -1,4 +1,4 @@
-"""Invariants 11 to 17, of a declared tree: strategies, intensities, back-off, restart types, order.
+"""Invariants 11 to 18, of a declared tree: strategies, intensities, back-off, restart types, order, stops.
 
     trace = world.run(main, check=(*invariants.default(), *supervision(desk)))
 
@@ -18,11 +18,11 @@ from understudy.supervisors.testing.rules import Declared, Rules, rules_of
 
 __all__ = ["Declared", "supervision"]
 
-NUMBERS: Final = (11, 12, 13, 14, 15, 16, 17)
+NUMBERS: Final = (11, 12, 13, 14, 15, 16, 17, 18)
 
 
 def supervision(declared: Declared) -> tuple[Invariant, ...]:
-    """Oracles 11 to 17 for a tree: a `Supervisor`, or plans of supervisors' actors by path.
+    """Oracles 11 to 18 for a tree: a `Supervisor`, or plans of supervisors' actors by path.
 
     Raises `SpecError` for a tree that could not start. They share one reading of a trace.
     """
@@ -31,7 +31,7 @@ def supervision(declared: Declared) -> tuple[Invariant, ...]:
 
 
 class _Reading:
-    """Reads each trace once for all seven."""
+    """Reads each trace once for all."""
 
     def __init__(self, rules: tuple[Rules, ...]) -> None:
         self._rules = rules

@@ -155,6 +155,8 @@ class Desk:
             yield 11, f"{who(event)} starts {when(event)}; more than {most} failed {when(self.must_end)}"
         if event.peer != self.rules.path:
             return
+        if kid.number and kid.state == "gone" and not self.group and not self.by_hand:
+            yield 18, f"{who(event)} is started again by {self.rules.path} {when(event)}, and was stopped for good"
         others = [(path, each) for path, each in self.kids.items() if each is not kid]
         if self.rules.template is None and (self.group or kid.number == 0):
             for path, each in others:

@@ -212,7 +212,7 @@ class Play:
     """A tree and what is done to it from outside.
 
     `kinds`, `restarts`: of desk/a, b, c and pool/d. `starts`: (path, seconds, fails) of the next starts, in order.
-    `linger`: seconds between the last step and the end.
+    `linger`: seconds between the last step and the end. `cut`: the close is cancelled half-way.
     """
 
     steps: tuple[Op, ...] = ()
@@ -226,6 +226,7 @@ class Play:
     starts: tuple[tuple[str, float, bool], ...] = ()
     linger: float = 0.0
     concurrency: int = 1
+    cut: bool = False
 
     def backoff(self) -> Backoff:
         return Backoff(first=self.first, factor=2.0, cap=max(4.0, self.first), jitter=self.jitter, healthy=20.0)
@@ -264,7 +265,16 @@ class Play:
                 await stage.step(step)
             if self.linger:
                 await asyncio.sleep(self.linger)
-        await asyncio.gather(*left, return_exceptions=True)
+            if self.cut:
+                closing = asyncio.ensure_future(kernel.aclose())
+                await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.wait([closing])
+        if left:  # whoever is not answered by then never is
+            done, _ = await asyncio.wait(left, timeout=60.0)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()
 
 
 class _NoDice:
@@ -335,11 +345,6 @@ class Stage:
                 await asyncio.sleep(0)
             case ("start child",):
                 self.begin_child()
-            case ("close while cancelled",):
-                closing = asyncio.ensure_future(self.kernel.aclose())
-                await asyncio.sleep(0)
-                closing.cancel()
-                await asyncio.wait([closing])
             case _:
                 if not self.at_once(op):
                     self.go_on(self.later(op))
@@ -363,6 +368,11 @@ class Stage:
                 return False
         return True
 
+    async def tell_later(self, who: int, seconds: float) -> None:
+        """Raises `Fenced` when the handler it was begun in is of an incarnation that has ended."""
+        await asyncio.sleep(seconds)
+        self.ref(who).tell(Do(()))
+
     async def later(self, op: Op) -> None:
         with contextlib.suppress(UnderstudyError):
             match op:
@@ -381,6 +391,8 @@ class Stage:
                     await asyncio.sleep(seconds)
                     asking.cancel()
                     await asyncio.wait([asking])
+                case ("tell later", who, seconds):
+                    self.go_on(self.tell_later(who, seconds))
                 case ("suspend", who):
                     await self.kernel.suspensions.suspend(self.cell(who), 0.7)
                 case ("peek", who):
@@ -402,6 +414,7 @@ _inside: st.SearchStrategy[Op] = st.one_of(
     st.tuples(st.sampled_from(["timer", "scope", "swallow", "clean up badly"]), _seconds),
     st.tuples(st.sampled_from(["link", "unwatch", "suspend", "peek", "resume", "stop", "halt", "odd"]), _who),
     st.tuples(st.just("watch"), _who, st.booleans()),
+    st.tuples(st.just("tell later"), _who, _seconds),
     st.tuples(st.just("spawn"), st.sampled_from(["k", "l"]), st.integers(0, len(KINDS) - 1)),
 )
 
@@ -445,6 +458,75 @@ def plays(steps: int = 12) -> st.SearchStrategy[Play]:
         ).map(_not_at_first),
         linger=st.sampled_from([0.0, 10.0]),
         concurrency=st.sampled_from([1, 1, 2]),
+        cut=st.sampled_from([False, False, True]),
+    )
+
+
+def crashing() -> st.SearchStrategy[Play]:
+    """Trees whose children fail, or end, one after another and again and again."""
+    does = st.sampled_from([("raise",), ("raise",), ("leave", "normal"), ("leave", "shutdown"), ("leave", "error")])
+    whom = st.one_of(st.just(0), st.just(5), st.integers(0, 2))
+    fails = st.builds(lambda who, op: ("tell", who, (op,), True), whom, does)
+    rests = st.tuples(st.just("sleep"), st.sampled_from([1.0, 5.0, 12.0, 30.0]))
+    pair = st.tuples(fails, rests)
+    return st.builds(
+        Play,
+        steps=st.lists(pair, min_size=2, max_size=7).map(lambda pairs: tuple(op for pair in pairs for op in pair)),
+        strategy=st.sampled_from(STRATEGIES),
+        restarts=st.tuples(*(st.sampled_from(("permanent", "permanent", *RESTART_TYPES)),) * 4),
+        intensity=st.sampled_from([10, 3, 1]),
+        own=st.sampled_from([None, None, 1]),
+        first=st.sampled_from([1.0, 2.0]),
+        jitter=st.sampled_from([0.0, 0.25]),
+        starts=st.lists(
+            st.tuples(st.sampled_from((*DESK, "pool/d")), st.sampled_from([0.0, 0.5]), st.booleans()), max_size=3
+        ).map(_not_at_first),
+        linger=st.just(100.0),
+    )
+
+
+def flooding() -> st.SearchStrategy[Play]:
+    """One actor that is busy, or fails, while one sender sends it more than it holds; some of it is put aside."""
+    light = st.sampled_from([(), (), (("stash",),), (("unstash",),), (("raise",),), (("sleep", 0.1),)])
+    sending = st.one_of(
+        st.builds(lambda ops, sync: ("tell", 0, ops, sync), light, st.booleans()),
+        st.builds(lambda ops: ("send", 0, ops, 5.0), light),
+        st.builds(lambda ops: ("ask", 0, ops, 5.0), light),
+        st.sampled_from([("sleep", 0.1), ("turn",), ("stop", 0), ("halt", 0), ("suspend", 0), ("resume", 0)]),
+    )
+    busy = st.sampled_from([("tell", 0, (("sleep", 0.5),), False), ("tell", 0, (("sleep", 0.5), ("raise",)), False)])
+    return st.builds(
+        Play,
+        steps=st.builds(lambda first, rest: (first, *rest), busy, st.lists(sending, min_size=4, max_size=14)),
+        kinds=st.tuples(st.integers(0, len(KINDS) - 1), *(st.just(0),) * 3),
+        first=st.sampled_from([0.0, 0.3]),
+        intensity=st.just(10),
+        linger=st.sampled_from([10.0, 0.0]),
+    )
+
+
+def watching() -> st.SearchStrategy[Play]:
+    """Actors that watch and are linked with each other, and whose ends come while others are busy."""
+    tie = st.one_of(
+        st.tuples(st.just("watch"), st.integers(0, 2), st.booleans()),
+        st.tuples(st.sampled_from(["unwatch", "link"]), st.integers(0, 2)),
+        st.sampled_from([("sleep", 0.5), ("timer", 0.5)]),
+    )
+    tying = st.builds(
+        lambda who, ops: ("tell", who, tuple(ops), False), st.sampled_from([0, 3, 4]), st.lists(tie, max_size=3)
+    )
+    ending = st.one_of(
+        st.builds(lambda who: ("tell", who, (("raise",),), True), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["stop", "halt"]), st.integers(0, 4)),
+        st.sampled_from([("turn",), ("sleep", 0.1), ("sleep", 6.0)]),
+    )
+    return st.builds(
+        Play,
+        steps=st.lists(st.one_of(tying, ending), min_size=3, max_size=12).map(tuple),
+        kinds=st.tuples(*(st.sampled_from([0, 5, 4]),) * 4),
+        first=st.sampled_from([0.0, 0.3]),
+        intensity=st.just(10),
+        linger=st.sampled_from([10.0, 0.0]),
     )
 
 
