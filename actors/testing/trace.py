@@ -25,10 +25,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
-from typing import Final, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from understudy.actors.testing.schedule import Deviation
 
 Kind = Literal[
     "spawned",
@@ -92,6 +95,12 @@ class Trace:
         """Timers of kernels that were closed."""
         self.quiet = False
         """Whether it was let run until nothing was left to do."""
+        self.held: Sequence[Deviation] = ()
+        """The deviations of the schedule that came true."""
+        self.broken: list[str] = []
+        """What `properties.always` and `eventually` found."""
+        self.watch: Callable[[Event], None] | None = None
+        """Is told of each event."""
         self._limit = limit
 
     def add(self, event: Event) -> None:
@@ -99,6 +108,8 @@ class Trace:
         if len(self.events) >= self._limit:
             raise TraceFull(f"{self._limit:,} events; raise World.run's limit, or look for what never ends")
         self.events.append(event)
+        if self.watch is not None:
+            self.watch(event)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)

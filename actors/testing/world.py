@@ -19,8 +19,9 @@ from msgspec import Struct
 
 from understudy.actors.errors import UsageError
 from understudy.actors.kernel import Kernel
+from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault
-from understudy.actors.testing.outside import inside
+from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
 from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
@@ -98,13 +99,13 @@ class World(Struct, frozen=True, omit_defaults=True):
 
         trace = Trace(limit)
         try:
-            with inside(self.seed):
+            with inside(self.seed), untraced():
                 self._run(main, trace, idle_steps)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
             if isinstance(error, Exception):
-                error.add_note(report.page(self, trace))
+                report.explain(error, self, trace)
             raise
         report.last = (self, trace)
         if check is None:
@@ -120,7 +121,13 @@ class World(Struct, frozen=True, omit_defaults=True):
         collecting = gc.isenabled()
         gc.disable()
         try:
-            trace.result = run_in(loop, main, before_end=lambda: _look(loop, simulation.kernels, trace))
+            with properties.running(self, trace, loop) as run:
+
+                def look() -> None:
+                    run.end()
+                    _look(loop, simulation.kernels, trace)
+
+                trace.result = run_in(loop, main, before_end=look)
         finally:
             if collecting:
                 gc.enable()
@@ -129,6 +136,7 @@ class World(Struct, frozen=True, omit_defaults=True):
         """Let this world drive the kernels of a loop."""
         faults, plan = ActorFaults(self.faults), Plan(self.schedule, inline=self.inline)
         simulation = SimSimulation(loop, plan, faults, trace, seed=self.seed)
+        trace.held = plan.used
         loop.simulation = simulation
         loop.set_exception_handler(lambda _, context: loop.failures.append(context))
         return simulation
@@ -148,7 +156,7 @@ _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.field
 def _decode(data: bytes) -> World:
     """Faults are whatever classes are known: those of models, tools and disks live in modules of their own."""
     raw: dict[str, Any] = msgspec.json.decode(data)
-    known = {kind.__name__: kind for kind in _kinds(Fault)}
+    known = {str(kind.__struct_config__.tag): kind for kind in _kinds(Fault)}
     faults: list[Fault] = []
     for each in raw.pop("faults", ()):
         kind = known.get(each.get("type"))
