@@ -18,7 +18,7 @@ MAX_STEPS: Final = 64
 """Turns that one `Hold` lasts at most."""
 
 
-class Hold(Struct, frozen=True, tag=True):
+class Hold(Struct, frozen=True, tag=True, tag_field="$"):
     """Before its `at`th message (from 1; 0: before it starts) the actor is held back for `steps` turns of others.
 
     What waits for it waits, too, in its order. A hold takes no virtual time.
@@ -29,7 +29,7 @@ class Hold(Struct, frozen=True, tag=True):
     steps: int
 
 
-class Demote(Struct, frozen=True, tag=True):
+class Demote(Struct, frozen=True, tag=True, tag_field="$"):
     """From its `at`th message on (from 1) the actor is served only when no other one is ready.
 
     Later demotions weigh more. The rule is that of probabilistic concurrency testing (Burckhardt et al., 2010).

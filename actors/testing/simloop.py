@@ -16,6 +16,7 @@ What is patched while such a loop runs, and what is not caught, is told in `outs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import heapq
 from collections import deque
@@ -41,6 +42,8 @@ IDLE_STEPS: Final = 100_000
 """Callbacks within one instant of virtual time before `Livelock` is raised."""
 SECOND: Final = 1_000_000_000
 _COMPACT_FROM: Final = 64
+_BURIALS: Final = 3
+"""How often the tasks of a killed process are cancelled: some go on after the first time."""
 _SHOWN: Final = 40
 """Tasks that a `Deadlock` lists."""
 
@@ -49,6 +52,10 @@ __all__ = ["Deadlock", "Escape", "Livelock", "SimClock", "SimLoop", "run"]
 
 class Deadlock(AssertionError):
     """Every task waits, and no timer will ever wake one. The text lists the tasks and where each waits."""
+
+
+class ProcessKilled(Exception):
+    """`SimLoop.kill` ended the run."""
 
 
 class Livelock(AssertionError):
@@ -84,6 +91,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._idle_steps = idle_steps
         self._mark = 0
         self._thread = get_ident()
+        self.killed = False
         self.steps = 0
         self.simulation = simulation
         self.failures: list[dict[str, Any]] = []
@@ -188,9 +196,32 @@ class SimLoop(asyncio.BaseEventLoop):
             self._mark = self.steps  # what cleans up gets as many
             raise Livelock(f"{self._idle_steps:,} callbacks at {self.time():g} s and no end; {self.waiting()}")
         for _ in range(count):
+            if not ready:
+                return  # killed
             handle = ready.popleft()
             if not handle._cancelled:  # `cancelled()` costs a call per callback
                 handle._run()  # as every loop of asyncio does
+
+    def kill(self) -> None:
+        """End everything at this moment: no other callback runs, and `run_until_complete` raises `ProcessKilled`."""
+        self.killed = True
+        self._ready.clear()
+        self._timers.clear()
+        self._cancelled = 0
+        self.stop()
+
+    def bury(self) -> None:
+        """After `kill`: let every task end, cancelled. What they do has to be kept from having effects before."""
+        self.killed = False
+        self._mark = self.steps
+        for _ in range(_BURIALS):
+            left = sorted(asyncio.all_tasks(self), key=hash)
+            for task in left:
+                task.cancel()
+            if left:
+                with contextlib.suppress(Deadlock, Livelock):
+                    self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self.run_until_complete(self.shutdown_asyncgens())
 
     def end(self) -> None:
         """Cancel what is left, and let it end. Raises `Livelock` for what does not."""
@@ -332,11 +363,19 @@ def run_in(
     """
     loop.set_debug(debug)
     try:
-        result = loop.run_until_complete(loop.create_task(main(), name="main"))
+        task = loop.create_task(main(), name="main")
+        try:
+            result = loop.run_until_complete(task)
+        except RuntimeError:
+            if loop.killed:
+                raise ProcessKilled from None
+            raise
         before_end()
         return result
     finally:
         try:
-            loop.end()
+            if not loop.killed:
+                loop.end()
         finally:
-            loop.close()
+            if not loop.killed:
+                loop.close()

@@ -110,8 +110,18 @@ class SimSimulation:
         self.dice = random.Random(seed)
         self.kernels: list[Kernel] = []
         self.check = True
+        self.dead = False
+        """Whether the process was killed: what its end does is neither recorded nor faulted."""
         self._sent: dict[str, int] = {}
         self._messages = 0
+
+    def next_process(self, loop: SimLoop) -> SimSimulation:
+        """The simulation of the process that comes after this one: same plan, same trace, counts go on."""
+        after = SimSimulation(loop, self.plan, self.faults, self.trace)
+        after.clock, after.ids, after.dice = self.clock, self.ids, self.dice
+        after._sent, after._messages = self._sent, self._messages
+        loop.simulation = after
+        return after
 
     def enter(self, kernel: Kernel) -> None:
         """See `Simulation`."""
@@ -133,6 +143,8 @@ class SimSimulation:
         self, kind: Kind, cell: Cell, message: int = 0, peer: Cell | None = None, what: str = "", detail: str = ""
     ) -> None:
         """Record an event about an address."""
+        if self.dead:
+            return
         self.trace.add(
             Event(
                 self.loop.nanoseconds,
@@ -210,8 +222,8 @@ class SimEndings(Endings):
     def _note_end(self, cell: Cell, life: Life, exit: Exit) -> None:
         if cell.life is life:
             simulation = self._kernel.simulation
-            last = simulation.trace.events[-1]
-            if last.kind == "ended" and last.path == cell.path and last.number == life.number:
+            last = simulation.trace.events[-1] if simulation.trace.events else None
+            if last is not None and last.kind == "ended" and last.path == cell.path and last.number == life.number:
                 return
             simulation.note("ended", cell, what=exit.kind, detail=str(exit))
 
@@ -438,6 +450,8 @@ class Handling:
     def ended(self, how: str) -> None:
         """It has ended: "ok", or the class of what it raised."""
         simulation = self.simulation
+        if simulation.dead:
+            return
         simulation.trace.add(
             Event(
                 simulation.loop.nanoseconds,

@@ -20,7 +20,7 @@ from msgspec import Struct
 from understudy.actors.errors import UsageError
 from understudy.actors.kernel import Kernel
 from understudy.actors.testing import properties
-from understudy.actors.testing.faults import Fault
+from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
 from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
@@ -156,18 +156,13 @@ _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.field
 def _decode(data: bytes) -> World:
     """Faults are whatever classes are known: those of models, tools and disks live in modules of their own."""
     raw: dict[str, Any] = msgspec.json.decode(data)
-    known = {str(kind.__struct_config__.tag): kind for kind in _kinds(Fault)}
+    kinds = known()
     faults: list[Fault] = []
     for each in raw.pop("faults", ()):
-        kind = known.get(each.get("type"))
+        kind = kinds.get(each.get("$"))
         if kind is None:
-            raise UsageError(f"replay token: no fault {each.get('type')!r} here; known: {', '.join(sorted(known))}")
+            raise UsageError(f"replay token: no fault {each.get('$')!r} here; known: {', '.join(sorted(kinds))}")
         faults.append(msgspec.convert(each, kind))
     world = msgspec.convert(raw, World)
     return msgspec.structs.replace(world, faults=tuple(faults))
 
-
-def _kinds(kind: type[Fault]) -> Iterable[type[Fault]]:
-    for each in kind.__subclasses__():
-        yield each
-        yield from _kinds(each)
