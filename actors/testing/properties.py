@@ -11,6 +11,7 @@ and no function given to them is called. A run checks `always` and `eventually` 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from collections import Counter
@@ -86,6 +87,12 @@ class Run:
             if isinstance(fault, Buggify):
                 self._sites.setdefault(fault.site, set()).add(fault.hit)
 
+    def _now(self) -> int:
+        """Virtual nanoseconds. A world with several processes has several loops, and one time."""
+        loop = asyncio._get_running_loop()
+        nanoseconds: int = getattr(loop, "nanoseconds", self._loop.nanoseconds)
+        return nanoseconds
+
     def hit(self, site: str) -> bool:
         """See `buggify`."""
         hits = self._sites.get(site)
@@ -104,7 +111,7 @@ class Run:
         record = DELIVERY.get(None)
         life = getattr(record, "life", record)
         path = life.cell.path if life is not None else ""
-        self._trace.add(Event(self._loop.nanoseconds, "fault", path, what="Buggify", detail=repr(fault)))
+        self._trace.add(Event(self._now(), "fault", path, what="Buggify", detail=repr(fault)))
 
     def watch(self, name: str, holds: Callable[[], object], within: float | None) -> None:
         """See `always` and `eventually`."""
@@ -112,9 +119,9 @@ class Run:
         if within is None:
             self._always[name] = holds
         else:
-            until = self._loop.time() + within
+            until = self._now() / 1e9 + within
             self._eventually[name] = until, holds
-            self._loop.call_at(until, self.look)
+            asyncio.get_running_loop().call_at(until, self.look)
         self.look()
 
     def look(self, event: Event | None = None) -> None:
@@ -123,7 +130,7 @@ class Run:
             return
         self._looking = True
         try:
-            now = self._loop.time()
+            now = self._now() / 1e9
             for name, holds in list(self._always.items()):
                 if wrong := _asked(holds):
                     del self._always[name]
@@ -141,7 +148,7 @@ class Run:
     def end(self) -> None:
         """The last look."""
         self.look()
-        now = self._loop.time()
+        now = self._now() / 1e9
         for name, (until, holds) in self._eventually.items():
             self._trace.broken.append(f"eventually {name!r}: {_asked(holds)} when the run ended at {now:g} s of {until:g}")
         self._eventually.clear()

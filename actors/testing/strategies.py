@@ -16,8 +16,8 @@ first eight numbers, `actors=("desk", "desk/writer")` for these two paths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 import hypothesis
 from hypothesis import strategies as st
@@ -41,6 +41,8 @@ from understudy.actors.testing.schedule import Demote, Deviation, Hold
 from understudy.actors.testing.trace import Trace
 from understudy.actors.testing.world import World
 
+T = TypeVar("T")
+
 __all__ = [
     "actor_faults",
     "answers",
@@ -54,8 +56,8 @@ __all__ = [
     "worlds",
 ]
 
-Actors: TypeAlias = int | Sequence[str]
-"""How many of the first addresses, or which paths."""
+Actors: TypeAlias = int | Sequence[int | str]
+"""How many of the first addresses, or which ones: numbers or paths."""
 Faults: TypeAlias = "SearchStrategy[Any] | Sequence[SearchStrategy[Any]]"
 """Strategies that each draw one fault. Any: Hypothesis's `|` loses the type."""
 
@@ -83,14 +85,16 @@ _SAYS: Final = 24
 
 
 def _who(actors: Actors) -> SearchStrategy[int | str]:
+    named = _names(actors)
+    if not named or "" in named:
+        raise UsageError(f"actors={actors!r}: at least one, and no empty path")
+    return st.sampled_from(named)
+
+
+def _names(actors: Actors) -> tuple[int | str, ...]:
     if isinstance(actors, int):
-        if actors < 1:
-            raise UsageError(f"actors={actors}: at least 1, or a sequence of paths")
-        return st.sampled_from(range(actors))
-    paths = (actors,) if isinstance(actors, str) else tuple(actors)
-    if not paths or not all(paths):
-        raise UsageError(f"actors={actors!r}: at least one path, and none empty")
-    return st.sampled_from(paths)
+        return tuple(range(actors))
+    return (actors,) if isinstance(actors, str) else tuple(actors)
 
 
 def _nth(messages: int, *, start: bool = False) -> SearchStrategy[int]:
@@ -99,6 +103,12 @@ def _nth(messages: int, *, start: bool = False) -> SearchStrategy[int]:
         raise UsageError(f"messages={messages}: at least 1")
     near = [each for each in _NTH if each <= messages]
     return st.sampled_from([*near, *range(len(_NTH) - 4, messages + 1), *([0] if start else [])])
+
+
+@st.composite
+def _made(draw: st.DrawFn, kind: Callable[..., T], *fields: SearchStrategy[Any]) -> T:
+    """As `st.builds`, whose arguments Hypothesis would explain one by one, with a hundred runs for each."""
+    return kind(*[draw(field) for field in fields])
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------
@@ -116,15 +126,15 @@ def schedules(
     if max_holds < 0 or depth < 0:
         raise UsageError(f"schedules(max_holds={max_holds}, depth={depth}): neither may be negative")
     who = _who(actors)
-    hold = st.builds(Hold, who, _nth(messages, start=True), st.sampled_from(_STEPS))
-    demote = st.builds(Demote, who, _nth(messages))
+    hold = _made(Hold, who, _nth(messages, start=True), st.sampled_from(_STEPS))
+    demote = _made(Demote, who, _nth(messages))
     demotions = st.lists(demote, max_size=depth)
-    names: tuple[int | str, ...] = tuple(range(actors)) if isinstance(actors, int) else tuple(actors)
+    names = _names(actors)
     ways: list[SearchStrategy[list[Deviation]]] = [st.lists(hold, max_size=min(2, max_holds))]
     if depth:
         ways.append(demotions.map(list))
     if depth or max_holds > 2:
-        ways.append(st.tuples(st.lists(hold, max_size=max_holds), demotions).map(lambda both: [*both[0], *both[1]]))
+        ways.append(_made(lambda some, more: [*some, *more], st.lists(hold, max_size=max_holds), demotions))
     if depth and len(names) > 1:
         ways.append(st.permutations(range(len(names))).map(lambda order: _ordered(names, order)))
     return st.one_of(ways).map(tuple)
@@ -141,32 +151,37 @@ def _ordered(names: Sequence[int | str], order: Sequence[int]) -> list[Deviation
 # -- faults ------------------------------------------------------------------------------------------------------
 
 
-def crash_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
-    """One `Crash`: before a message, after it, or (`at=0`) of a start."""
-    return st.builds(Crash, _who(actors), _nth(messages, start=True), st.booleans())
+def crash_faults(
+    *, actors: Actors = ACTORS, messages: int = MESSAGES, starts: bool = False
+) -> SearchStrategy[Fault]:
+    """One `Crash`: before a message, or after it; with `starts` also (`at=0`) of the first start of an actor.
+
+    A supervisor whose child does not start the first time does not start either: that is no fault to survive.
+    """
+    return _made(Crash, _who(actors), _nth(messages, start=starts), st.booleans())
 
 
 def mailbox_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
     """One `SlowConsumer`, or one `MailboxIsFull`."""
     who, nth = _who(actors), _nth(messages)
-    slow = st.builds(SlowConsumer, who, nth, st.sampled_from(_SECONDS))
-    return st.one_of(slow, st.builds(MailboxIsFull, who, nth))
+    slow = _made(SlowConsumer, who, nth, st.sampled_from(_SECONDS))
+    return st.one_of(slow, _made(MailboxIsFull, who, nth))
 
 
 def network_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
     """One of `Delay`, `Duplicate`, `ReplyLost` and `Drop`. Within a process messages are neither lost nor doubled."""
     who, nth = _who(actors), _nth(messages)
     return st.one_of(
-        st.builds(Delay, who, nth, st.sampled_from(_SECONDS)),
-        st.builds(Duplicate, who, nth),
-        st.builds(ReplyLost, who, nth),
-        st.builds(Drop, who, nth),
+        _made(Delay, who, nth, st.sampled_from(_SECONDS)),
+        _made(Duplicate, who, nth),
+        _made(ReplyLost, who, nth),
+        _made(Drop, who, nth),
     )
 
 
 def clock_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
     """One `ClockJump`, by a second to a day, forward or back."""
-    return st.builds(ClockJump, _who(actors), _nth(messages), st.sampled_from(_JUMPS))
+    return _made(ClockJump, _who(actors), _nth(messages), st.sampled_from(_JUMPS))
 
 
 def actor_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
@@ -183,7 +198,7 @@ def buggify_faults(*sites: str, hits: int = MESSAGES) -> SearchStrategy[Fault]:
     """One `Buggify` of a site of the program; see `properties.buggify`. Raises `UsageError` without a site."""
     if not sites:
         raise UsageError("buggify_faults(): name the sites")
-    return st.builds(Buggify, st.sampled_from(sites), _nth(hits))
+    return _made(Buggify, st.sampled_from(sites), _nth(hits))
 
 
 # -- what models and people say ----------------------------------------------------------------------------------
@@ -192,8 +207,7 @@ def buggify_faults(*sites: str, hits: int = MESSAGES) -> SearchStrategy[Fault]:
 def sayings(agents: Sequence[str], *, most: int = _SAYS) -> SearchStrategy[tuple[tuple[str, tuple[int, ...]], ...]]:
     """For `World.says`: at most `most` small numbers for each agent; an agent without any takes the straight way."""
     each = st.lists(st.integers(0, _SAYS - 1), max_size=most).map(_without_trailing_zeros)
-    named = [st.tuples(st.just(agent), each) for agent in agents]
-    return st.tuples(*named).map(lambda all_: tuple((agent, ints) for agent, ints in all_ if ints))
+    return _made(lambda *said: tuple(pair for pair in zip(agents, said, strict=True) if pair[1]), *[each] * len(agents))
 
 
 def answers(*, most: int = 4, choices: int = 4) -> SearchStrategy[tuple[int, ...]]:
@@ -240,16 +254,22 @@ def worlds(
         st.sampled_from((True, False)) if inline is None else inline,
         st.integers(0, seeds - 1),
     )
-    drawn = st.tuples(*parts).map(_world)
+    drawn = _made(_world, *parts)
     return st.deferred(lambda: st.just(World.from_token(options.replay)) if options.replay else drawn)
 
 
 _schedules: Final = schedules
 
 
-def _world(parts: tuple[Any, ...]) -> World:
-    """Parts of six types, in the order they are drawn."""
-    faults, says, people, schedule, inline, seed = parts
+def _world(
+    faults: tuple[Fault, ...],
+    says: tuple[tuple[str, tuple[int, ...]], ...],
+    people: tuple[int, ...],
+    schedule: tuple[Deviation, ...],
+    inline: bool,
+    seed: int,
+) -> World:
+    """Of its parts, in the order they are drawn."""
     return World(faults=faults, schedule=schedule, says=says, people=people, inline=inline, seed=seed)
 
 
