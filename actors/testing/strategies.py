@@ -312,6 +312,15 @@ def _some_faults(draw: st.DrawFn, swarm: _Swarm) -> tuple[Fault, ...]:
     return tuple(draw(swarm.lists(enabled, size)))
 
 
+def reseed(test: Callable[..., object], seed: int) -> None:
+    """Let the next call of a `@given` test search from this seed."""
+    found: Any = getattr(test, "__func__", test)
+    while found is not None:
+        if getattr(found, "is_hypothesis_test", False):
+            hypothesis.seed(seed)(found)
+        found = getattr(found, "__wrapped__", None)
+
+
 def _tell(world: World, trace: Trace) -> None:
     """Let Hypothesis count, and show with `--hypothesis-show-statistics`, which faults came true."""
     if hypothesis.currently_in_test_context():
