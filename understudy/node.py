@@ -133,6 +133,7 @@ class Node:
         if self._watchdog is not None:
             stack.enter_context(Watchdog(self.kernel, self._watchdog))
         await stack.enter_async_context(self.kernel)
+        stack.callback(self.runs.close)  # also when entering fails: runs rest, they do not end with the tree
         self._pools = {name: self._pool(name) for name in self.tree.places}
         self.runs.addresses = lambda name: self._pools[name].pick()
         self._host = asyncio.current_task()
@@ -280,7 +281,9 @@ class Node:
 
     async def _take_inbox(self) -> None:
         for row in await self.journal.store.take(self._inbox_seen):
+            await self.journal.barrier()  # once the journal has failed, words wait for the next process
             await answers.hear(self.runs, row.kind, row.body)
+            await self.journal.barrier()
             self._inbox_seen = row.id
             await self.journal.store.set_meta({"inbox_taken": str(row.id)})
 

@@ -95,8 +95,15 @@ def pytest_runtest_makereport(
     made = yield
     report = _report()
     if made.failed and call.when == "call" and report is not None and report.last is not None:
-        blob = _blob_of(call.excinfo.value) if call.excinfo is not None else ""
-        page: str = report.page(*report.last, test=shlex.quote(item.nodeid), blob=blob)
+        error = None if call.excinfo is None else call.excinfo.value
+        violations = getattr(error, "violations", ())
+        page: str = report.page(
+            *report.last,
+            violations,
+            test=shlex.quote(item.nodeid),
+            blob="" if error is None else _blob_of(error),
+            failure="" if violations or error is None else f"{type(error).__name__}: {error}",
+        )
         made.sections.append(("simulated world", page))
     return made
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs, approval_of
-from understudy.actors.errors import UnderstudyError, UnknownRun, UsageError
+from understudy.actors.errors import JournalError, UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import Doubt, Run, Yes
 from understudy.actors.telemetry import log
@@ -34,7 +34,10 @@ class Word(Struct, frozen=True):
 
 
 async def hear(runs: Runs, kind: str, body: bytes) -> None:
-    """Take a word of another process, of kind "approve", "refuse" or "settle"; what cannot be taken is logged."""
+    """Take a word of another process, of kind "approve", "refuse" or "settle"; what cannot be taken is logged.
+
+    Raises `JournalError` when it could not be committed: then it has not been heard.
+    """
     try:
         word = msgspec.json.decode(body, type=Word)
         if kind == "approve":
@@ -45,6 +48,8 @@ async def hear(runs: Runs, kind: str, body: bytes) -> None:
             await settle(runs, word.id, word.did, word.by)
         else:
             log.error("inbox: a word of unknown kind %r was passed over", kind)
+    except JournalError:
+        raise
     except (msgspec.MsgspecError, UnderstudyError) as error:
         log.error("inbox: %s was not taken: %s", kind, error)
 

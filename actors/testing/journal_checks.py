@@ -265,8 +265,11 @@ def _differences(what: str, one: Run | str, other: Run | str) -> list[str]:
 
 
 def check_numbers(streams: Streams) -> list[str]:
-    """Invariant 36: each stream counts from 1 without a gap, its events say so themselves, and no incarnation of a path
-    writes after a later one of the same path has.
+    """Invariant 36: streams count from 1 without a gap, and nobody writes in the name of a former incarnation.
+
+    Of the events of one path in one stream, none may be of a lower incarnation than one before it. A run that had ended
+    and was taken up again by a person (`Resumed` with `reopen`) begins anew in that: a process counts on from the
+    incarnations that unfinished runs know of.
     """
     found: list[str] = []
     for run, rows in streams.items():
@@ -286,6 +289,8 @@ def _misnamed(row: Row, current: dict[str, int]) -> list[str]:
     found = []
     if (record.run, record.seq) != (row.run, row.seq):
         found.append(f"{row.run}:{row.seq} calls itself {record.place}")
+    if isinstance(record.event, ev.Resumed) and record.event.reopen:
+        current.clear()
     latest = current.setdefault(record.path, record.incarnation)
     if record.incarnation and record.incarnation < latest:
         found.append(f"{record.place} was written by {record.path} #{record.incarnation} after #{latest}")

@@ -77,14 +77,14 @@ class ActorMachine(RuleBasedStateMachine):
         named = st.one_of([_of(name, strategy) for name, strategy in cls.messages.items()])
         who = st.sampled_from(tuple(cls.messages))
         rules: dict[str, Any] = {  # Any: Hypothesis's markers
-            "_rule_begin": initialize(world=cls.drawn)(_begin),
-            "_rule_tell": rule(to=named)(_tell),
-            "_rule_ask": rule(to=named, timeout=st.sampled_from(_TIMEOUTS))(_ask),
-            "_rule_advance": rule(seconds=st.sampled_from(_SECONDS))(_advance),
-            "_rule_hold": rule(actor=who, steps=st.sampled_from(_STEPS))(_hold),
+            "start": initialize(world=cls.drawn)(_begin),
+            "tell": rule(to=named)(_tell),
+            "ask": rule(to=named, timeout=st.sampled_from(_TIMEOUTS))(_ask),
+            "advance": rule(seconds=st.sampled_from(_SECONDS))(_advance),
+            "hold": rule(actor=who, steps=st.sampled_from(_STEPS))(_hold),
         }
         if cls.crashes:
-            rules["_rule_crash"] = rule(actor=who, after=st.booleans())(_crash)
+            rules["crash"] = rule(actor=who, after=st.booleans())(_crash)
         for name, function in rules.items():
             setattr(cls, name, function)
 
@@ -133,7 +133,7 @@ class ActorMachine(RuleBasedStateMachine):
         self.world = world
         self._loop = SimLoop()
         self._simulation = world.simulate(self._loop, self.trace)
-        self._run = properties.Run(world, self.trace, self._loop)
+        self._run = properties.Run(world, self.trace)
         self.trace.replayable = False
         self._over = self._loop.create_future()
         self._ready = self._loop.create_future()
@@ -217,7 +217,7 @@ class ActorMachine(RuleBasedStateMachine):
         self.drive(self.healthy())
         self._over.set_result(None)
         self.drive(_result(self._main))
-        self._run.end(loop.nanoseconds)
+        self._run.end()
         with inside(self.world.seed):
             look(loop, self._simulation, self.trace)
         report.verify(self.world, self.trace, invariants.default())
@@ -287,7 +287,7 @@ def _crash(self: ActorMachine, actor: str, after: bool) -> None:
 
 
 for _rule, _name in (
-    (_begin, "begin_in"),
+    (_begin, "start"),
     (_tell, "tell"),
     (_ask, "ask"),
     (_advance, "advance"),

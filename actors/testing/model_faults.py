@@ -11,7 +11,7 @@ own. Each fault is what `OpenAIChat` gives for the real thing (`transports/model
     ModelTimeout     silence                         errors.ModelTimeout, sent or not     (openai._Session.complete)
     SlowTokens       the answer dribbles             the answer, or errors.ModelTimeout, sent
     CutStream        half of the body                errors.BadReply, sent, billed        (openai._foreign)
-    ReplyLost        no byte of the answer           errors.BadReply, sent, billed        (openai._foreign)
+    ModelReplyLost   no byte of the answer           errors.BadReply, sent, billed        (openai._foreign)
     MalformedJSON    body: no JSON at all            errors.BadReply, sent                (chat_wire.decode)
                      answer: its JSON is cut         the answer with half of its JSON
     WrongSchema      one constraint is broken        the answer with that value
@@ -113,7 +113,7 @@ class CutStream(Fault, frozen=True, tag=_tag):
     """The connection ends within the answer. Billed."""
 
 
-class ReplyLost(Fault, frozen=True, tag=_tag):
+class ModelReplyLost(Fault, frozen=True, tag=_tag):
     """The provider answered and billed, and nothing of it arrived."""
 
 
@@ -178,7 +178,7 @@ ModelFault: TypeAlias = (
     | ModelTimeout
     | SlowTokens
     | CutStream
-    | ReplyLost
+    | ModelReplyLost
     | MalformedJSON
     | WrongSchema
     | UnknownTool

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from understudy.actors.testing.faults import Fault
 
 if TYPE_CHECKING:
-    from understudy.actors.testing.simloop import SimLoop
     from understudy.actors.testing.trace import Event, Trace
     from understudy.actors.testing.world import World
 
@@ -74,15 +73,15 @@ def buggify(site: str) -> bool:
 class Run:
     """What the functions above keep for one run of a world."""
 
-    def __init__(self, world: World, trace: Trace, loop: SimLoop) -> None:
+    def __init__(self, world: World, trace: Trace) -> None:
         self.reached: Counter[str] = Counter()
         self._trace = trace
-        self._loop = loop
         self._sites: dict[str, set[int]] = {}
         self._hits: Counter[str] = Counter()
         self._always: dict[str, Callable[[], object]] = {}
         self._eventually: dict[str, tuple[float, Callable[[], object]]] = {}
         self._looking = False
+        self._at = 0
         for fault in world.faults:
             if isinstance(fault, Buggify):
                 self._sites.setdefault(fault.site, set()).add(fault.hit)
@@ -90,8 +89,8 @@ class Run:
     def _now(self) -> int:
         """Virtual nanoseconds. A world with several processes has several loops, and one time."""
         loop = asyncio._get_running_loop()
-        nanoseconds: int = getattr(loop, "nanoseconds", self._loop.nanoseconds)
-        return nanoseconds
+        self._at = getattr(loop, "nanoseconds", self._at)
+        return self._at
 
     def hit(self, site: str) -> bool:
         """See `buggify`."""
@@ -145,6 +144,13 @@ class Run:
         finally:
             self._looking = False
 
+    def tell(self, world: World) -> None:
+        """Tell campaigns and observers that the run of a world is over."""
+        for each in _campaigns:
+            each.add(world, self._trace, self.reached)
+        for observer in observers:
+            observer(world, self._trace)
+
     def end(self) -> None:
         """The last look."""
         self.look()
@@ -166,19 +172,25 @@ _run: Run | None = None
 
 
 @contextlib.contextmanager
-def running(world: World, trace: Trace, loop: SimLoop) -> Iterator[Run]:
-    """Be the run that the functions of this module speak to. For `World.run`; when it ends, campaigns are told."""
+def resumed(run: Run) -> Iterator[None]:
+    """Be the run that the functions of this module speak to."""
     global _run
-    before, _run = _run, Run(world, trace, loop)
-    run = _run
+    before, _run = _run, run
     try:
-        yield run
+        yield
     finally:
         _run = before
-        for each in _campaigns:
-            each.add(world, trace, run.reached)
-        for observer in observers:
-            observer(world, trace)
+
+
+@contextlib.contextmanager
+def running(world: World, trace: Trace) -> Iterator[Run]:
+    """A run, from its beginning to its end. For `World.run` and its like."""
+    run = Run(world, trace)
+    try:
+        with resumed(run):
+            yield run
+    finally:
+        run.tell(world)
 
 
 observers: Final[list[Callable[[World, Trace], None]]] = []

@@ -57,16 +57,20 @@ def verify(world: World, trace: Trace, check: Iterable[Callable[[Trace], Iterabl
 def explain(error: BaseException, world: World, trace: Trace, whole: str = "") -> None:
     """Add to an exception what world it is of: one line where the plugin shows the page, else the page."""
     if options.sections:
-        error.add_note(f"world: pytest --sim-replay={world.token}")
+        if trace.replayable:
+            error.add_note(f"world: pytest --sim-replay={world.token}")
     else:
         error.add_note(whole or page(world, trace))
 
 
-def page(world: World, trace: Trace, violations: Iterable[str] = (), *, test: str = "", blob: str = "") -> str:
-    """The failure page. `test`: what to give to pytest; `blob`: Hypothesis's own line."""
-    found = list(violations) or list(trace.broken)
-    lines = [f"Falsified {each}" for each in found]
-    if trace.error is not None:
+def page(
+    world: World, trace: Trace, violations: Iterable[str] = (), *, test: str = "", blob: str = "", failure: str = ""
+) -> str:
+    """The failure page. `test`: what to give to pytest; `blob`: Hypothesis's own line; `failure`: of the test itself."""
+    lines = [f"Falsified {each}" for each in violations or trace.broken]
+    if failure:
+        lines.append(f"Failed {_first_line(failure)}")
+    elif trace.error is not None:
         kind = type(trace.error).__name__
         lines.append(f"Raised {kind}: {_first_line(str(trace.error))}")
     lines.append(f"  at t={trace.seconds:g} s, trace {trace.fingerprint()}, {len(trace):,} events")
@@ -74,8 +78,11 @@ def page(world: World, trace: Trace, violations: Iterable[str] = (), *, test: st
     lines += [f"{_INDENT}{each!r}" for each in (*world.schedule, *world.faults)]
     lines += [f"{_INDENT}{each}" for each in _rest(world)]
     lines += timeline(trace)
-    lines.append(f"  pin it:   @example({world!r})")
-    lines.append(f"  replay:   pytest {test + ' ' if test else ''}--sim-replay={world.token}")
+    if trace.replayable:
+        lines.append(f"  pin it:   @example({world!r})")
+        lines.append(f"  replay:   pytest {test + ' ' if test else ''}--sim-replay={world.token}")
+    else:
+        lines.append("  replay:   run the steps of the machine again, as Hypothesis wrote them")
     if blob:
         lines.append(f"  or:       {blob}   (this version of Hypothesis only)")
     return "\n".join(lines)
@@ -130,23 +137,24 @@ def timeline(trace: Trace, shown: int = SHOWN, columns: int = COLUMNS, width: in
     head = "".join(_cut(path or _OUTSIDE, each - 1, keep_end=True).ljust(each) for path in paths)
     lines = [title, f"{_INDENT}{'seconds'.ljust(_CLOCK)}{head}".rstrip()]
     for event in rows:
-        start = len(_INDENT) + _CLOCK + each * paths.index(event.path)
+        start, text = len(_INDENT) + _CLOCK + each * paths.index(event.path), _cell(event)
+        if event.kind == "fault":  # what matters most may begin further left
+            start = max(len(_INDENT) + _CLOCK, min(start, width - len(text)))
         clock = f"{event.at / 1e9:.6f}"
-        lines.append(f"{_INDENT}{clock}".ljust(start) + _cut(_cell(event), _room(width - start, each)))
+        lines.append(f"{_INDENT}{clock}".ljust(start) + _cut(text, width - start))
     return lines
 
 
 def _without_the_end(events: Sequence[Event]) -> Sequence[Event]:
     """The end of nearly every run is that all is shut down, which explains nothing."""
     end = len(events)
-    while end and events[end - 1].kind in ("ended", "released") and events[end - 1].what == "shutdown":
+    while end and _ends(events[end - 1]):
         end -= 1
     return events[:end] if end else events
 
 
-def _room(left: int, column: int) -> int:
-    """A cell may reach over the empty ones to its right; the last columns have only themselves."""
-    return max(left, column - 1)
+def _ends(event: Event) -> bool:
+    return event.kind == "notice" or (event.kind in ("ended", "released") and event.what == "shutdown")
 
 
 def _columns(events: Sequence[Event], columns: int) -> list[str]:
@@ -172,7 +180,8 @@ def _cell(event: Event) -> str:
         case "fault" | "lost":
             return f"!! {event.kind}{which} {event.detail or event.what}"
         case "spawned":
-            return f"spawned by {event.what}" if event.what else "spawned"
+            parent = event.peer or event.what
+            return f"spawned by {parent}" if parent else "spawned"
         case "end":
             return f"end{which}{what}: {event.detail}"
         case "letter" | "refused":

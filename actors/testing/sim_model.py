@@ -146,7 +146,7 @@ class SimModel:
                 await self._pass(timeout if isinstance(fault, mf.ModelTimeout) else self._latency, timeout, fault)
                 raise self._error(fault, timeout)
         slow = [fault for fault in due if isinstance(fault, mf.SlowTokens)]
-        lost = next((fault for fault in due if isinstance(fault, mf.CutStream | mf.ReplyLost)), None)
+        lost = next((fault for fault in due if isinstance(fault, mf.CutStream | mf.ModelReplyLost)), None)
         seconds = self._latency + sum(fault.seconds for fault in slow)
         reply = self._reply(request, due, said, arrives=lost is None and seconds < timeout)
         if reply is None:  # only time leads on

@@ -78,6 +78,16 @@ class ActorFaults:
         else:
             self._posts.setdefault((path, fault.at), []).append(fault)
 
+    def add(self, fault: Fault) -> None:
+        """One more, while the world runs; of an actor by its path."""
+        assert isinstance(fault, ActorFault) and isinstance(fault.actor, str), f"{fault!r} has no path"
+        self._add(fault.actor, fault)
+
+    def clear(self) -> None:
+        """No more faults from now on."""
+        for each in (self._posts, self._begins, self._slow, self._unnamed):
+            each.clear()
+
     def spawned(self, path: str) -> None:
         """An address was made."""
         number, self._spawned = self._spawned, self._spawned + 1
@@ -184,6 +194,10 @@ class SimSimulation:
     def fault(self, cell: Cell, fault: Fault) -> None:
         """A planned fault came true."""
         self.note("fault", cell, what=type(fault).__name__, detail=repr(fault))
+
+    def fault_of_process(self, fault: Fault) -> None:
+        """A planned fault ended the process, or hit its disk."""
+        self.trace.add(Event(self.loop.nanoseconds, "fault", "@node", what=type(fault).__name__, detail=repr(fault)))
 
     def spawned(self, cell: Cell) -> None:
         """An address was made."""

@@ -49,8 +49,11 @@ __all__ = [
     "buggify_faults",
     "clock_faults",
     "crash_faults",
+    "made",
     "mailbox_faults",
     "network_faults",
+    "replayable",
+    "reseed",
     "sayings",
     "schedules",
     "worlds",
@@ -106,9 +109,9 @@ def _nth(messages: int, *, start: bool = False) -> SearchStrategy[int]:
 
 
 @st.composite
-def _made(draw: st.DrawFn, kind: Callable[..., T], *fields: SearchStrategy[Any]) -> T:
-    """As `st.builds`, whose arguments Hypothesis would explain one by one, with a hundred runs for each."""
-    return kind(*[draw(field) for field in fields])
+def made(draw: st.DrawFn, kind: Callable[..., T], *fields: SearchStrategy[Any], **named: SearchStrategy[Any]) -> T:
+    """As `st.builds`, whose arguments (and those of `st.tuples`) Hypothesis explains one by one, a hundred runs each."""
+    return kind(*[draw(field) for field in fields], **{name: draw(field) for name, field in named.items()})
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------
@@ -126,15 +129,15 @@ def schedules(
     if max_holds < 0 or depth < 0:
         raise UsageError(f"schedules(max_holds={max_holds}, depth={depth}): neither may be negative")
     who = _who(actors)
-    hold = _made(Hold, who, _nth(messages, start=True), st.sampled_from(_STEPS))
-    demote = _made(Demote, who, _nth(messages))
+    hold = made(Hold, who, _nth(messages, start=True), st.sampled_from(_STEPS))
+    demote = made(Demote, who, _nth(messages))
     demotions = st.lists(demote, max_size=depth)
     names = _names(actors)
     ways: list[SearchStrategy[list[Deviation]]] = [st.lists(hold, max_size=min(2, max_holds))]
     if depth:
         ways.append(demotions.map(list))
     if depth or max_holds > 2:
-        ways.append(_made(lambda some, more: [*some, *more], st.lists(hold, max_size=max_holds), demotions))
+        ways.append(made(lambda some, more: [*some, *more], st.lists(hold, max_size=max_holds), demotions))
     if depth and len(names) > 1:
         ways.append(st.permutations(range(len(names))).map(lambda order: _ordered(names, order)))
     return st.one_of(ways).map(tuple)
@@ -158,30 +161,30 @@ def crash_faults(
 
     A supervisor whose child does not start the first time does not start either: that is no fault to survive.
     """
-    return _made(Crash, _who(actors), _nth(messages, start=starts), st.booleans())
+    return made(Crash, _who(actors), _nth(messages, start=starts), st.booleans())
 
 
 def mailbox_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
     """One `SlowConsumer`, or one `MailboxIsFull`."""
     who, nth = _who(actors), _nth(messages)
-    slow = _made(SlowConsumer, who, nth, st.sampled_from(_SECONDS))
-    return st.one_of(slow, _made(MailboxIsFull, who, nth))
+    slow = made(SlowConsumer, who, nth, st.sampled_from(_SECONDS))
+    return st.one_of(slow, made(MailboxIsFull, who, nth))
 
 
 def network_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
     """One of `Delay`, `Duplicate`, `ReplyLost` and `Drop`. Within a process messages are neither lost nor doubled."""
     who, nth = _who(actors), _nth(messages)
     return st.one_of(
-        _made(Delay, who, nth, st.sampled_from(_SECONDS)),
-        _made(Duplicate, who, nth),
-        _made(ReplyLost, who, nth),
-        _made(Drop, who, nth),
+        made(Delay, who, nth, st.sampled_from(_SECONDS)),
+        made(Duplicate, who, nth),
+        made(ReplyLost, who, nth),
+        made(Drop, who, nth),
     )
 
 
 def clock_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
     """One `ClockJump`, by a second to a day, forward or back."""
-    return _made(ClockJump, _who(actors), _nth(messages), st.sampled_from(_JUMPS))
+    return made(ClockJump, _who(actors), _nth(messages), st.sampled_from(_JUMPS))
 
 
 def actor_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES) -> SearchStrategy[Fault]:
@@ -198,7 +201,7 @@ def buggify_faults(*sites: str, hits: int = MESSAGES) -> SearchStrategy[Fault]:
     """One `Buggify` of a site of the program; see `properties.buggify`. Raises `UsageError` without a site."""
     if not sites:
         raise UsageError("buggify_faults(): name the sites")
-    return _made(Buggify, st.sampled_from(sites), _nth(hits))
+    return made(Buggify, st.sampled_from(sites), _nth(hits))
 
 
 # -- what models and people say ----------------------------------------------------------------------------------
@@ -207,7 +210,7 @@ def buggify_faults(*sites: str, hits: int = MESSAGES) -> SearchStrategy[Fault]:
 def sayings(agents: Sequence[str], *, most: int = _SAYS) -> SearchStrategy[tuple[tuple[str, tuple[int, ...]], ...]]:
     """For `World.says`: at most `most` small numbers for each agent; an agent without any takes the straight way."""
     each = st.lists(st.integers(0, _SAYS - 1), max_size=most).map(_without_trailing_zeros)
-    return _made(lambda *said: tuple(pair for pair in zip(agents, said, strict=True) if pair[1]), *[each] * len(agents))
+    return made(lambda *said: tuple(pair for pair in zip(agents, said, strict=True) if pair[1]), *[each] * len(agents))
 
 
 def answers(*, most: int = 4, choices: int = 4) -> SearchStrategy[tuple[int, ...]]:
@@ -254,7 +257,11 @@ def worlds(
         st.sampled_from((True, False)) if inline is None else inline,
         st.integers(0, seeds - 1),
     )
-    drawn = _made(_world, *parts)
+    return replayable(made(_world, *parts))
+
+
+def replayable(drawn: SearchStrategy[World]) -> SearchStrategy[World]:
+    """These worlds, or with `--sim-replay` that one alone. For strategies of worlds that are made elsewhere."""
     return st.deferred(lambda: st.just(World.from_token(options.replay)) if options.replay else drawn)
 
 

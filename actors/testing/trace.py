@@ -101,6 +101,8 @@ class Trace:
         """What `properties.always` and `eventually` found."""
         self.watch: Callable[[Event], None] | None = None
         """Is told of each event."""
+        self.replayable = True
+        """Whether its world alone gives it again; not so when a machine's steps are needed, too."""
         self._limit = limit
 
     def add(self, event: Event) -> None:

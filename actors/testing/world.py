@@ -121,13 +121,13 @@ class World(Struct, frozen=True, omit_defaults=True):
         collecting = gc.isenabled()
         gc.disable()
         try:
-            with properties.running(self, trace, loop) as run:
+            with properties.running(self, trace) as run:
 
-                def look() -> None:
+                def before_end() -> None:
                     run.end()
-                    _look(loop, simulation.kernels, trace)
+                    look(loop, simulation.kernels, trace)
 
-                trace.result = run_in(loop, main, before_end=look)
+                trace.result = run_in(loop, main, before_end=before_end)
         finally:
             if collecting:
                 gc.enable()
@@ -142,7 +142,7 @@ class World(Struct, frozen=True, omit_defaults=True):
         return simulation
 
 
-def _look(loop: SimLoop, kernels: Sequence[Kernel], trace: Trace) -> None:
+def look(loop: SimLoop, kernels: Sequence[Kernel], trace: Trace) -> None:
     """What is left when main has returned."""
     closed = [kernel for kernel in kernels if not kernel._open]
     trace.left_timers = sum(len(kernel.timers._heap) for kernel in closed)
@@ -165,4 +165,3 @@ def _decode(data: bytes) -> World:
         faults.append(msgspec.convert(each, kind))
     world = msgspec.convert(raw, World)
     return msgspec.structs.replace(world, faults=tuple(faults))
-

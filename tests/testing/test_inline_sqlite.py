@@ -168,7 +168,7 @@ def test_a_whole_system_on_a_real_file_leaves_the_same_journal_each_time(tmp_pat
     assert all(once(number) == first for number in range(1, 4))
 
 
-@pytest.mark.promise(162)
+@pytest.mark.promise(164)
 @pytest.mark.usefixtures("inline")
 def test_the_files_of_a_killed_process_and_their_log_cut_anywhere_hold_a_prefix(tmp_path: Path) -> None:
     rows = stream("a", [b"%d" % number * 60 for number in range(24)])

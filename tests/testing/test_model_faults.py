@@ -48,7 +48,7 @@ FAILED: list[ModelFault] = [
     mf.ModelTimeout("a", 1),
     mf.SlowTokens("a", 1, seconds=5),
     mf.CutStream("a", 1),
-    mf.ReplyLost("a", 1),
+    mf.ModelReplyLost("a", 1),
     mf.MalformedJSON("a", 1, part="body"),
 ]
 UNSENT: list[ModelFault] = [mf.Unreachable("a", 1), mf.ModelTimeout("a", 1, sent=False)]

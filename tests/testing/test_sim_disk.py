@@ -10,9 +10,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lives import play, until_killed
+from lives import RUN, clerk, play, until_killed
 
+from understudy import System
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
+from understudy.actors.journal.journal import decode_rows
+from understudy.actors.journal.replay import replay
 from understudy.actors.journal.store import InboxRow, Row
 from understudy.actors.testing.disk_faults import (
     DiskError,
@@ -23,7 +26,7 @@ from understudy.actors.testing.disk_faults import (
     SlowDisk,
     TornWrite,
 )
-from understudy.actors.testing.journal_checks import check_numbers, check_prefix
+from understudy.actors.testing.journal_checks import check_cuts, check_numbers, check_prefix, check_write_ahead
 from understudy.actors.testing.sim_disk import Durability, SimDisk, SimStore
 from understudy.actors.testing.simloop import run
 from understudy.actors.testing.witness import Witness
@@ -402,16 +405,22 @@ def test_a_system_killed_at_each_write_in_turn_ends_the_same_and_pays_once(kill:
 
 
 def kills_at(number: int) -> st.SearchStrategy[DiskFault]:
-    return st.sampled_from([KillBefore(number), KillAfter(number), TornWrite(number), SlowDisk(number, 3.0)])
+    return st.sampled_from(
+        [KillBefore(number), KillAfter(number), TornWrite(number), SlowDisk(number, 3.0), LostWrites(number)]
+    )
 
 
 @settings(max_examples=settings().max_examples // 2)
-@given(st.lists(st.integers(1, 25), max_size=5, unique=True).flatmap(lambda ns: st.tuples(*map(kills_at, ns))))
-def test_a_system_killed_again_and_again_ends_the_same_and_pays_once(faults: tuple[DiskFault, ...]) -> None:
-    result, outside, disk = play(faults)
+@given(st.lists(st.integers(1, 25), max_size=6, unique=True).flatmap(lambda ns: st.tuples(*map(kills_at, ns))))
+def test_a_system_that_dies_again_and_again_ends_the_same_and_pays_once(faults: tuple[DiskFault, ...]) -> None:
+    result, outside, disk = play(faults, "full")
     assert result.status == "complete"
     assert len(outside.paid) == 2
+    records = decode_rows(disk.name, disk.streams()[RUN])
     assert check_numbers(disk.streams()) == []
+    assert check_write_ahead(records, outside.moments) == []
+    assert check_cuts(records, cuts=range(1, len(records), 5)) == []
+    assert replay(records, System(clerk(outside)).tree.policies).identical
 
 
 def test_with_a_full_flush_a_power_cut_is_no_worse_than_a_kill() -> None:

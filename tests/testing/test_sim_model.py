@@ -264,7 +264,7 @@ def test_a_pause_that_the_provider_asks_for_is_kept_and_the_same_is_said_after_i
 
 
 @pytest.mark.parametrize(
-    "fault", [mf.CutStream("clerk", 1), mf.ReplyLost("clerk", 1), mf.SlowTokens("clerk", 1, seconds=500)], ids=repr
+    "fault", [mf.CutStream("clerk", 1), mf.ModelReplyLost("clerk", 1), mf.SlowTokens("clerk", 1, seconds=500)], ids=repr
 )
 def test_an_answer_that_is_lost_is_billed_and_said_again(fault: mf.ModelFault) -> None:
     model = SimModel("clerk", says=(1, 0), faults=[fault])

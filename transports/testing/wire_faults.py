@@ -40,7 +40,7 @@ def on_wire(fault: mf.ModelFault, reply: ModelReply) -> ChatAnswer | chats.Fault
             return chats.SlowTokens(fault.seconds, answer)
         case mf.CutStream():
             return chats.CutStream(answer)
-        case mf.ReplyLost():
+        case mf.ModelReplyLost():
             return chats.LostReply(answer)
         case mf.MalformedJSON(part="body"):
             return chats.NotJSON()
