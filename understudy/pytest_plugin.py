@@ -22,8 +22,6 @@ import pytest
 from understudy.actors.testing import options
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from understudy.actors.testing.world import World
 
 _REPORT: Final = "understudy.actors.testing.report"
@@ -108,8 +106,8 @@ def pytest_runtest_makereport(
     return made
 
 
-def _report() -> ModuleType | None:
-    """The kit's, if a test has loaded it."""
+def _report() -> Any:
+    """The kit's module, if a test has loaded it, else None. Any: what a type checker sees of a module is no module."""
     return sys.modules.get(_REPORT)
 
 

@@ -91,9 +91,7 @@ DISK: Final[Mapping[type[Fault], st.SearchStrategy[Fault]]] = {
     disk.SlowDisk: made(disk.SlowDisk, _WRITE, seconds=st.sampled_from([0.1, 5.0, 20.0])),
     disk.DiskError: made(disk.DiskError, _WRITE),
 }
-KILLS: Final = (
-    made(disk.KillAfter, _WRITE) | made(disk.KillBefore, _WRITE) | made(disk.TornWrite, _WRITE)
-)
+KILLS: Final = made(disk.KillAfter, _WRITE) | made(disk.KillBefore, _WRITE) | made(disk.TornWrite, _WRITE)
 
 DEFAULT: Final[tuple[type[Fault], ...]] = (
     *MODEL,

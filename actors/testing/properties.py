@@ -81,16 +81,16 @@ class Run:
         self._always: dict[str, Callable[[], object]] = {}
         self._eventually: dict[str, tuple[float, Callable[[], object]]] = {}
         self._looking = False
-        self._at = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         for fault in world.faults:
             if isinstance(fault, Buggify):
                 self._sites.setdefault(fault.site, set()).add(fault.hit)
 
     def _now(self) -> int:
         """Virtual nanoseconds. A world with several processes has several loops, and one time."""
-        loop = asyncio._get_running_loop()
-        self._at = getattr(loop, "nanoseconds", self._at)
-        return self._at
+        self._loop = asyncio._get_running_loop() or self._loop
+        nanoseconds: int = getattr(self._loop, "nanoseconds", 0)
+        return nanoseconds
 
     def hit(self, site: str) -> bool:
         """See `buggify`."""
@@ -104,11 +104,11 @@ class Run:
         return True
 
     def _note(self, fault: Buggify) -> None:
-        from understudy.actors.delivery import DELIVERY
+        from understudy.actors.delivery import DELIVERY, Envelope
         from understudy.actors.testing.trace import Event
 
         record = DELIVERY.get(None)
-        life = getattr(record, "life", record)
+        life = record.life if isinstance(record, Envelope) else record
         path = life.cell.path if life is not None else ""
         self._trace.add(Event(self._now(), "fault", path, what="Buggify", detail=repr(fault)))
 
@@ -156,7 +156,9 @@ class Run:
         self.look()
         now = self._now() / 1e9
         for name, (until, holds) in self._eventually.items():
-            self._trace.broken.append(f"eventually {name!r}: {_asked(holds)} when the run ended at {now:g} s of {until:g}")
+            self._trace.broken.append(
+                f"eventually {name!r}: {_asked(holds)} when the run ended at {now:g} s of {until:g}"
+            )
         self._eventually.clear()
 
 

@@ -1,7 +1,7 @@
 """A failure as a page that can be read: what was broken, the world, and a timeline with one column for each actor.
 
-`Falsified` and what `main` raised are short, because Hypothesis shows them again and again; the page is beside them. The
-pytest plugin shows it as a section of the report, with the name of the test and Hypothesis's `@reproduce_failure` line
+`Falsified` and what `main` raised are short, because Hypothesis shows them again and again; the page is beside them.
+The pytest plugin shows it as a section of the report, with the name of the test and Hypothesis's `@reproduce_failure` line
 where there is one (`print_blob=True`); so it does when the test's own assertion failed after the run. Without the
 plugin the page is a note of the exception.
 """
@@ -66,7 +66,7 @@ def explain(error: BaseException, world: World, trace: Trace, whole: str = "") -
 def page(
     world: World, trace: Trace, violations: Iterable[str] = (), *, test: str = "", blob: str = "", failure: str = ""
 ) -> str:
-    """The failure page. `test`: what to give to pytest; `blob`: Hypothesis's own line; `failure`: of the test itself."""
+    """The page. `test`: what to give to pytest; `blob`: Hypothesis's own line; `failure`: that of the test itself."""
     lines = [f"Falsified {each}" for each in violations or trace.broken]
     if failure:
         lines.append(f"Failed {_first_line(failure)}")

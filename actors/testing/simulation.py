@@ -80,7 +80,8 @@ class ActorFaults:
 
     def add(self, fault: Fault) -> None:
         """One more, while the world runs; of an actor by its path."""
-        assert isinstance(fault, ActorFault) and isinstance(fault.actor, str), f"{fault!r} has no path"
+        assert isinstance(fault, ActorFault), f"{fault!r} is not of an actor"
+        assert isinstance(fault.actor, str), f"{fault!r} has no path"
         self._add(fault.actor, fault)
 
     def clear(self) -> None:

@@ -109,8 +109,8 @@ def _nth(messages: int, *, start: bool = False) -> SearchStrategy[int]:
 
 
 @st.composite
-def made(draw: st.DrawFn, kind: Callable[..., T], *fields: SearchStrategy[Any], **named: SearchStrategy[Any]) -> T:
-    """As `st.builds`, whose arguments (and those of `st.tuples`) Hypothesis explains one by one, a hundred runs each."""
+def made(draw: st.DrawFn, /, kind: Callable[..., T], *fields: SearchStrategy[Any], **named: SearchStrategy[Any]) -> T:
+    """As `st.builds`. Its arguments, and those of `st.tuples`, Hypothesis explains with 100 runs each."""
     return kind(*[draw(field) for field in fields], **{name: draw(field) for name, field in named.items()})
 
 
@@ -139,11 +139,11 @@ def schedules(
     if depth or max_holds > 2:
         ways.append(made(lambda some, more: [*some, *more], st.lists(hold, max_size=max_holds), demotions))
     if depth and len(names) > 1:
-        ways.append(st.permutations(range(len(names))).map(lambda order: _ordered(names, order)))
+        ways.append(st.permutations(range(len(names))).map(lambda order: ordered(names, order)))
     return st.one_of(ways).map(tuple)
 
 
-def _ordered(names: Sequence[int | str], order: Sequence[int]) -> list[Deviation]:
+def ordered(names: Sequence[int | str], order: Sequence[int]) -> list[Deviation]:
     """The fewest demotions after which those that are ready together are served in this order."""
     first = 1
     while first < len(order) and order[first] > order[first - 1]:
@@ -154,9 +154,7 @@ def _ordered(names: Sequence[int | str], order: Sequence[int]) -> list[Deviation
 # -- faults ------------------------------------------------------------------------------------------------------
 
 
-def crash_faults(
-    *, actors: Actors = ACTORS, messages: int = MESSAGES, starts: bool = False
-) -> SearchStrategy[Fault]:
+def crash_faults(*, actors: Actors = ACTORS, messages: int = MESSAGES, starts: bool = False) -> SearchStrategy[Fault]:
     """One `Crash`: before a message, or after it; with `starts` also (`at=0`) of the first start of an actor.
 
     A supervisor whose child does not start the first time does not start either: that is no fault to survive.
@@ -300,7 +298,9 @@ class _Swarm:
         self.kinds = kinds
         self.sizes = st.sampled_from([min(size, most) for size in _SIZES])
         few = st.lists(st.sampled_from(range(len(kinds))), min_size=1, max_size=_SWARM)
-        self.enabled = st.one_of(st.just([]), st.just([]), few) if len(kinds) > 1 else st.just([])
+        self.enabled: SearchStrategy[list[int]] = (
+            st.one_of(st.just([]), st.just([]), few) if len(kinds) > 1 else st.just([])
+        )
         self._lists: dict[tuple[tuple[int, ...], int], SearchStrategy[list[Fault]]] = {}
 
     def lists(self, enabled: Sequence[int], size: int) -> SearchStrategy[list[Fault]]:

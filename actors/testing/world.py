@@ -125,7 +125,7 @@ class World(Struct, frozen=True, omit_defaults=True):
 
                 def before_end() -> None:
                     run.end()
-                    look(loop, simulation.kernels, trace)
+                    look(loop, simulation, trace)
 
                 trace.result = run_in(loop, main, before_end=before_end)
         finally:
@@ -142,11 +142,11 @@ class World(Struct, frozen=True, omit_defaults=True):
         return simulation
 
 
-def look(loop: SimLoop, kernels: Sequence[Kernel], trace: Trace) -> None:
+def look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
     """What is left when main has returned."""
-    closed = [kernel for kernel in kernels if not kernel._open]
+    closed = [kernel for kernel in simulation.kernels if not kernel._open]
     trace.left_timers = sum(len(kernel.timers._heap) for kernel in closed)
-    if len(closed) == len(kernels):
+    if len(closed) == len(simulation.kernels):
         trace.left_tasks = tuple(loop.left())
 
 
