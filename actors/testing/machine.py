@@ -89,9 +89,9 @@ class ActorMachine(RuleBasedStateMachine):
             setattr(cls, name, function)
 
     def __init__(self) -> None:
-        super().__init__()
         if not self.messages:
             raise UsageError(f"{type(self).__qualname__}.messages: say what each actor may be sent")
+        super().__init__()
         self.world = World()
         self.trace = Trace()
         self.refs: Mapping[str, Ref[Any]] = {}

@@ -128,6 +128,15 @@ class Trace:
         """Planned faults that came true, by class."""
         return Counter(event.what for event in self.events if event.kind == "fault")
 
+    def came_true(self, fault: Struct) -> bool:
+        """Whether a planned fault did. One whose events do not tell its repr is told by its kind."""
+        kind, text = type(fault).__name__, repr(fault)
+        return any(
+            event.detail == text or not event.detail.startswith(f"{kind}(")
+            for event in self.events
+            if event.kind == "fault" and event.what == kind
+        )
+
     @property
     def seconds(self) -> float:
         """Virtual seconds from the first event to the last."""
