@@ -10,9 +10,9 @@
     TestCase = TestBank.TestCase
 
 Rules are ordinary functions between which a simulated loop stands still: each runs it for a while, in virtual time.
-After each step `always` properties and the invariants that hold of every prefix are checked. The end takes back what faults
-are left, lets `settle` seconds pass, demands that every ask has ended and that no running actor leaves a message lying,
-leaves what `begin` entered, and holds the whole trace against `invariants.default()`.
+After each step `always` properties and the invariants that hold of every prefix are checked. The end takes back what
+faults are left, lets `settle` seconds pass, demands that every ask has ended and that no running actor leaves a message
+lying, leaves what `begin` entered, and holds the whole trace against `invariants.default()`.
 """
 
 from __future__ import annotations

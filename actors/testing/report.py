@@ -1,8 +1,8 @@
 """A failure as a page that can be read: what was broken, the world, and a timeline with one column for each actor.
 
 `Falsified` and what `main` raised are short, because Hypothesis shows them again and again; the page is beside them.
-The pytest plugin shows it as a section of the report, with the name of the test and Hypothesis's `@reproduce_failure` line
-where there is one (`print_blob=True`); so it does when the test's own assertion failed after the run. Without the
+The pytest plugin shows it as a section of the report, with the name of the test and Hypothesis's `@reproduce_failure`
+line where there is one (`print_blob=True`); so it does when the test's own assertion failed after the run. Without the
 plugin the page is a note of the exception.
 """
 

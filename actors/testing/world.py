@@ -11,14 +11,13 @@ from __future__ import annotations
 import base64
 import gc
 import zlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import UsageError
-from understudy.actors.kernel import Kernel
 from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.outside import inside, untraced

@@ -114,7 +114,7 @@ async def close_a_desk(*, careful: bool = False, noise: int = 3) -> list[str]:
         others = [system.spawn(Runner, name=f"noise-{n}") for n in range(noise)]
         await anyio.sleep(1)
         for each in others:
-            each.tell(Hop(12))
+            each.tell(Hop(25))
         desk.tell(Break())
         closer.tell(Hop(20))
         await anyio.sleep(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -49,7 +51,7 @@ TestBooks.settings = FEW
 
 
 def run(machine: type[ActorMachine]) -> None:
-    run_state_machine_as_test(machine, settings=FEW)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=FEW)
 
 
 @pytest.mark.promise(181)
@@ -87,13 +89,11 @@ class Hello(Message[None]):
 
 
 class Stuck(Actor[Hello]):
-    """Its second handler never ends, and it does not heed its end either."""
+    """Its second handler never ends."""
 
     seen = 0
 
     async def hello(self, m: Hello) -> None:
-        import asyncio
-
         self.seen += 1
         if self.seen == 2:
             await asyncio.Event().wait()
@@ -114,8 +114,6 @@ def test_a_message_that_lies_before_a_busy_actor_is_no_breach_but_an_ask_without
 
 
 def test_real_clocks_are_back_between_the_rules_and_worlds_are_counted() -> None:
-    import time
-
     seen: list[float] = []
 
     class Looks(Books):

@@ -82,9 +82,7 @@ def test_the_page_of_a_failed_search_is_a_section_with_the_name_of_the_test_and_
 
 
 def result_name(test: str, text: str) -> str:
-    return next(
-        word for word in text.split() if word.endswith(f"::{test}") and "FAILED" not in word and ".py" in word
-    )
+    return next(word for word in text.split() if word.endswith(f"::{test}") and "FAILED" not in word and ".py" in word)
 
 
 @pytest.mark.promise(184)

@@ -37,7 +37,7 @@ def test_a_page_tells_what_is_broken_the_world_the_timeline_and_how_to_see_it_ag
     assert lines[9].split()[:1] == ["seconds"]
     assert lines[-2] == f"  pin it:   @example({TWICE!r})"
     assert lines[-1] == f"  replay:   pytest --sim-replay={TWICE.token}"
-    assert eval(repr(TWICE)) == TWICE  # noqa: S307  # the line to pin is code
+    assert eval(repr(TWICE)) == TWICE  # the line to pin is code
 
 
 def test_what_an_exception_shows_is_one_line_and_the_page_is_a_note_where_no_plugin_shows_it(
