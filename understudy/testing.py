@@ -28,7 +28,7 @@ from understudy.actors.journal.events import Record
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.state import Spend
 from understudy.actors.messages import Message
-from understudy.actors.testing import invariants, report
+from understudy.actors.testing import invariants, properties, report
 from understudy.actors.testing.disk_faults import (
     DiskError,
     DiskFault,
@@ -70,7 +70,7 @@ from understudy.actors.testing.model_faults import (
     Unreachable,
     WrongSchema,
 )
-from understudy.actors.testing.outside import Escape, inside
+from understudy.actors.testing.outside import Escape, inside, untraced
 from understudy.actors.testing.recast import Recast
 from understudy.actors.testing.report import Falsified
 from understudy.actors.testing.schedule import Demote, Hold
@@ -307,13 +307,14 @@ def play(
     """
     trace = Trace()
     try:
-        with inside(world.seed):
+        with inside(world.seed), untraced(), properties.running(world, trace) as run:
             played = _Play(tree, world, message, to, trace, durability)
             outcome = played.run()
+            run.end()
     except Exception as error:
         trace.error = error
         report.last = (world, trace)
-        error.add_note(report.page(world, trace))
+        report.explain(error, world, trace)
         raise
     report.last = (world, trace)
     for each, killed in played.traces:
@@ -354,6 +355,7 @@ class _Play:
         try:
             for number in range(1, PROCESSES + 1):
                 loop, trace = SimLoop(start=now), Trace()
+                trace.watch = self._trace.watch
                 if simulation is None:
                     simulation = self._world.simulate(loop, trace)
                     faults = simulation.faults

@@ -60,6 +60,17 @@ class ActorFaults:
         else:
             self._posts.setdefault((path, fault.at), []).append(fault)
 
+    def add(self, fault: Fault) -> None:
+        """One more, while the world runs; of an actor by its path."""
+        assert isinstance(fault, ActorFault), f"{fault!r} is not of an actor"
+        assert isinstance(fault.actor, str), f"{fault!r} has no path"
+        self._add(fault.actor, fault)
+
+    def clear(self) -> None:
+        """No more faults from now on."""
+        for each in (self._posts, self._begins, self._slow, self._unnamed):
+            each.clear()
+
     def spawned(self, path: str) -> None:
         """An address was made."""
         number, self._spawned = self._spawned, self._spawned + 1
@@ -70,6 +81,10 @@ class ActorFaults:
         """Of the `at`th message sent to an actor. Each comes once."""
         return self._posts.pop((path, at), ()) if self._posts else ()
 
+    def aims_at(self, path: str, at: int) -> bool:
+        """Whether there is one of the `at`th message sent to an actor."""
+        return (path, at) in self._posts
+
     def begin(self, path: str, at: int) -> Sequence[Fault]:
         """Of the `at`th message that an actor begins. Each comes once."""
         return self._begins.pop((path, at), ()) if self._begins else ()
@@ -77,6 +92,25 @@ class ActorFaults:
     def slowness(self, path: str, at: int) -> float:
         """Seconds that the `at`th message takes longer."""
         return sum(each.seconds for each in self._slow.get(path, ()) if at >= each.at) if self._slow else 0.0
+
+
+class SimScheduler:
+    """The plan of a world, except that an ask which a fault is aimed at takes the queue, where faults are."""
+
+    def __init__(self, simulation: SimSimulation) -> None:
+        plan = simulation.plan
+        self._simulation = simulation
+        self.next_ready = plan.next_ready
+        self.end_turn = plan.end_turn
+        self.next_timer = plan.next_timer
+
+    def inline(self, path: str) -> bool:
+        """See `Scheduler`. An ask that is served at once was sent, too."""
+        simulation = self._simulation
+        if not simulation.plan.inline(path) or simulation.faults.aims_at(path, simulation.sent(path) + 1):
+            return False
+        simulation.next_sent(path)
+        return True
 
 
 class SimSimulation:
@@ -127,7 +161,7 @@ class SimSimulation:
         kernel._endings.__class__ = SimEndings
         kernel.suspensions.__class__ = SimSuspensions
         kernel.links.__class__ = SimLinks
-        kernel._scheduler = self.plan
+        kernel._scheduler = SimScheduler(self)
         kernel.check = True
         if not isinstance(kernel.clock, SimClock) and type(kernel.clock).__name__ == "SystemClock":
             kernel.clock = self.clock
@@ -183,6 +217,10 @@ class SimSimulation:
         """The number of the next message."""
         self._messages += 1
         return self._messages
+
+    def sent(self, path: str) -> int:
+        """How many messages were sent to an address."""
+        return self._sent.get(path, 0)
 
     def next_sent(self, path: str) -> int:
         """How many messages were sent to an address, this one included."""

@@ -19,8 +19,9 @@ import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import UsageError
+from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault, known
-from understudy.actors.testing.outside import inside
+from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
 from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
@@ -101,13 +102,13 @@ class World(Struct, frozen=True, omit_defaults=True):
 
         trace = Trace(limit)
         try:
-            with inside(self.seed):
+            with inside(self.seed), untraced():
                 self._run(main, trace, idle_steps, settle)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
             if isinstance(error, Exception):
-                error.add_note(report.page(self, trace))
+                report.explain(error, self, trace)
             raise
         report.last = (self, trace)
         if check is None:
@@ -124,7 +125,13 @@ class World(Struct, frozen=True, omit_defaults=True):
         collecting = gc.isenabled()
         gc.disable()
         try:
-            trace.result = run_in(loop, main, before_end=lambda: _look(loop, simulation, trace))
+            with properties.running(self, trace) as run:
+
+                def before_end() -> None:
+                    run.end()
+                    look(loop, simulation, trace)
+
+                trace.result = run_in(loop, main, before_end=before_end)
         finally:
             trace.failures = tuple(_failure(context) for context in loop.failures)
             if collecting:
@@ -134,12 +141,13 @@ class World(Struct, frozen=True, omit_defaults=True):
         """Let this world drive the kernels of a loop."""
         faults, plan = ActorFaults(self.faults), Plan(self.schedule, inline=self.inline)
         simulation = SimSimulation(loop, plan, faults, trace, seed=self.seed)
+        trace.held = plan.used
         loop.simulation = simulation
         loop.set_exception_handler(lambda _, context: loop.failures.append(context))
         return simulation
 
 
-def _look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
+def look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
     """What is left when main has returned."""
     loop.run_until_complete(asyncio.sleep(0))  # what ended in the same moment as main
     closed = [kernel for kernel in simulation.kernels if not kernel._open]
