@@ -38,7 +38,6 @@ from understudy.actors.testing.invariants import Oracle
 from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Hold
 from understudy.actors.testing.simloop import SimLoop
-from understudy.actors.testing.simulation import 
 from understudy.actors.testing.strategies import worlds
 from understudy.actors.testing.trace import Trace
 from understudy.actors.testing.world import World, look

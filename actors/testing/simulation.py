@@ -105,12 +105,9 @@ class SimScheduler:
         self.next_timer = plan.next_timer
 
     def inline(self, path: str) -> bool:
-        """See `Scheduler`. An ask that is served at once was sent, too."""
+        """See `Scheduler`."""
         simulation = self._simulation
-        if not simulation.plan.inline(path) or simulation.faults.aims_at(path, simulation.sent(path) + 1):
-            return False
-        simulation.next_sent(path)
-        return True
+        return simulation.plan.inline(path) and not simulation.faults.aims_at(path, simulation.sent(path) + 1)
 
 
 class SimSimulation:

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import gc
 import zlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -23,7 +23,7 @@ from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
-from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
+from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, Watch, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
 from understudy.actors.testing.trace import TRACE_LIMIT, Trace
 
@@ -87,13 +87,14 @@ class World(Struct, frozen=True, omit_defaults=True):
         idle_steps: int = IDLE_STEPS,
         limit: int = TRACE_LIMIT,
         settle: float = 0.0,
+        watch: Watch | None = None,
     ) -> Trace:
         """Run `main()` in this world, in virtual time, and hold the trace against invariants.
 
         Kernels and systems that `main` enters are driven by this world. `check`: oracles, `invariants.default()` by
-        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`. `settle`: virtual seconds that a
-        kernel is left alone for when `main` leaves it, before it is closed; then messages that nobody begins, and
-        a tree that does not come to rest, are found (invariants 6 and 24).
+        default, `()` for none. `idle_steps`, `limit`, `watch`: see `SimLoop` and `Trace`. `settle`: virtual seconds
+        that a kernel is left alone for when `main` leaves it, before it is closed; then messages that nobody begins,
+        and a tree that does not come to rest, are found (invariants 6 and 24).
 
         Raises what `main` raises (with this world as a note), `Falsified` for a broken invariant, `Deadlock`,
         `Livelock`, `Escape`, `TraceFull`.
@@ -103,7 +104,7 @@ class World(Struct, frozen=True, omit_defaults=True):
         trace = Trace(limit)
         try:
             with inside(self.seed), untraced():
-                self._run(main, trace, idle_steps, settle)
+                self._run(main, trace, idle_steps, settle, watch)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
@@ -118,8 +119,21 @@ class World(Struct, frozen=True, omit_defaults=True):
         report.verify(self, trace, check)
         return trace
 
-    def _run(self, main: Main, trace: Trace, idle_steps: int, settle: float) -> None:
+    def check_determinism(self, main: Main, *, times: int = 2, hash_seeds: Sequence[int] = ()) -> Trace:
+        """Run `main()` `times` times, with garbage allocated in between, and compare all that can be seen of it.
+
+        `hash_seeds`: run it in a process for each as well, with that `PYTHONHASHSEED`; then `main` has to be a function
+        of a module, which is loaded there from its file. Returns the trace of the first run; what main raises is
+        compared, not raised. Raises `NotDeterministic`, which names the first event, outcome and callback that differ,
+        and `UsageError` for fewer than two runs.
+        """
+        from understudy.actors.testing import determinism
+
+        return determinism.check(self, main, times=times, hash_seeds=hash_seeds)
+
+    def _run(self, main: Main, trace: Trace, idle_steps: int, settle: float, watch: Watch | None) -> None:
         loop = SimLoop(idle_steps=idle_steps)
+        loop.watch = watch
         simulation = self.simulate(loop, trace)
         simulation.settle = settle
         collecting = gc.isenabled()
