@@ -17,6 +17,7 @@ from understudy.actors.testing import model_faults as models
 from understudy.actors.testing import tool_faults as tools
 from understudy.actors.testing.faults import Fault
 from understudy.actors.testing.schedule import Demote, Deviation, Hold
+from understudy.actors.testing.strategies import made, replayable
 from understudy.actors.testing.world import World
 
 MOST_FAULTS: Final = 8
@@ -38,15 +39,15 @@ _Maker = Callable[[st.SearchStrategy[str]], st.SearchStrategy[Fault]]
 
 
 def _model(kind: type[models.Fault], **more: st.SearchStrategy[Any]) -> _Maker:
-    return lambda agent: st.builds(kind, agent, _CALL, **more)
+    return lambda agent: made(kind, agent, _CALL, **more)
 
 
 def _tool(kind: type[tools.Fault], **more: st.SearchStrategy[Any]) -> _Maker:
-    return lambda tool: st.builds(kind, tool, _CALL, **more)
+    return lambda tool: made(kind, tool, _CALL, **more)
 
 
 def _actor(kind: Callable[..., Fault], **more: st.SearchStrategy[Any]) -> _Maker:
-    return lambda path: st.builds(kind, path, _CALL, **more)
+    return lambda path: made(kind, path, _CALL, **more)
 
 
 MODEL: Final[Mapping[type[Fault], _Maker]] = {
@@ -87,12 +88,10 @@ NETWORK: Final[Mapping[type[Fault], _Maker]] = {
     acting.MailboxIsFull: _actor(acting.MailboxIsFull),
 }
 DISK: Final[Mapping[type[Fault], st.SearchStrategy[Fault]]] = {
-    disk.SlowDisk: st.builds(disk.SlowDisk, _WRITE, seconds=st.sampled_from([0.1, 5.0, 20.0])),
-    disk.DiskError: st.builds(disk.DiskError, _WRITE),
+    disk.SlowDisk: made(disk.SlowDisk, _WRITE, seconds=st.sampled_from([0.1, 5.0, 20.0])),
+    disk.DiskError: made(disk.DiskError, _WRITE),
 }
-KILLS: Final = (
-    st.builds(disk.KillAfter, _WRITE) | st.builds(disk.KillBefore, _WRITE) | st.builds(disk.TornWrite, _WRITE)
-)
+KILLS: Final = made(disk.KillAfter, _WRITE) | made(disk.KillBefore, _WRITE) | made(disk.TornWrite, _WRITE)
 
 DEFAULT: Final[tuple[type[Fault], ...]] = (
     *MODEL,
@@ -118,19 +117,25 @@ def tree_worlds(
     kind that cannot be drawn.
     """
     kinds = _kinds(faults, agents, tools, paths)
-    return st.builds(
-        World,
-        faults=_swarm(kinds, kills),
-        schedule=_schedule(paths),
-        says=_said(agents),
-        people=st.lists(st.integers(0, 3), max_size=6).map(tuple),
-        seed=st.integers(0, 3),
+    return replayable(
+        made(
+            World,
+            faults=_swarm(kinds, kills),
+            schedule=_schedule(paths),
+            says=_said(agents),
+            people=st.lists(st.integers(0, 3), max_size=6).map(tuple),
+            seed=st.integers(0, 3),
+        )
     )
 
 
 def _said(agents: Sequence[str]) -> st.SearchStrategy[tuple[tuple[str, tuple[int, ...]], ...]]:
-    each = (st.tuples(st.just(name), st.lists(st.integers(0, 63), max_size=MOST_SAID).map(tuple)) for name in agents)
-    return st.tuples(*each).map(lambda said: tuple(one for one in said if one[1]))
+    each = (made(_one, st.just(name), st.lists(st.integers(0, 63), max_size=MOST_SAID)) for name in agents)
+    return made(lambda *said: tuple(one for one in said if one[1]), *each)
+
+
+def _one(name: str, said: list[int]) -> tuple[str, tuple[int, ...]]:
+    return name, tuple(said)
 
 
 def _swarm(kinds: Sequence[st.SearchStrategy[Fault]], kills: int) -> st.SearchStrategy[tuple[Fault, ...]]:
@@ -140,7 +145,7 @@ def _swarm(kinds: Sequence[st.SearchStrategy[Fault]], kills: int) -> st.SearchSt
         some = st.lists(st.one_of(kinds), max_size=MOST_FAULTS, unique_by=_once)
         some |= st.one_of(*(st.lists(kind, max_size=MOST_FAULTS, unique_by=_once) for kind in kinds))
     ends = st.lists(KILLS, max_size=kills, unique_by=_once)
-    return st.tuples(some, ends).map(lambda both: (*both[0], *both[1]))
+    return made(lambda faults, kill: (*faults, *kill), some, ends)
 
 
 def _once(fault: Fault) -> tuple[object, ...]:
@@ -152,8 +157,8 @@ def _schedule(paths: Sequence[str]) -> st.SearchStrategy[tuple[Deviation, ...]]:
     if not paths:
         return st.just(())
     path = st.sampled_from(paths)
-    hold = st.builds(Hold, path, st.integers(0, CALLS), st.integers(1, 16))
-    demote = st.builds(Demote, path, st.integers(1, CALLS))
+    hold = made(Hold, path, st.integers(0, CALLS), st.integers(1, 16))
+    demote = made(Demote, path, st.integers(1, CALLS))
     return st.lists(hold | demote, max_size=MOST_DEVIATIONS).map(tuple)
 
 

@@ -65,6 +65,7 @@ class Plan:
             else:
                 self._add(each.actor, rank, each)
         self._empty = not schedule
+        self._rank_of_next = len(schedule)
         self._declined = False
 
     def _add(self, path: str, rank: int, each: Deviation) -> None:
@@ -72,6 +73,20 @@ class Plan:
             self._holds[path, each.at] = (min(each.steps, MAX_STEPS), each)
         else:
             self._demotions.setdefault(path, []).append((each.at, rank, each))
+
+    def add(self, each: Deviation) -> None:
+        """One more, while the world runs; of an actor by its path."""
+        assert isinstance(each.actor, str), "numbers are given to the actors as they are spawned"
+        self._empty = False
+        self._rank_of_next += 1
+        self._add(each.actor, self._rank_of_next, each)
+
+    def clear(self) -> None:
+        """First come, first served from now on."""
+        self._holds.clear()
+        self._demotions.clear()
+        self._unnamed.clear()
+        self._empty = True
 
     def spawned(self, path: str) -> None:
         """An address was made."""

@@ -115,6 +115,7 @@ class SimLoop(NoOutside):
         """Contexts of the exception handler: among others exceptions that nobody retrieved."""
         self.watch: Watch | None = None
         """Called with the nanoseconds and what is about to run, before each round of callbacks."""
+        self.held_up = False
 
     # -- identity ------------------------------------------------------------------------------------------
 
@@ -165,6 +166,7 @@ class SimLoop(NoOutside):
         """Let time pass at once, as if the running callback had blocked the loop for so long."""
         self._now += round(seconds * SECOND)
         self._mark = self.steps
+        self.held_up = True
 
     def call_later(
         self,
