@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from understudy.actors import kernel as kernels
 from understudy.actors.cell import BUSY, Cell
 from understudy.actors.delivery import Envelope, Life
 from understudy.actors.endings import Endings
 from understudy.actors.errors import ActorStopped
 from understudy.actors.kernel import Kernel
-from understudy.actors.lifecycle import SHUTDOWN, Exit
+from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
 from understudy.actors.mailbox import Mailbox
@@ -32,7 +31,7 @@ from understudy.supervisors.dynamic import DynamicActor
 from understudy.supervisors.intensity import RestartWindow
 from understudy.supervisors.keeping import Record
 from understudy.supervisors.plans import StartAgain
-from understudy.supervisors.strategies import GroupPlan, affected
+from understudy.supervisors.strategies import GroupPlan, affected, decide_exit
 from understudy.supervisors.supervisor import SupervisorActor
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -397,7 +396,7 @@ def _cancel_is_crash(m: pytest.MonkeyPatch) -> None:
     before = Kernel.failed
 
     def failed(self: Kernel, cell: Cell, life: Life, envelope: Envelope, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) and not life.fenced and cell.state not in kernels.ALIVE:
+        if isinstance(error, asyncio.CancelledError) and not life.fenced and cell.state not in ALIVE:
             self.telemetry.crash(cell, life.number, cell.exit, envelope.message, error)
         before(self, cell, life, envelope, error)
 
@@ -646,7 +645,7 @@ def _told_above(m: pytest.MonkeyPatch) -> None:
 
 
 def _decide(change: Callable[[Any_, Exit], Any_]) -> Patch:
-    before = supervisor.decide_exit
+    before = decide_exit
 
     def decide(restart: Any_, exit: Exit) -> Any_:
         return change(restart, exit) or before(restart, exit)

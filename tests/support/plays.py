@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import anyio
 import anyio.to_thread
@@ -75,7 +75,6 @@ class Member(Actor[Do | Now | Ring | Over | Down]):
 
     mailbox_limit = 3
     stash_limit = 2
-    on_the_way = 0.0
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -176,12 +175,12 @@ class Again(Member):
 
 class Newest(Member):
     mailbox_limit = 2
-    overflow: Overflow = "drop_newest"
+    overflow: ClassVar[Overflow] = "drop_newest"
 
 
 class Oldest(Member):
     mailbox_limit = 2
-    overflow: Overflow = "drop_oldest"
+    overflow: ClassVar[Overflow] = "drop_oldest"
 
 
 class Homely(Member):
@@ -590,8 +589,3 @@ def worlds() -> st.SearchStrategy[World]:
         inline=st.booleans(),
         seed=st.integers(0, 3),
     )
-
-
-def without_steps(play: Play) -> Play:
-    """The same tree, left alone."""
-    return replace(play, steps=())
