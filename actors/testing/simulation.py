@@ -35,7 +35,7 @@ from understudy.actors.testing.faults import (
     ReplyLost,
     SlowConsumer,
 )
-from understudy.actors.testing.schedule import Plan
+from understudy.actors.testing.schedule import Inlining, Plan
 from understudy.actors.testing.simloop import SimClock, SimLoop
 from understudy.actors.testing.trace import Event, Kind, Trace
 
@@ -112,25 +112,6 @@ class ActorFaults:
         return sum(each.seconds for each in self._slow.get(path, ()) if at >= each.at) if self._slow else 0.0
 
 
-class SimScheduler:
-    """The plan of a world, except that an ask which a fault is aimed at takes the queue, where faults are."""
-
-    def __init__(self, simulation: SimSimulation) -> None:
-        plan = simulation.plan
-        self._simulation = simulation
-        self.next_ready = plan.next_ready
-        self.end_turn = plan.end_turn
-        self.next_timer = plan.next_timer
-
-    def inline(self, path: str) -> bool:
-        """See `Scheduler`. An ask that is served at once was sent, too."""
-        simulation = self._simulation
-        if not simulation.plan.inline(path) or simulation.faults.aims_at(path, simulation.sent(path) + 1):
-            return False
-        simulation.next_sent(path)
-        return True
-
-
 class SimSimulation:
     """See the module. One for each loop; `plan` and `faults` may be those of a former process of the same world."""
 
@@ -164,7 +145,7 @@ class SimSimulation:
         kernel.simulation = self
         kernel.waiting = {}
         kernel._endings.__class__ = SimEndings
-        kernel._scheduler = SimScheduler(self)
+        kernel._scheduler = Inlining(self.plan, self._is_aimed_at, self.next_sent)
         kernel.check = True
         if not isinstance(kernel.clock, SimClock) and type(kernel.clock).__name__ == "SystemClock":
             kernel.clock = self.clock
@@ -212,9 +193,9 @@ class SimSimulation:
         self._messages += 1
         return self._messages
 
-    def sent(self, path: str) -> int:
-        """How many messages were sent to an address."""
-        return self._sent.get(path, 0)
+    def _is_aimed_at(self, path: str) -> bool:
+        """Whether a fault is of the next message sent to an address."""
+        return self.faults.aims_at(path, self._sent.get(path, 0) + 1)
 
     def next_sent(self, path: str) -> int:
         """How many messages were sent to an address, this one included."""
