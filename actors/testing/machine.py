@@ -38,7 +38,6 @@ from understudy.actors.testing.invariants import Oracle
 from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Hold
 from understudy.actors.testing.simloop import SimLoop
-from understudy.actors.testing.simulation import SimKernel
 from understudy.actors.testing.strategies import worlds
 from understudy.actors.testing.trace import Trace
 from understudy.actors.testing.world import World, look
@@ -224,10 +223,9 @@ class ActorMachine(RuleBasedStateMachine):
 
     def _lying(self) -> Iterable[str]:
         for kernel in self._simulation.kernels:
-            assert isinstance(kernel, SimKernel)
-            for cell, waiting in kernel.waiting.items():
-                if waiting and cell.state == "running" and not cell.running:
-                    yield f"liveness: {cell.path} is running, and {len(waiting)} messages lie before it"
+            for cell in kernel.registry:
+                if cell.waiting and cell.state == "running" and not cell.running:
+                    yield f"liveness: {cell.path} is running, and {cell.waiting} messages lie before it"
 
 
 def _of(name: str, strategy: SearchStrategy[Any]) -> SearchStrategy[tuple[str, Any]]:

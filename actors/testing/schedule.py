@@ -7,7 +7,7 @@ spawned, from 0 (what a strategy draws that knows no paths).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -146,25 +146,3 @@ class Plan:
     def next_timer(self, due: Sequence[float]) -> int:
         """See `Scheduler`."""
         return 0
-
-
-class Inlining:
-    """A plan as a kernel's scheduler, except that an ask which a fault is aimed at takes the queue, where faults are.
-
-    `aimed` says so of the next message to a path; `sent` is told of each ask that is served at once.
-    """
-
-    def __init__(self, plan: Plan, aimed: Callable[[str], bool], sent: Callable[[str], object]) -> None:
-        self._plan = plan
-        self._aimed = aimed
-        self._sent = sent
-        self.next_ready = plan.next_ready
-        self.end_turn = plan.end_turn
-        self.next_timer = plan.next_timer
-
-    def inline(self, path: str) -> bool:
-        """See `Scheduler`."""
-        if not self._plan.inline(path) or self._aimed(path):
-            return False
-        self._sent(path)
-        return True
