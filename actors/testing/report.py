@@ -25,6 +25,9 @@ WIDTH: Final = 120
 """Characters of a line of the timeline."""
 _INDENT: Final = "    "
 _CLOCK: Final = 13
+_OF_AN_END: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
+_DULL: Final = frozenset({"known", "answered"})
+"""Kinds of events that oracles need, and that a timeline says already with others."""
 _OUTSIDE: Final = "(outside)"
 """The column of what is no actor's."""
 
@@ -126,15 +129,16 @@ def timeline(trace: Trace, shown: int = SHOWN, columns: int = COLUMNS, width: in
     """The last events, one row each, of the actors with the last ones, one column each; plain text."""
     if not trace.events:
         return ["  timeline: nothing happened"]
-    events = _without_the_end(trace.events)
+    shut = _shutdown(trace.events)
+    events = [event for event in trace.events[: len(trace) - shut] if event.kind not in _DULL] or trace.events
     paths = _columns(events, columns)
     rows = [event for event in events if event.path in paths][-shown:]
     paths = [path for path in paths if any(event.path == path for event in rows)]
-    known = len({event.path for event in trace.events if event.path})
+    known = _plural(len({event.path for event in trace.events if event.path}), "actor")
     each = (width - len(_INDENT) - _CLOCK) // len(paths)
-    title = f"  timeline: last {len(rows)} of {len(trace):,} events, {len(paths)} of {_plural(known, 'actor')}"
-    if len(events) < len(trace.events):
-        title += f"; then {len(trace.events) - len(events)} of an orderly shutdown"
+    title = f"  timeline: last {len(rows)} of {len(trace):,} events, {sum(map(bool, paths))} of {known}"
+    if shut:
+        title += f"; then {shut} of an orderly shutdown"
     head = "".join(_cut(path or _OUTSIDE, each - 1, keep_end=True).ljust(each) for path in paths)
     lines = [title, f"{_INDENT}{'seconds'.ljust(_CLOCK)}{head}".rstrip()]
     for event in rows:
@@ -146,16 +150,18 @@ def timeline(trace: Trace, shown: int = SHOWN, columns: int = COLUMNS, width: in
     return lines
 
 
-def _without_the_end(events: Sequence[Event]) -> Sequence[Event]:
-    """The end of nearly every run is that all is shut down, which explains nothing."""
+def _shutdown(events: Sequence[Event]) -> int:
+    """How many events at the end are of an orderly shutdown: nearly every run has one, and it explains nothing."""
     end = len(events)
     while end and _ends(events[end - 1]):
         end -= 1
-    return events[:end] if end else events
+    return len(events) - end
 
 
 def _ends(event: Event) -> bool:
-    return event.kind == "notice" or (event.kind in ("ended", "released") and event.what == "shutdown")
+    if event.kind in _OF_AN_END:
+        return event.what == "shutdown"
+    return event.kind in ("notice", "closing", "closed", "settling", "settled")
 
 
 def _columns(events: Sequence[Event], columns: int) -> list[str]:

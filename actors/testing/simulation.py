@@ -107,7 +107,10 @@ class SimScheduler:
     def inline(self, path: str) -> bool:
         """See `Scheduler`."""
         simulation = self._simulation
-        return simulation.plan.inline(path) and not simulation.faults.aims_at(path, simulation.sent(path) + 1)
+        simulation.inlined = simulation.plan.inline(path) and not simulation.faults.aims_at(
+            path, simulation.sent(path) + 1
+        )
+        return simulation.inlined
 
 
 class SimSimulation:
@@ -125,6 +128,8 @@ class SimSimulation:
         self.check = True
         self.dead = False
         """Whether the process was killed: what its end does is neither recorded nor faulted."""
+        self.inlined = False
+        """Whether the next handler to begin is that of an ask which is served at once."""
         self.settle = 0.0
         """Seconds that every kernel goes on for before it is closed; see `World.run`."""
         self.unanswered: dict[int, tuple[str, int]] = {}
@@ -154,7 +159,7 @@ class SimSimulation:
         self.trace.kernels += 1
         kernel.prefix = f"{self.trace.kernels}:" if self.trace.kernels > 1 else ""
         kernel.numbers = {}
-        kernel.done_with = None
+        kernel.done_with = kernel.again = None
         kernel.adrift = []
         kernel._endings.__class__ = SimEndings
         kernel.suspensions.__class__ = SimSuspensions
