@@ -88,6 +88,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self.simulation = simulation
         self.failures: list[dict[str, Any]] = []
         """Contexts of the exception handler: exceptions that nobody retrieved. Filled by `World.run`."""
+        self.held_up = False
         self.set_task_factory(self._make_task)
 
     # -- identity ------------------------------------------------------------------------------------------
@@ -123,6 +124,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """Let time pass at once, as if the running callback had blocked the loop for so long."""
         self._now += round(seconds * SECOND)
         self._mark = self.steps
+        self.held_up = True
 
     def call_later(
         self,

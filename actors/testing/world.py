@@ -8,17 +8,17 @@ line for `pytest --sim-replay`, bound to the version of this kit and to no versi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import zlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import UsageError
-from understudy.actors.kernel import Kernel
 from understudy.actors.testing.faults import Fault
 from understudy.actors.testing.outside import inside
 from understudy.actors.testing.schedule import Deviation, Plan
@@ -85,11 +85,14 @@ class World(Struct, frozen=True, omit_defaults=True):
         check: Iterable[Callable[[Trace], Iterable[str]]] | None = None,
         idle_steps: int = IDLE_STEPS,
         limit: int = TRACE_LIMIT,
+        settle: float = 0.0,
     ) -> Trace:
         """Run `main()` in this world, in virtual time, and hold the trace against invariants.
 
         Kernels and systems that `main` enters are driven by this world. `check`: oracles, `invariants.default()` by
-        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`.
+        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`. `settle`: virtual seconds that a
+        kernel is left alone for when `main` leaves it, before it is closed; then messages that nobody begins, and
+        a tree that does not come to rest, are found (invariants 6 and 24).
 
         Raises what `main` raises (with this world as a note), `Falsified` for a broken invariant, `Deadlock`,
         `Livelock`, `Escape`, `TraceFull`.
@@ -99,7 +102,7 @@ class World(Struct, frozen=True, omit_defaults=True):
         trace = Trace(limit)
         try:
             with inside(self.seed):
-                self._run(main, trace, idle_steps)
+                self._run(main, trace, idle_steps, settle)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
@@ -114,14 +117,16 @@ class World(Struct, frozen=True, omit_defaults=True):
         report.verify(self, trace, check)
         return trace
 
-    def _run(self, main: Main, trace: Trace, idle_steps: int) -> None:
+    def _run(self, main: Main, trace: Trace, idle_steps: int, settle: float) -> None:
         loop = SimLoop(idle_steps=idle_steps)
         simulation = self.simulate(loop, trace)
+        simulation.settle = settle
         collecting = gc.isenabled()
         gc.disable()
         try:
-            trace.result = run_in(loop, main, before_end=lambda: _look(loop, simulation.kernels, trace))
+            trace.result = run_in(loop, main, before_end=lambda: _look(loop, simulation, trace))
         finally:
+            trace.failures = tuple(_failure(context) for context in loop.failures)
             if collecting:
                 gc.enable()
 
@@ -134,12 +139,23 @@ class World(Struct, frozen=True, omit_defaults=True):
         return simulation
 
 
-def _look(loop: SimLoop, kernels: Sequence[Kernel], trace: Trace) -> None:
+def _look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
     """What is left when main has returned."""
-    closed = [kernel for kernel in kernels if not kernel._open]
+    loop.run_until_complete(asyncio.sleep(0))  # what ended in the same moment as main
+    closed = [kernel for kernel in simulation.kernels if not kernel._open]
     trace.left_timers = sum(len(kernel.timers._heap) for kernel in closed)
-    if len(closed) == len(kernels):
+    trace.closed = len(closed) == len(simulation.kernels)
+    if trace.closed:
         trace.left_tasks = tuple(loop.left())
+    trace.queued = simulation.left()
+    trace.unanswered = dict(simulation.unanswered)
+    trace.held_up = loop.held_up
+    trace.ended_at = loop.nanoseconds
+
+
+def _failure(context: Mapping[str, Any]) -> str:
+    error = context.get("exception")
+    return f"{context.get('message', 'failure')}: {error!r}" if error is not None else str(context.get("message"))
 
 
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(World)}
