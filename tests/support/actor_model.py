@@ -73,9 +73,7 @@ class Handling:
     at: int = 0
     stashed: bool = False
     stubborn: float | None = None
-    cut: bool = False
     over: bool = False
-    running: bool = False
     crash: bool = False
     idle: Idle | None = None
     sleep: int = 0
@@ -94,6 +92,7 @@ class Life:
     timers: dict[Any, Any] = field(default_factory=dict[Any, Any])
     stash: list[Entry] = field(default_factory=list[Entry])
     idle: Idle | None = None
+    stuck: Ask | None = None
 
 
 @dataclass(eq=False)
@@ -253,6 +252,11 @@ class Model:
         actor.hand = hand = Handling(entry, life, idle=life.idle)
         if crash is False:
             self.ended(actor, hand, "InjectedCrash", quiet=True)
+            if entry.what == "peek" and entry.ask is not None:
+                if actor.life is life:
+                    life.stuck = entry.ask
+                else:
+                    self.result(entry.ask, ("ActorStopped", told(actor.exit)))
             return
         hand.crash = crash is True
         if entry.what == "peek":
@@ -271,12 +275,8 @@ class Model:
         while hand.at < len(ops):
             op = ops[hand.at]
             hand.at += 1
-            hand.running = True
             how = self.do(actor, hand, op)
-            hand.running = False
             if how == "sleep":
-                if hand.cut:
-                    self.cancel(actor, hand)
                 return
             if how:
                 self.ended(actor, hand, how)
@@ -356,7 +356,6 @@ class Model:
 
     def cancel(self, actor: MActor, hand: Handling) -> None:
         """Its task is cancelled while it sleeps."""
-        hand.cut = False
         if hand.over:
             return
         if hand.stubborn is not None:
@@ -588,10 +587,7 @@ class Model:
             if over or hand is None or hand.over:
                 return
             self.after(GRACE, fence)
-            if hand.running:
-                hand.cut = True  # at its next await
-            else:
-                self.cancel(actor, hand)
+            self.cancel(actor, hand)
 
         def fence() -> None:
             nonlocal over
@@ -624,7 +620,7 @@ class Model:
             if patience > 0:
                 self.after(patience, cut)
             else:
-                cut()
+                self.soon.append(cut)
 
     def _wind_up(self, actor: MActor, life: Life, exit: tuple[str, str]) -> None:
         if actor.traits.stops and life.ready:
@@ -690,6 +686,8 @@ class Model:
             timer.set = False
         if life.idle is not None:
             life.idle.off = True
+        if life.stuck is not None:
+            self.result(life.stuck, ("ActorStopped", told(actor.exit)))
         for entry in actor.control:
             if entry.what == "peek" and entry.ask is not None:
                 self.result(entry.ask, ("ActorStopped", told(actor.exit)))
