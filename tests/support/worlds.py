@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import players
 import trees
+import watches
 from hypothesis import strategies as st
 
 from understudy.actors.kernel import Kernel
@@ -16,7 +17,7 @@ from understudy.actors.testing.trace import Trace
 from understudy.actors.testing.world import World
 
 IDLE_STEPS: Final = 20_000
-LIMIT: Final = 50_000
+LIMIT: Final = 10_000
 
 actors = st.one_of(st.sampled_from(players.NAMES))
 schedules = st.lists(
@@ -83,7 +84,28 @@ tree_schedules = st.lists(
     max_size=3,
 ).map(tuple)
 
+# -- watches, and dynamic supervisors --------------------------------------------------------------------------
+
+
+def check_watch(drawn: Any) -> None:
+    """A watch gives each notice once, to whoever has waited longest."""
+    given, inline = drawn
+    run_world(World(inline=inline), lambda: watches.play_watch(given))
+
+
+def check_dynamic(drawn: Any) -> None:
+    """A dynamic supervisor does what the plain statement of its rules does."""
+    given, schedule, inline = drawn
+    run_world(World(schedule=schedule, inline=inline), lambda: watches.play_dynamic(given))
+
+
+dynamic_schedules = st.lists(
+    st.builds(Hold, st.sampled_from(["desk", "desk/x", "desk/y"]), st.integers(0, 6), st.integers(1, 12)), max_size=3
+).map(tuple)
+
 PROPERTIES: Final = [
     ("players", played, check_players, 1.0),
-    ("tree", st.tuples(trees.trees, tree_schedules, st.booleans()), check_tree, 1.0),
+    ("tree", st.tuples(trees.trees, tree_schedules, st.booleans()), check_tree, 0.8),
+    ("watch", st.tuples(watches.watched, st.booleans()), check_watch, 0.3),
+    ("dynamic", st.tuples(watches.dynamics, dynamic_schedules, st.booleans()), check_dynamic, 0.6),
 ]
