@@ -6,13 +6,16 @@ the doing to it. What concerns messages and handlers is in `simulation`.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
-from understudy.actors.delivery import Envelope, Life
+from understudy.actors.delivery import DELIVERY, Envelope, Life
 from understudy.actors.endings import CANCEL_GRACE, Endings, _patience
+from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import ALIVE, Exit
+from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
 from understudy.actors.stash import Held
 from understudy.actors.suspension import Suspensions, _Hold
@@ -61,6 +64,10 @@ class AskReply(SimFuture):
         simulation.unanswered.pop(self.number, None)
         late = max(0, simulation.loop.nanoseconds - self.until)
         simulation.note("answered", self.cell, self.number, what=self.what, detail=how, size=late)
+
+
+class LostReply(SimFuture):
+    """Where a reply goes that a planned fault takes."""
 
 
 def track(kernel: SimKernel, cell: Cell, envelope: Envelope, number: int) -> None:
@@ -116,6 +123,19 @@ class SimTelemetry(Telemetry):
         super().crash(who, incarnation, exit, message, error, chain)
 
 
+class SimLinks(Links):
+    """Records whom an end concerns over a link."""
+
+    def sever(self, cell: Cell, life: Life, exit: Exit) -> None:
+        """See `Links.sever`."""
+        kernel: Any = cell.kernel  # one of ours
+        for other in kit_of(life).links:
+            theirs = other.life
+            if theirs is not None and theirs.kit is not None and cell in theirs.kit.links and other.state in ALIVE:
+                kernel.simulation.note("severed", other, peer=cell, what=exit.kind)
+        super().sever(cell, life, exit)
+
+
 class SimSuspensions(Suspensions):
     """Records from when to when an incarnation is suspended."""
 
@@ -160,7 +180,7 @@ class SimEndings(Endings):
         together = actor is not None and actor.stops_together
         detail = ("together" if together else "") if kind == "stopping" else str(exit)
         size = round((0.0 if life is None else _longest(cell, actor, patience)) * SECOND)
-        self._kernel.simulation.note(kind, cell, what=exit.kind, detail=detail, size=size)
+        self._kernel.simulation.note(kind, cell, peer=acting_parent(cell), what=exit.kind, detail=detail, size=size)
 
     def _ended(self, cell: Cell, life: Life, exit: Exit) -> None:
         self._note_end(cell, life, exit)
@@ -198,6 +218,18 @@ def _longest(cell: Cell, actor: Actor[Any] | None, patience: float) -> float:
     if kind is not None and kind.lifespan is not Actor.lifespan:
         seconds += cell.shutdown + CANCEL_GRACE
     return seconds
+
+
+def acting_parent(cell: Cell) -> Cell | None:
+    """The parent of a cell, if it is its parent that acts: in a handler, in `on_start`, or in its own end."""
+    parent = cell.parent
+    if parent is None:
+        return None
+    record = DELIVERY.get()
+    if record is None:
+        return parent if parent.reaper is not None and asyncio.current_task() is parent.reaper else None
+    life = record if isinstance(record, Life) else record.life
+    return parent if life is not None and life.cell is parent else None
 
 
 def held(envelope: object) -> bool:

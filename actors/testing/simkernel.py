@@ -24,7 +24,7 @@ from understudy.actors.delivery import (
     message_of,
     sender_of,
 )
-from understudy.actors.errors import MailboxFull
+from understudy.actors.errors import ActorStopped, MailboxFull
 from understudy.actors.kernel import Kernel
 from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Refused
@@ -40,7 +40,7 @@ from understudy.actors.testing.faults import (
     MailboxIsFull,
     ReplyLost,
 )
-from understudy.actors.testing.recording import SimDispatcher, held, track
+from understudy.actors.testing.recording import LostReply, SimDispatcher, acting_parent, held, track
 
 if TYPE_CHECKING:
     from understudy.actors.testing.simulation import SimSimulation
@@ -82,6 +82,8 @@ class SimKernel(Kernel):
     """What the paths of its addresses begin with in the trace: nothing for the first kernel, "2:" for the next."""
     numbers: dict[int, tuple[object, int]]
     """Numbers of messages and notices, by identity; each is kept, so that no other can have its identity."""
+    adrift: list[tuple[Cell, Envelope]]
+    """Requests that a planned fault keeps from their actor. Nobody but the close can answer them in time."""
     done_with: tuple[Cell, int] | None
     """Whose handler is ending, and of which message."""
 
@@ -109,6 +111,8 @@ class SimKernel(Kernel):
             if first:
                 simulation.say("closing", self)
             await super().aclose()
+            for cell, envelope in self.adrift:
+                envelope.fail(ActorStopped(cell.path, cell.exit))
             if first:
                 simulation.say("closed", self)
 
@@ -121,7 +125,7 @@ class SimKernel(Kernel):
             if cell.kind is not None:
                 self._note_kind(cell, cell.kind)
         super()._begin(cell, event)
-        self.simulation.note("starting", cell, size=cell.concurrency)
+        self.simulation.note("starting", cell, peer=acting_parent(cell), size=cell.concurrency)
 
     def _started(self, cell: Cell, life: Life) -> None:
         if cell.state == "starting":
@@ -241,6 +245,8 @@ class SimKernel(Kernel):
     def _inject(self, cell: Cell, entry: Entry, number: int, fault: Fault) -> Literal[True] | Refused | None:
         """Carry out a fault of delivery: None when the message is still to be put."""
         message = message_of(entry)
+        if isinstance(entry, Envelope) and isinstance(fault, Drop | Delay | ReplyLost):
+            self.adrift.append((cell, entry))
         match fault:
             case Drop():
                 self.simulation.note("lost", cell, number, what=type(message).__name__, detail=repr(fault))
@@ -256,6 +262,8 @@ class SimKernel(Kernel):
                 return True
             case ReplyLost() if isinstance(entry, Envelope) and entry.reply is not None:
                 reply: asyncio.Future[Any] = self.loop.create_future()
+                reply.__class__ = LostReply
+                reply.add_done_callback(_look_away)
                 copied = Envelope(entry.message, entry.sender, None, entry.deadline, entry.chain, reply)
                 return super()._put(cell, copied, quiet=False) or True  # the asker learns nothing either way
             case _:
@@ -364,6 +372,12 @@ class SimKernel(Kernel):
         return run
 
 
+def _look_away(reply: asyncio.Future[Any]) -> None:
+    """Nobody waits for this one."""
+    if not reply.cancelled():
+        reply.exception()
+
+
 def _watches(watcher: Cell, target: Cell) -> bool:
     return watcher.life is not None and target in (watcher.life.watching or ())
 
@@ -433,6 +447,8 @@ class Handling:
             how = type(error).__name__
             raise
         finally:
+            if self.slow and type(value) is _COROUTINE:
+                value.close()  # it may never have begun
             self.ended(how)
         return result
 

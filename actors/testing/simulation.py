@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from understudy.actors.cell import Cell
 from understudy.actors.testing.faults import ActorFault, ClockJump, Crash, Fault, SlowConsumer
-from understudy.actors.testing.recording import SimEndings, SimSuspensions, SimTelemetry, left_of
+from understudy.actors.testing.recording import SimEndings, SimLinks, SimSuspensions, SimTelemetry, left_of
 from understudy.actors.testing.schedule import Plan
 from understudy.actors.testing.simkernel import SimKernel
 from understudy.actors.testing.simloop import SimClock, SimLoop
@@ -107,8 +107,10 @@ class SimSimulation:
         kernel.prefix = f"{self.trace.kernels}:" if self.trace.kernels > 1 else ""
         kernel.numbers = {}
         kernel.done_with = None
+        kernel.adrift = []
         kernel._endings.__class__ = SimEndings
         kernel.suspensions.__class__ = SimSuspensions
+        kernel.links.__class__ = SimLinks
         kernel._scheduler = self.plan
         kernel.check = True
         if not isinstance(kernel.clock, SimClock) and type(kernel.clock).__name__ == "SystemClock":

@@ -29,10 +29,13 @@ concerns a message has the number that the message got when it was sent (`messag
 | `stopping` | an address whose stop begins | the kind of its exit | `together`, if its children stop so |
 | `crashed` | a crash that was counted | the kind of the exit | the exit |
 | `watch`, `unwatch` | a watcher; `peer` is watched | the class of the notice | `gone`: it came at once |
+| `severed` | an incarnation that is linked with `peer`, which ended | the kind of that exit | |
 | `raised` | a `tell` or `ask` that raised because the address is stopped | the class | the error |
 | `closing`, `closed` | a kernel | | |
 | `settling`, `settled` | the time after main's last act; see `World.run` | | |
 | `noted` | what the tree or the test noted (`note`) | free | free |
+
+Of `starting`, `ending`, `halting` and `stopping`, `peer` is the parent if it is the parent that does so.
 
 `size` is: of `sent` the messages that wait in the work lane once it is put in, of `overflow` those that wait when it
 comes; of `known` the mailbox's limit; of `starting` and `widened` the handlers that may run at once; of `redelivered`
@@ -82,6 +85,7 @@ Kind = Literal[
     "crashed",
     "watch",
     "unwatch",
+    "severed",
     "raised",
     "closing",
     "closed",

@@ -80,9 +80,14 @@ def one_live_incarnation(trace: Trace) -> Iterator[str]:
     """A suspended incarnation begins nothing but what the runtime sends."""
     states = _STATES | _STATES_TOO
     lives: dict[str, _Live] = {}
+    notices: dict[int, int] = {}
     for event in trace.events:
         kind, path = event.kind, event.path
-        if kind == "begin":
+        if kind == "notice":
+            notices[event.message] = event.number
+        elif kind == "begin":
+            if event.detail == CONTROL and notices.get(event.message, event.number) != event.number:
+                yield f"{who(event)} is told {event.what} {when(event)}, which was for #{notices[event.message]}"
             live = lives.get(path)
             if live is None or not (live.state == "live" or (live.state == "suspended" and event.detail == CONTROL)):
                 yield f"{who(event)} begins m{event.message} {when(event)} while it is {live and live.state}"
@@ -126,11 +131,14 @@ def conservation(trace: Trace) -> Iterator[str]:
     fenced: set[tuple[str, int]] = set()
     excused: set[int] = set()
     over: dict[int, str] = {}
+    running: dict[str, dict[int, Event]] = {}
     for event in trace.events:
         kind, number = event.kind, event.message
         if kind == "sent":
             open_[number] = event
         elif kind == "begin":
+            if number and event.detail != CONTROL:
+                running.setdefault(event.path, {})[number] = event
             open_.pop(number, None)
             owed.pop(number, None)
             if number in over:
@@ -146,12 +154,18 @@ def conservation(trace: Trace) -> Iterator[str]:
             del open_[number]  # its asker gave up while it waited for room
         elif kind == "fenced":
             fenced.add((event.path, event.number))
+            for cut, begin in running.pop(event.path, {}).items():
+                owed[cut] = begin
         elif kind in ("redelivered", "stashed", "cancelled"):
             owed.pop(number, None)
             excused.add(number)
-        elif kind == "end" and number and event.detail not in ("ok", "Leave") and number not in excused:
-            if (event.path, event.number) not in fenced:
-                owed[number] = event
+        elif kind == "end" and number:
+            running.get(event.path, {}).pop(number, None)
+            if event.detail in ("ok", "Leave"):
+                continue
+            if number in excused or (event.path, event.number) in fenced:
+                continue
+            owed[number] = event
     notices = {event.message for event in trace.events if event.kind == "notice"} if owed else set()
     for number, event in open_.items():
         if number not in planned and number not in trace.queued:

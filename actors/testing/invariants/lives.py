@@ -118,6 +118,9 @@ class _Watches:
         self.surplus: dict[tuple[str, str, str], Event] = {}
         self.down: dict[str, int] = {}
         self.gone: set[str] = set()
+        self.notices: dict[tuple[str, str], list[int]] = {}
+        self.taken_back: set[int] = set()
+        self.severed: dict[str, Event] = {}
 
     def open(self, event: Event) -> None:
         self.of.setdefault(event.path, {})[event.peer] = event
@@ -139,9 +142,14 @@ def one_notice(trace: Trace) -> Iterator[str]:
     watches = _Watches()
     for event in trace.events:
         kind, path = event.kind, event.path
+        if kind in ("ending", "stopping", "halting") or (kind == "notice" and event.what == "Exited"):
+            watches.severed.pop(path, None)
         if kind == "ended":
             watches.down[path] = event.number
             watches.forget(path)
+            watches.severed.pop(path, None)
+        elif kind == "severed" and event.what != "normal":
+            watches.severed[path] = event
         elif kind in ("spawned", "starting"):
             yield from _untold(watches, event)
             watches.down.pop(path, None)
@@ -157,13 +165,20 @@ def one_notice(trace: Trace) -> Iterator[str]:
                 watches.surplus.pop((path, event.peer, event.what), None)
         elif kind == "unwatch":
             watches.close(path, event.peer)
+            watches.taken_back.update(watches.notices.pop((path, event.peer), ()))
+        elif kind == "begin" and event.message in watches.taken_back:
+            yield f"{who(event)} is told {event.what} {when(event)}, and the watch was taken back before"
         elif kind == "notice" and event.peer:
+            if event.what != "Exited":
+                watches.notices.setdefault((path, event.peer), []).append(event.message)
             yield from _told(watches, event)
         elif kind == "begin" and path in watches.down and event.detail != CONTROL:
             yield f"{who(event)} begins m{event.message} {when(event)}, after its end"
         elif kind == "sent" and event.peer in watches.down and event.detail in ("", "ask", "ask at once"):
             number = watches.down[event.peer]
             yield f"{event.peer} #{number} sends m{event.message} to {path} {when(event)}, after its end"
+    for event in watches.severed.values():
+        yield f"{who(event)} was linked with {event.peer}, which ended {when(event)}; it goes on, and was told nothing"
     for event in watches.surplus.values():
         yield f"{who(event)} is told {when(event)} of the end of {event.peer}, which it does not watch (any more)"
     for watcher, open_ in watches.of.items():

@@ -54,7 +54,7 @@ def bounded_mailbox(trace: Trace) -> Iterator[str]:
             box.queue.pop(number, None)
             if kind == "letter" and event.detail == "full" and number not in met and box.limit is not None:
                 yield f"{path} refuses m{number} {when(event)} with room in its mailbox"
-        elif kind in ("stashed", "redelivered"):
+        elif kind in ("stashed", "redelivered") or (kind == "fault" and number):
             box.mixed = True
 
 
@@ -86,6 +86,8 @@ class _Asks:
         self.late: dict[int, Event] = {}
         self.fenced: set[tuple[str, int]] = set()
         self.aside: set[int] = set()
+        self.due: list[tuple[int, Event]] = []
+        """Requests whose handler has ended: they are answered in the same moment."""
 
 
 @invariant(9)
@@ -94,6 +96,8 @@ def every_ask_ends(trace: Trace) -> Iterator[str]:
     planned, asks = touched(trace), _Asks()
     for event in trace.events:
         kind, number = event.kind, event.message
+        if asks.due and event.at > asks.due[0][1].at:
+            yield from _overdue(asks, planned)
         if kind == "sent" and event.detail.startswith("ask"):
             asks.open[number] = event
         elif kind == "answered":
@@ -107,8 +111,10 @@ def every_ask_ends(trace: Trace) -> Iterator[str]:
             asks.open.pop(number, None)
         elif kind == "fenced":
             asks.fenced.add((event.path, event.number))
-        elif kind == "stashed":
+        elif kind in ("stashed", "redelivered"):
             asks.aside.add(number)
+        elif kind == "end" and number in asks.open:
+            asks.due.append((number, event))
         elif kind == "end" and event.detail == "ok" and number in asks.answered:
             before = asks.answered[number]
             if before.detail != "ok" and number not in asks.aside and (event.path, event.number) not in asks.fenced:
@@ -120,6 +126,13 @@ def every_ask_ends(trace: Trace) -> Iterator[str]:
     for number, event in asks.late.items():
         if number not in planned:
             yield f"{who(event)} replied to m{number} {when(event)}, too late, and it is no dead letter"
+
+
+def _overdue(asks: _Asks, planned: set[int]) -> Iterator[str]:
+    for number, event in asks.due:
+        if number in asks.open and number not in planned and number not in asks.aside:
+            yield f"{who(event)} is done with m{number} {when(event)} ({event.detail}), and its asker was told nothing"
+    asks.due.clear()
 
 
 def _answer(asks: _Asks, event: Event, *, patient: bool) -> Iterator[str]:
