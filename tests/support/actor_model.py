@@ -664,7 +664,7 @@ class Model:
                     self.result(entry.send, "dead")
                 if entry.ask is not None:
                     self.result(entry.ask, ("ActorStopped", told(final_exit)))
-                self.letter(actor, entry, "stopped")
+                self.soon.append(lambda entry=entry: self.letter(actor, entry, "stopped"))  # type: ignore[misc]
             actor.waiting.clear()
             self.notify(actor, restarting=False)
         for other, theirs in signals:
