@@ -37,6 +37,8 @@ MOST_TOKENS: Final = 10**12
 """What a provider may say that one call took; more is a mistake of its own."""
 MOST_CALLS: Final = 1_000
 """Calls that one reply may ask for; a reply with more is a bad one."""
+UNKNOWN: Final = frozenset({"timeout", "lost"})
+"""Kinds of a tool's error after which the call may have happened: no reply in time, or the connection broke."""
 ROOM_SECONDS: Final = 60.0
 """Seconds to wait for room in a pool at a time, when the run has no limit in seconds."""
 
@@ -315,7 +317,7 @@ class Acts:
             kind, text = await self._once(act, call, arguments)
             if not kind:
                 return ev.ToolAnswered(event.step, event.index, text)
-            if kind == "timeout" and act.effect in ("irreversible", "verifiable"):
+            if kind in UNKNOWN and act.effect in ("irreversible", "verifiable"):
                 return None
             if number < act.retries:
                 if self.seconds_left() <= 0:
@@ -354,7 +356,7 @@ class Acts:
         except BaseException as error:
             if _is_ours(error):
                 raise
-            return "timeout" if isinstance(error, TimeoutError) else type(error).__name__, described(error)
+            return _kind_of(error), described(error)
         if len(text) > RESULT_LIMIT:
             return "too_large", f"the result has {len(text)} bytes, the limit is {RESULT_LIMIT}"
         return "", text.decode()
@@ -462,6 +464,15 @@ def _checked(reply: object) -> ModelReply:
     counts = (kept.usage.input_tokens, kept.usage.output_tokens)
     usage = Usage(*(max(0, min(count, MOST_TOKENS)) for count in counts))
     return msgspec.structs.replace(kept, usage=usage)
+
+
+def _kind_of(error: BaseException) -> str:
+    """What the journal calls a tool's error."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
+        return "lost"
+    return type(error).__name__
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """What an agent must answer: a type form, its JSON schema, and the check of an answer.
 
 An answer that is empty, blank or does not fit the schema never passes. Struct members of a union that have no tag
-get one (`type`), by subclasses made on the fly, so that a decoder can tell them apart.
+get one (in `type`, or the field of those that have a tag), by subclasses made on the fly, so that a decoder can tell
+them apart.
 """
 
 from __future__ import annotations
@@ -82,9 +83,12 @@ def _tagged(form: Any) -> Any:
     untagged = [p for p in parts if isinstance(p, type) and issubclass(p, Struct) and p.__struct_config__.tag is None]
     if len(untagged) < 2 and not (untagged and len(_structs(parts)) > 1):
         return form
-    made = {p: msgspec.defstruct(p.__name__, [], bases=(p,), tag=True, tag_field="type") for p in untagged}
+    configs = [p.__struct_config__ for p in _structs(parts)]
+    # One decoder wants one field: that of the members which have a tag, such as messages that are routed on.
+    field = next((config.tag_field for config in configs if config.tag_field is not None), "type")
+    made = {p: msgspec.defstruct(p.__name__, [], bases=(p,), tag=True, tag_field=field) for p in untagged}
     return reduce(or_, [made.get(p, p) if isinstance(p, type) else p for p in parts])
 
 
-def _structs(parts: Iterable[Any]) -> list[type]:
+def _structs(parts: Iterable[Any]) -> list[type[Struct]]:
     return [p for p in parts if isinstance(p, type) and issubclass(p, Struct)]

@@ -40,16 +40,32 @@ def _refers_to(value: object, name: str) -> bool:
     return False
 
 
+_NAMED = frozenset({"properties", "$defs"})
+"""Keywords that hold schemas by name: such a name is no keyword, whatever it is."""
+_VALUES = frozenset({"enum", "const", "examples", "required", "discriminator"})
+"""Keywords that hold values, not schemas."""
+
+
 def strict(value: Any) -> Any:
     """The same schema with every object closed and every property required."""
     if isinstance(value, list | tuple):
         return [strict(v) for v in cast("list[object]", value)]
     if not isinstance(value, Mapping):
         return value
-    result = {k: strict(v) for k, v in cast("Mapping[str, object]", value).items() if k != "default"}
+    schema = cast("Mapping[str, object]", value)
+    result = {keyword: _strict_at(keyword, held) for keyword, held in schema.items() if keyword != "default"}
     if "properties" in result:
         result["additionalProperties"] = False
         result["required"] = list(result["properties"])
     if "enum" in result and "type" not in result and all(isinstance(v, str) for v in result["enum"]):
         result["type"] = "string"
     return result
+
+
+# What a keyword holds may be any JSON value.
+def _strict_at(keyword: str, held: Any) -> Any:
+    if keyword in _VALUES:
+        return held
+    if keyword in _NAMED and isinstance(held, Mapping):
+        return {name: strict(schema) for name, schema in cast("Mapping[str, object]", held).items()}
+    return strict(held)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import Step, Verdict
+from understudy.actors.agents.guards import BudgetRule, Step, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -37,6 +37,11 @@ class Spend(Struct):
     usd: int = 0
     alive: float = 0.0
     estimated: bool = False
+
+    def within(self, budget: BudgetRule) -> bool:
+        """Whether no amount is more than a budget allows. Seconds are a deadline and not looked at."""
+        limits = budget.pool("", "").limits
+        return all(getattr(self, unit, 0) <= limit for unit, limit in limits.items())
 
     def add(self, amounts: dict[str, int], *, estimated: bool = False) -> None:
         """Add amounts by unit."""

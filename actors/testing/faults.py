@@ -10,11 +10,24 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Fault(Struct, frozen=True, tag=True):
+class Fault(Struct, frozen=True, tag=True, tag_field="$", repr_omit_defaults=True):
     """The base of all faults. Its repr is the code that makes it."""
 
 
-class Crash(Fault, frozen=True, tag=True):
+def known() -> dict[str, type[Fault]]:
+    """Every kind of fault that is loaded, by its tag."""
+    found: dict[str, type[Fault]] = {}
+    todo = [Fault]
+    while todo:
+        for kind in todo.pop().__subclasses__():
+            tag = kind.__struct_config__.tag
+            if isinstance(tag, str):
+                found[tag] = kind
+            todo.append(kind)
+    return found
+
+
+class Crash(Fault, frozen=True):
     """The actor's `at`th message: `InjectedCrash` is raised before its handler runs, or when it has run.
 
     `after=True`: the effects have happened, the reply is not given. `at=0`: the start fails instead.
@@ -25,21 +38,21 @@ class Crash(Fault, frozen=True, tag=True):
     after: bool = False
 
 
-class Drop(Fault, frozen=True, tag=True):
+class Drop(Fault, frozen=True):
     """The `at`th message sent to the actor is lost on its way. Only over a link can that happen."""
 
     actor: str | int
     at: int
 
 
-class Duplicate(Fault, frozen=True, tag=True):
+class Duplicate(Fault, frozen=True):
     """The `at`th message sent to the actor arrives twice. The reply to the first copy counts."""
 
     actor: str | int
     at: int
 
 
-class Delay(Fault, frozen=True, tag=True):
+class Delay(Fault, frozen=True):
     """The `at`th message sent to the actor arrives `seconds` later; later ones may overtake it."""
 
     actor: str | int
@@ -47,14 +60,14 @@ class Delay(Fault, frozen=True, tag=True):
     seconds: float
 
 
-class ReplyLost(Fault, frozen=True, tag=True):
+class ReplyLost(Fault, frozen=True):
     """The `at`th message sent to the actor is handled, and its reply is lost: the asker meets its deadline."""
 
     actor: str | int
     at: int
 
 
-class SlowConsumer(Fault, frozen=True, tag=True):
+class SlowConsumer(Fault, frozen=True):
     """From its `at`th message on the actor takes `seconds` longer for each."""
 
     actor: str | int
@@ -62,14 +75,14 @@ class SlowConsumer(Fault, frozen=True, tag=True):
     seconds: float
 
 
-class MailboxIsFull(Fault, frozen=True, tag=True):
+class MailboxIsFull(Fault, frozen=True):
     """The `at`th message sent to the actor meets a full mailbox."""
 
     actor: str | int
     at: int
 
 
-class ClockJump(Fault, frozen=True, tag=True):
+class ClockJump(Fault, frozen=True):
     """Before the actor's `at`th message the wall clock is set `seconds` forward, or back. Monotonic time goes on."""
 
     actor: str | int

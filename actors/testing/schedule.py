@@ -18,7 +18,7 @@ MAX_STEPS: Final = 64
 """Turns that one `Hold` lasts at most."""
 
 
-class Hold(Struct, frozen=True, tag=True):
+class Hold(Struct, frozen=True, tag=True, tag_field="$"):
     """Before its `at`th message (from 1; 0: before it starts) the actor is held back for `steps` turns of others.
 
     What waits for it waits, too, in its order. A hold takes no virtual time.
@@ -29,7 +29,7 @@ class Hold(Struct, frozen=True, tag=True):
     steps: int
 
 
-class Demote(Struct, frozen=True, tag=True):
+class Demote(Struct, frozen=True, tag=True, tag_field="$"):
     """From its `at`th message on (from 1) the actor is served only when no other one is ready.
 
     Later demotions weigh more. The rule is that of probabilistic concurrency testing (Burckhardt et al., 2010).
@@ -65,6 +65,7 @@ class Plan:
             else:
                 self._add(each.actor, rank, each)
         self._empty = not schedule
+        self._rank_of_next = len(schedule)
         self._declined = False
 
     def _add(self, path: str, rank: int, each: Deviation) -> None:
@@ -72,6 +73,20 @@ class Plan:
             self._holds[path, each.at] = (min(each.steps, MAX_STEPS), each)
         else:
             self._demotions.setdefault(path, []).append((each.at, rank, each))
+
+    def add(self, each: Deviation) -> None:
+        """One more, while the world runs; of an actor by its path."""
+        assert isinstance(each.actor, str), "numbers are given to the actors as they are spawned"
+        self._empty = False
+        self._rank_of_next += 1
+        self._add(each.actor, self._rank_of_next, each)
+
+    def clear(self) -> None:
+        """First come, first served from now on."""
+        self._holds.clear()
+        self._demotions.clear()
+        self._unnamed.clear()
+        self._empty = True
 
     def spawned(self, path: str) -> None:
         """An address was made."""

@@ -60,6 +60,17 @@ class ActorFaults:
         else:
             self._posts.setdefault((path, fault.at), []).append(fault)
 
+    def add(self, fault: Fault) -> None:
+        """One more, while the world runs; of an actor by its path."""
+        assert isinstance(fault, ActorFault), f"{fault!r} is not of an actor"
+        assert isinstance(fault.actor, str), f"{fault!r} has no path"
+        self._add(fault.actor, fault)
+
+    def clear(self) -> None:
+        """No more faults from now on."""
+        for each in (self._posts, self._begins, self._slow, self._unnamed):
+            each.clear()
+
     def spawned(self, path: str) -> None:
         """An address was made."""
         number, self._spawned = self._spawned, self._spawned + 1
@@ -70,6 +81,10 @@ class ActorFaults:
         """Of the `at`th message sent to an actor. Each comes once."""
         return self._posts.pop((path, at), ()) if self._posts else ()
 
+    def aims_at(self, path: str, at: int) -> bool:
+        """Whether there is one of the `at`th message sent to an actor."""
+        return (path, at) in self._posts
+
     def begin(self, path: str, at: int) -> Sequence[Fault]:
         """Of the `at`th message that an actor begins. Each comes once."""
         return self._begins.pop((path, at), ()) if self._begins else ()
@@ -77,6 +92,22 @@ class ActorFaults:
     def slowness(self, path: str, at: int) -> float:
         """Seconds that the `at`th message takes longer."""
         return sum(each.seconds for each in self._slow.get(path, ()) if at >= each.at) if self._slow else 0.0
+
+
+class SimScheduler:
+    """The plan of a world, except that an ask which a fault is aimed at takes the queue, where faults are."""
+
+    def __init__(self, simulation: SimSimulation) -> None:
+        plan = simulation.plan
+        self._simulation = simulation
+        self.next_ready = plan.next_ready
+        self.end_turn = plan.end_turn
+        self.next_timer = plan.next_timer
+
+    def inline(self, path: str) -> bool:
+        """See `Scheduler`."""
+        simulation = self._simulation
+        return simulation.plan.inline(path) and not simulation.faults.aims_at(path, simulation.sent(path) + 1)
 
 
 class SimSimulation:
@@ -92,11 +123,28 @@ class SimSimulation:
         self.dice = random.Random(seed)
         self.kernels: list[Kernel] = []
         self.check = True
+        self.dead = False
+        """Whether the process was killed: what its end does is neither recorded nor faulted."""
         self.settle = 0.0
         """Seconds that every kernel goes on for before it is closed; see `World.run`."""
         self.unanswered: dict[int, tuple[str, int]] = {}
         self._sent: dict[str, int] = {}
+        self._paths: dict[Cell, str] = {}
         self._messages = 0
+
+    def die(self, fault: Fault) -> None:
+        """The process was killed by a fault: what is left of it is recorded no more."""
+        self.trace.add(Event(self.loop.nanoseconds, "fault", "@node", what=type(fault).__name__, detail=repr(fault)))
+        self.dead = True
+        self.trace, self.faults = Trace(), ActorFaults(())
+
+    def next_process(self, loop: SimLoop, trace: Trace, faults: ActorFaults) -> SimSimulation:
+        """The simulation of the process that comes after this one: same plan and clocks, counts go on."""
+        after = SimSimulation(loop, self.plan, faults, trace)
+        after.clock, after.ids, after.dice = self.clock, self.ids, self.dice
+        after._sent, after._messages = self._sent, self._messages
+        loop.simulation = after
+        return after
 
     def enter(self, kernel: Kernel) -> None:
         """See `Simulation`."""
@@ -111,7 +159,7 @@ class SimSimulation:
         kernel._endings.__class__ = SimEndings
         kernel.suspensions.__class__ = SimSuspensions
         kernel.links.__class__ = SimLinks
-        kernel._scheduler = self.plan
+        kernel._scheduler = SimScheduler(self)
         kernel.check = True
         if not isinstance(kernel.clock, SimClock) and type(kernel.clock).__name__ == "SystemClock":
             kernel.clock = self.clock
@@ -132,11 +180,19 @@ class SimSimulation:
         size: int = 0,
     ) -> Event:
         """Record an event about an address."""
-        whose = "" if peer is None else f"{peer.kernel.prefix}{peer.path}"  # type: ignore[attr-defined]  # of SimKernel
-        path = f"{cell.kernel.prefix}{cell.path}"  # type: ignore[attr-defined]  # as above
+        paths = self._paths
+        path = paths.get(cell) or self._path_of(cell)
+        whose = "" if peer is None else paths.get(peer) or self._path_of(peer)
         event = Event(self.loop.nanoseconds, kind, path, cell.number, message, whose, what, detail, size)
         self.trace.add(event)
         return event
+
+    def _path_of(self, cell: Cell) -> str:
+        """How the trace calls an address. Kept: a path is put together anew whenever somebody asks for it."""
+        kernel = cell.kernel
+        assert isinstance(kernel, SimKernel)
+        path = self._paths[cell] = f"{kernel.prefix}{cell.path}"
+        return path
 
     def say(self, kind: Kind, kernel: SimKernel) -> None:
         """Record an event about a kernel."""
@@ -167,6 +223,10 @@ class SimSimulation:
         """The number of the next message."""
         self._messages += 1
         return self._messages
+
+    def sent(self, path: str) -> int:
+        """How many messages were sent to an address."""
+        return self._sent.get(path, 0)
 
     def next_sent(self, path: str) -> int:
         """How many messages were sent to an address, this one included."""

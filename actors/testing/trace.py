@@ -49,10 +49,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from understudy.actors.testing.schedule import Deviation
 
 Kind = Literal[
     "spawned",
@@ -161,19 +164,38 @@ class Trace:
         """Whether something blocked the loop, so that deadlines could not be kept."""
         self.ended_at = 0
         """Virtual nanoseconds when main had returned."""
+        self.held: Sequence[Deviation] = ()
+        """The deviations of the schedule that came true."""
+        self.broken: list[str] = []
+        """What `properties.always` and `eventually` found."""
+        self.watch: Callable[[Event], None] | None = None
+        """Is told of each event."""
+        self.replayable = True
+        """Whether its world alone gives it again; not so when a machine's steps are needed, too."""
         self._limit = limit
+        self._counted = 0
+        self._kinds: frozenset[str] = frozenset()
 
     def add(self, event: Event) -> None:
         """Append. Raises `TraceFull`."""
         if len(self.events) >= self._limit:
             raise TraceFull(f"{self._limit:,} events; raise World.run's limit, or look for what never ends")
         self.events.append(event)
+        if self.watch is not None:
+            self.watch(event)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
 
     def __len__(self) -> int:
         return len(self.events)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events there are."""
+        if self._counted != len(self.events):
+            self._counted, self._kinds = len(self.events), frozenset(event.kind for event in self.events)
+        return self._kinds
 
     def of(self, *kinds: Kind) -> list[Event]:
         """The events of these kinds."""
@@ -183,6 +205,15 @@ class Trace:
     def faults(self) -> Counter[str]:
         """Planned faults that came true, by class."""
         return Counter(event.what for event in self.events if event.kind == "fault")
+
+    def came_true(self, fault: Struct) -> bool:
+        """Whether a planned fault did. One whose events do not tell its repr is told by its kind."""
+        kind, text = type(fault).__name__, repr(fault)
+        return any(
+            event.detail == text or not event.detail.startswith(f"{kind}(")
+            for event in self.events
+            if event.kind == "fault" and event.what == kind
+        )
 
     @property
     def seconds(self) -> float:

@@ -12,17 +12,18 @@ import asyncio
 import base64
 import gc
 import zlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import UsageError
-from understudy.actors.testing.faults import Fault
-from understudy.actors.testing.outside import inside
+from understudy.actors.testing import properties
+from understudy.actors.testing.faults import Fault, known
+from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
-from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
+from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, Watch, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
 from understudy.actors.testing.trace import TRACE_LIMIT, Trace
 
@@ -86,13 +87,14 @@ class World(Struct, frozen=True, omit_defaults=True):
         idle_steps: int = IDLE_STEPS,
         limit: int = TRACE_LIMIT,
         settle: float = 0.0,
+        watch: Watch | None = None,
     ) -> Trace:
         """Run `main()` in this world, in virtual time, and hold the trace against invariants.
 
         Kernels and systems that `main` enters are driven by this world. `check`: oracles, `invariants.default()` by
-        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`. `settle`: virtual seconds that a
-        kernel is left alone for when `main` leaves it, before it is closed; then messages that nobody begins, and
-        a tree that does not come to rest, are found (invariants 6 and 24).
+        default, `()` for none. `idle_steps`, `limit`, `watch`: see `SimLoop` and `Trace`. `settle`: virtual seconds
+        that a kernel is left alone for when `main` leaves it, before it is closed; then messages that nobody begins,
+        and a tree that does not come to rest, are found (invariants 6 and 24).
 
         Raises what `main` raises (with this world as a note), `Falsified` for a broken invariant, `Deadlock`,
         `Livelock`, `Escape`, `TraceFull`.
@@ -101,13 +103,13 @@ class World(Struct, frozen=True, omit_defaults=True):
 
         trace = Trace(limit)
         try:
-            with inside(self.seed):
-                self._run(main, trace, idle_steps, settle)
+            with inside(self.seed), untraced():
+                self._run(main, trace, idle_steps, settle, watch)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
             if isinstance(error, Exception):
-                error.add_note(report.page(self, trace))
+                report.explain(error, self, trace)
             raise
         report.last = (self, trace)
         if check is None:
@@ -117,14 +119,33 @@ class World(Struct, frozen=True, omit_defaults=True):
         report.verify(self, trace, check)
         return trace
 
-    def _run(self, main: Main, trace: Trace, idle_steps: int, settle: float) -> None:
+    def check_determinism(self, main: Main, *, times: int = 2, hash_seeds: Sequence[int] = ()) -> Trace:
+        """Run `main()` `times` times, with garbage allocated in between, and compare all that can be seen of it.
+
+        `hash_seeds`: run it in a process for each as well, with that `PYTHONHASHSEED`; then `main` has to be a function
+        of a module, which is loaded there from its file. Returns the trace of the first run; what main raises is
+        compared, not raised. Raises `NotDeterministic`, which names the first event, outcome and callback that differ,
+        and `UsageError` for fewer than two runs.
+        """
+        from understudy.actors.testing import determinism
+
+        return determinism.check(self, main, times=times, hash_seeds=hash_seeds)
+
+    def _run(self, main: Main, trace: Trace, idle_steps: int, settle: float, watch: Watch | None) -> None:
         loop = SimLoop(idle_steps=idle_steps)
+        loop.watch = watch
         simulation = self.simulate(loop, trace)
         simulation.settle = settle
         collecting = gc.isenabled()
         gc.disable()
         try:
-            trace.result = run_in(loop, main, before_end=lambda: _look(loop, simulation, trace))
+            with properties.running(self, trace) as run:
+
+                def before_end() -> None:
+                    run.end()
+                    look(loop, simulation, trace)
+
+                trace.result = run_in(loop, main, before_end=before_end)
         finally:
             trace.failures = tuple(_failure(context) for context in loop.failures)
             if collecting:
@@ -134,12 +155,13 @@ class World(Struct, frozen=True, omit_defaults=True):
         """Let this world drive the kernels of a loop."""
         faults, plan = ActorFaults(self.faults), Plan(self.schedule, inline=self.inline)
         simulation = SimSimulation(loop, plan, faults, trace, seed=self.seed)
+        trace.held = plan.used
         loop.simulation = simulation
         loop.set_exception_handler(lambda _, context: loop.failures.append(context))
         return simulation
 
 
-def _look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
+def look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
     """What is left when main has returned."""
     loop.run_until_complete(asyncio.sleep(0))  # what ended in the same moment as main
     closed = [kernel for kernel in simulation.kernels if not kernel._open]
@@ -164,18 +186,12 @@ _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.field
 def _decode(data: bytes) -> World:
     """Faults are whatever classes are known: those of models, tools and disks live in modules of their own."""
     raw: dict[str, Any] = msgspec.json.decode(data)
-    known = {kind.__name__: kind for kind in _kinds(Fault)}
+    kinds = known()
     faults: list[Fault] = []
     for each in raw.pop("faults", ()):
-        kind = known.get(each.get("type"))
+        kind = kinds.get(each.get("$"))
         if kind is None:
-            raise UsageError(f"replay token: no fault {each.get('type')!r} here; known: {', '.join(sorted(known))}")
+            raise UsageError(f"replay token: no fault {each.get('$')!r} here; known: {', '.join(sorted(kinds))}")
         faults.append(msgspec.convert(each, kind))
     world = msgspec.convert(raw, World)
     return msgspec.structs.replace(world, faults=tuple(faults))
-
-
-def _kinds(kind: type[Fault]) -> Iterable[type[Fault]]:
-    for each in kind.__subclasses__():
-        yield each
-        yield from _kinds(each)

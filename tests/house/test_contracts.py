@@ -29,6 +29,7 @@ BREACHES = (
     ("edge-libraries", "supervisors/operator/__init__.py", "import sqlite3"),
     ("extras", "actors/testing/__init__.py", "from hypothesis import strategies"),
     ("extras", "transports/testing/__init__.py", "import pytest"),
+    ("extras", "understudy/pytest_plugin.py", "import hypothesis"),
     ("pure", "actors/agents/decide.py", "import time"),
     ("pure", "actors/journal/fold.py", "from datetime import datetime"),
     ("pure", "actors/lifecycle.py", "import asyncio"),

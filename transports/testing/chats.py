@@ -151,6 +151,25 @@ class NotJSON(Struct, frozen=True):
     text: str = "<html>Bad gateway</html>"
 
 
+class Declined(Struct, frozen=True):
+    """HTTP 200 with a refusal of the model in place of an answer. Billed."""
+
+    text: str = "I cannot help with that."
+
+
+class SlowTokens(Struct, frozen=True):
+    """The answer in small pieces, spread over `seconds`. Billed."""
+
+    seconds: Annotated[float, Meta(ge=0, le=3600)] = 1.0
+    answer: ChatAnswer = _FAULT_ANSWER
+
+
+class LostReply(Struct, frozen=True):
+    """The connection is closed without a byte of the answer. Billed: the work was done."""
+
+    answer: ChatAnswer = _FAULT_ANSWER
+
+
 class CutStream(Struct, frozen=True):
     """The first half of an answer whose Content-Length promised all of it. Billed: the work was done."""
 
@@ -170,7 +189,9 @@ class OverReport(Struct, frozen=True):
     answer: ChatAnswer = _FAULT_ANSWER
 
 
-Fault: TypeAlias = RateLimit | ServerError | Refusal | NotJSON | CutStream | Hang | OverReport
+Fault: TypeAlias = (
+    RateLimit | ServerError | Refusal | Declined | NotJSON | SlowTokens | CutStream | LostReply | Hang | OverReport
+)
 Policy: TypeAlias = Callable[[ChatRequest], ChatAnswer | Fault]
 
 
@@ -286,10 +307,15 @@ def charge(request: ChatRequest, answer: ChatAnswer, *, factor: int = 1) -> Usag
     return Usage(prompt_tokens(request) * factor, bounded(answer, request.limit)[1] * factor)
 
 
-def completion(request: ChatRequest, answer: ChatAnswer, key: str, usage: Usage) -> bytes:
-    """The body of a chat completion. Its ids come from `key`, the digest of the request; it holds no time."""
+def completion(request: ChatRequest, answer: ChatAnswer, key: str, usage: Usage, *, declined: bool = False) -> bytes:
+    """The body of a chat completion. Its ids come from `key`, the digest of the request; it holds no time.
+
+    With `declined` the content is a refusal of the model.
+    """
     kept, _, cut = bounded(answer, request.limit)
     message: dict[str, object] = {"role": "assistant", "content": kept.content or None}
+    if declined:
+        message |= {"content": None, "refusal": kept.content}
     if kept.calls:
         message["tool_calls"] = [
             {

@@ -22,6 +22,7 @@ from understudy.transports.loopback import is_loopback
 
 _CHUNK = 65_536
 _LINGER_SECONDS = 1.0
+_PIECES = 8
 
 _log = logging.getLogger("understudy.testing")
 
@@ -38,7 +39,7 @@ class HttpReply(Struct, frozen=True):
     """One answer.
 
     `missing` bytes are promised in Content-Length, never sent, and the connection is closed. With `drop` nothing
-    at all is sent before it is closed.
+    at all is sent before it is closed. The body takes `seconds`, in pieces.
     """
 
     status: int
@@ -46,6 +47,7 @@ class HttpReply(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     missing: int = 0
     drop: bool = False
+    seconds: float = 0.0
 
 
 class HttpLimits(Struct, frozen=True):
@@ -243,12 +245,25 @@ class _Connection:
         ]
         if close:
             headers.append(("Connection", "close"))
-        with anyio.move_on_after(self._limits.write_seconds):
-            await self._send(
-                h11.Response(status_code=reply.status, headers=headers), h11.Data(data=b"" if bare else reply.body)
-            )
+        with anyio.move_on_after(self._limits.write_seconds + reply.seconds):
+            head, body = h11.Response(status_code=reply.status, headers=headers), b"" if bare else reply.body
+            if reply.seconds:
+                await self._send(head)
+                body = await self._dribble(body, reply.seconds)
+                await self._send(h11.Data(data=body))
+            else:
+                await self._send(head, h11.Data(data=body))
             if not reply.missing:
                 await self._send(h11.EndOfMessage())
+
+    async def _dribble(self, body: bytes, seconds: float) -> bytes:
+        """Send all but the last piece; what is left."""
+        size = max(1, len(body) // _PIECES)
+        pieces = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
+        for piece in pieces[:-1]:
+            await self._send(h11.Data(data=piece))
+            await anyio.sleep(seconds / max(1, len(pieces) - 1))
+        return pieces[-1]
 
     async def _send(self, *events: h11.Event) -> None:
         data = b"".join(self._http.send(event) or b"" for event in events)

@@ -40,14 +40,17 @@ from understudy.transports.testing.chats import (
     ChatAnswer,
     ChatRequest,
     CutStream,
+    Declined,
     Fault,
     Hang,
+    LostReply,
     NotJSON,
     OverReport,
     Policy,
     RateLimit,
     Refusal,
     ServerError,
+    SlowTokens,
     charge,
     completion,
     digest,
@@ -65,8 +68,10 @@ __all__ = [
     "ChatAnswer",
     "ChatRequest",
     "CutStream",
+    "Declined",
     "Fault",
     "Hang",
+    "LostReply",
     "ModelServer",
     "ModelServerProcess",
     "NotJSON",
@@ -75,6 +80,7 @@ __all__ = [
     "RateLimit",
     "Refusal",
     "ServerError",
+    "SlowTokens",
     "echo",
     "main",
     "read_billing",
@@ -221,6 +227,13 @@ class ModelServer:
                 return HttpReply(200, self._charged(request, outcome, key))
             case OverReport():
                 return HttpReply(200, self._charged(request, outcome.answer, key, factor=outcome.factor))
+            case Declined():
+                return HttpReply(200, self._charged(request, ChatAnswer(outcome.text), key, declined=True))
+            case SlowTokens():
+                return HttpReply(200, self._charged(request, outcome.answer, key), seconds=outcome.seconds)
+            case LostReply():
+                self._charged(request, outcome.answer, key)
+                return HttpReply(200, drop=True)
             case CutStream():
                 whole = self._charged(request, outcome.answer, key)
                 half = whole[: len(whole) // 2]
@@ -228,10 +241,12 @@ class ModelServer:
             case _:
                 return _fault(outcome)
 
-    def _charged(self, request: ChatRequest, answer: ChatAnswer, key: str, *, factor: int = 1) -> bytes:
+    def _charged(
+        self, request: ChatRequest, answer: ChatAnswer, key: str, *, factor: int = 1, declined: bool = False
+    ) -> bytes:
         usage = charge(request, answer, factor=factor)
         self.billing.charged(request.user, usage)
-        return completion(request, answer, key, usage)
+        return completion(request, answer, key, usage, declined=declined)
 
 
 def _checked(outcome: object) -> ChatAnswer | Fault:
