@@ -92,6 +92,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._mark = 0
         self._thread = get_ident()
         self.killed = False
+        self._unheard: list[asyncio.Handle] = []
         self.steps = 0
         self.simulation = simulation
         self.failures: list[dict[str, Any]] = []
@@ -205,6 +206,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def kill(self) -> None:
         """End everything at this moment: no other callback runs, and `run_until_complete` raises `ProcessKilled`."""
         self.killed = True
+        self._unheard = list(self._ready)
         self._ready.clear()
         self._timers.clear()
         self._cancelled = 0
@@ -218,6 +220,8 @@ class SimLoop(asyncio.BaseEventLoop):
             left = sorted(asyncio.all_tasks(self), key=hash)
             for task in left:
                 task.cancel()
+            self._ready.extend(self._unheard)  # a task that was about to be woken hears of its end in no other way
+            self._unheard = []
             if left:
                 with contextlib.suppress(Deadlock, Livelock):
                     self.run_until_complete(asyncio.gather(*left, return_exceptions=True))

@@ -9,6 +9,7 @@ does the same.
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import types
 from collections.abc import Coroutine, Sequence
@@ -36,7 +37,7 @@ from understudy.actors.testing.faults import (
     SlowConsumer,
 )
 from understudy.actors.testing.schedule import Plan
-from understudy.actors.testing.simloop import SimClock, SimLoop
+from understudy.actors.testing.simloop import ProcessKilled, SimClock, SimLoop
 from understudy.actors.testing.trace import Event, Kind, Trace
 
 _COROUTINE: Final = types.CoroutineType
@@ -114,14 +115,25 @@ class SimSimulation:
         """Whether the process was killed: what its end does is neither recorded nor faulted."""
         self._sent: dict[str, int] = {}
         self._messages = 0
+        self._left: SimSimulation | None = None
+
+    def die(self) -> None:
+        """The process was killed: what its end does is neither recorded nor faulted, and moves no count."""
+        if not self.dead:
+            self._left = self._copy(self.loop)
+            self.dead = True
 
     def next_process(self, loop: SimLoop) -> SimSimulation:
         """The simulation of the process that comes after this one: same plan, same trace, counts go on."""
-        after = SimSimulation(loop, self.plan, self.faults, self.trace)
-        after.clock, after.ids, after.dice = self.clock, self.ids, self.dice
-        after._sent, after._messages = self._sent, self._messages
+        after = (self._left or self)._copy(loop)
         loop.simulation = after
         return after
+
+    def _copy(self, loop: SimLoop) -> SimSimulation:
+        made = SimSimulation(loop, copy.deepcopy(self.plan), copy.deepcopy(self.faults), self.trace)
+        made.clock, made.ids, made.dice = copy.copy(self.clock), copy.copy(self.ids), copy.deepcopy(self.dice)
+        made._sent, made._messages = dict(self._sent), self._messages
+        return made
 
     def enter(self, kernel: Kernel) -> None:
         """See `Simulation`."""
@@ -390,6 +402,8 @@ class SimKernel(Kernel):
         """
 
         def run(actor: object, message: Any) -> Any:
+            if self.simulation.dead:
+                raise ProcessKilled
             handling = Handling(self.simulation, cell, message, self._forget(cell, message))
             try:
                 handling.strike(after=False)

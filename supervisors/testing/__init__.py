@@ -1,0 +1,1 @@
+"""Oracles of supervised trees, and of the guards around their agents."""
