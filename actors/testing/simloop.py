@@ -229,14 +229,16 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def end(self) -> None:
         """Cancel what is left, and let it end. Raises `Livelock` for what does not."""
-        left = sorted(asyncio.all_tasks(self), key=hash)
-        for task in left:
-            task.cancel()
-        if left:
+        for _ in range(_BURIALS):  # the last act of some is to start another
+            left = sorted(asyncio.all_tasks(self), key=hash)
+            if not left:
+                break
+            for task in left:
+                task.cancel()
             self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        for task in left:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self.call_exception_handler({"message": "ended with an error", "exception": error, "task": task})
+            for task in left:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    self.call_exception_handler({"message": "ended with an error", "exception": error, "task": task})
         self.run_until_complete(self.shutdown_asyncgens())
 
     def left(self) -> list[str]:

@@ -127,6 +127,7 @@ class SimSimulation:
         """The simulation of the process that comes after this one: same plan, same trace, counts go on."""
         after = (self._left or self)._copy(loop)
         loop.simulation = after
+        loop.set_exception_handler(lambda _, context: loop.failures.append(context))
         return after
 
     def _copy(self, loop: SimLoop) -> SimSimulation:

@@ -269,3 +269,20 @@ TREES: Final[Mapping[str, Case]] = {
     "office": Case(office, Question("How many lamps are left?")),
     "clerk": Case(clerk, "Find 3 lamps."),
 }
+
+
+# --- at most one payment a run: there is no limit for one tool, so the tool has an agent, and that a budget ----------
+
+
+class Amount(Message[Result[str]]):
+    cents: int
+
+
+@tool(effect="irreversible")
+async def transfer(cents: int) -> str:
+    return f"sent {cents}"
+
+
+payer = Agent("payer", model=model, accepts=Amount, tools=[transfer], budget=Budget(tool_calls=1))
+refunder = Agent("refunder", model=model, tools=[order], delegates=[payer])
+till = Supervisor("till", [payer, refunder])
