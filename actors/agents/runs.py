@@ -332,7 +332,7 @@ class Runs(Books):
             log.exception("checkpoint of run %s failed", run)
             output, reason = "", f"{reason}; its checkpoint raised {type(error).__name__}"
         self.append(run, ev.Finished(status, output, reason, decided=False), sub=sub)
-        self.announce(run, sub)
+        self.after_commit(self.announce, run, sub)  # whoever is told may act on it
 
     def ask_to_stop(self, name: str, reason: str, how: str, by: str = "") -> None:
         """Ask a run to end or rest after its present step; a parked run ends at once."""

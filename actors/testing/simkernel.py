@@ -42,6 +42,7 @@ from understudy.actors.testing.faults import (
     ReplyLost,
 )
 from understudy.actors.testing.recording import LostReply, SimDispatcher, acting_parent, held, track
+from understudy.actors.testing.simloop import ProcessKilled
 
 if TYPE_CHECKING:
     from understudy.actors.testing.simulation import SimSimulation
@@ -362,6 +363,8 @@ class SimKernel(Kernel):
         """
 
         def run(actor: object, message: Any) -> Any:
+            if self.simulation.dead:
+                raise ProcessKilled
             handling = Handling(self, cell, message)
             try:
                 handling.strike(after=False)

@@ -264,7 +264,13 @@ steps = st.one_of(
     st.tuples(st.just("peek"), who, seconds, pauses),
 )
 casts = st.sampled_from(
-    [(one, two, three) for one in NAMES for two in NAMES for three in NAMES if one <= two and (two < three or one == two)]
+    [
+        (one, two, three)
+        for one in NAMES
+        for two in NAMES
+        for three in NAMES
+        if one <= two and (two < three or one == two)
+    ]
 )
 plans = st.tuples(casts, st.lists(steps, min_size=1, max_size=14))
 
@@ -551,5 +557,3 @@ def _resume(stage: Stage, name: str) -> str:
     except ActorStopped:
         return "ActorStopped"
     return "ok"
-
-

@@ -61,9 +61,7 @@ class Match:
             significant = significant and auto != "never" and restart != "permanent"
             own = None if window is None else Intensity(window, within=15)
             self.model.kids[name] = Kid(name, restart, window=own, significant=significant)
-            plans.append(
-                desk.child(name, restart, fails=self.fails[name], intensity=own, significant=significant)
-            )
+            plans.append(desk.child(name, restart, fails=self.fails[name], intensity=own, significant=significant))
         self.factory = desk.plan(
             *plans, strategy=strategy, intensity=intensity, backoff=backoff, dice=High(), auto_shutdown=auto
         )

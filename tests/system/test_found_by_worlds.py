@@ -109,7 +109,9 @@ def test_a_request_that_failed_while_it_waited_for_room_is_a_dead_letter_once() 
 
 @pytest.mark.promise(47)
 @pytest.mark.parametrize("schedule", [(), (Hold("desk", at=1, steps=20),)])
-def test_a_child_that_did_not_start_is_removed_however_late_its_supervisor_is_served(schedule: tuple[Hold, ...]) -> None:
+def test_a_child_that_did_not_start_is_removed_however_late_its_supervisor_is_served(
+    schedule: tuple[Hold, ...],
+) -> None:
     async def main() -> None:
         async with Kernel() as kernel:
             desk = Desk(kernel)
