@@ -71,6 +71,18 @@ from understudy.actors.testing.model_faults import (
     WrongSchema,
 )
 from understudy.actors.testing.outside import Escape, inside, untraced
+from understudy.actors.testing.properties import (
+    Buggify,
+    Campaign,
+    Vacuous,
+    always,
+    buggify,
+    campaign,
+    eventually,
+    not_vacuous,
+    note,
+    sometimes,
+)
 from understudy.actors.testing.recast import Recast
 from understudy.actors.testing.report import Falsified
 from understudy.actors.testing.schedule import Demote, Hold
@@ -79,6 +91,7 @@ from understudy.actors.testing.sim_disk import SimDisk, SimStore
 from understudy.actors.testing.sim_model import Said, SimModel
 from understudy.actors.testing.simloop import Deadlock, Livelock, ProcessKilled, SimLoop, run_in
 from understudy.actors.testing.simulation import SimSimulation
+from understudy.actors.testing.sweeps import sweep
 from understudy.actors.testing.tool_faults import (
     Seen,
     ToolFault,
@@ -99,6 +112,8 @@ if TYPE_CHECKING:
     from understudy.actors.testing.agent_strategies import Worlds
 
 __all__ = [
+    "Buggify",
+    "Campaign",
     "ClockJump",
     "Crash",
     "CutStream",
@@ -143,12 +158,22 @@ __all__ = [
     "ToolSlow",
     "ToolWrongType",
     "TornWrite",
+    "Trace",
     "UnknownTool",
     "Unreachable",
+    "Vacuous",
     "World",
     "WrongSchema",
+    "always",
+    "buggify",
     "call",
+    "campaign",
+    "eventually",
+    "not_vacuous",
+    "note",
     "play",
+    "sometimes",
+    "sweep",
     "worlds",
 ]
 
@@ -205,8 +230,20 @@ class Outcome(Struct):
         return total
 
     def effects(self, tool: AnyTool | str) -> int:
-        """How often a tool's effect happened: its function returned, or was cut and is irreversible."""
-        return len(self.seen.of(tool))
+        """How often a tool's effect happened: its function returned, or was cut and is irreversible.
+
+        Of a `keyed` tool the tries with one key count once, as the other side promises. Raises `UsageError` for a tool
+        of no agent.
+        """
+        effects = self.seen.of(tool)
+        keyed = {each.key for each in effects if each.effect == "keyed"}
+        return len(keyed) + sum(each.effect != "keyed" for each in effects)
+
+    def __repr__(self) -> str:
+        """What a failed assertion shows: one line."""
+        said = ", ".join(f"{each.status} {each.output!r:.80}" for each in self.results) or "no result"
+        times = f"{self.processes} processes, " if self.processes > 1 else ""
+        return f"<Outcome: {said}; {times}{self.seconds:g} s; came true: {self.fired or 'no fault'}>"
 
 
 class _Cast:

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from understudy.actors.testing.faults import Fault
 
 if TYPE_CHECKING:
-    from understudy.actors.testing.trace import Event, Trace
+    from understudy.actors.testing.trace import Event, Kind, Trace
     from understudy.actors.testing.world import World
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-__all__ = ["Buggify", "Campaign", "Vacuous", "always", "buggify", "campaign", "eventually", "not_vacuous", "sometimes"]
+__all__ = ["Buggify", "Campaign", "Vacuous", "always", "buggify", "campaign", "eventually", "not_vacuous", "note", "sometimes"]
 
 
 class Buggify(Fault, frozen=True, tag=True):
@@ -67,6 +67,18 @@ def buggify(site: str) -> bool:
     return _run is not None and _run.hit(site)
 
 
+def note(what: str, detail: str = "") -> None:
+    """A line of your own in the trace of a run and in the page of its failure, at the actor whose handler runs."""
+    if _run is not None:
+        _run.note("noted", what, detail)
+
+
+def came_true(fault: Fault) -> None:
+    """Tell the run, if there is one, of a planned fault of a model, a tool or a disk, so that its trace has it."""
+    if _run is not None:
+        _run.note("fault", type(fault).__name__, repr(fault))
+
+
 # -- one run -----------------------------------------------------------------------------------------------------
 
 
@@ -100,17 +112,21 @@ class Run:
         self._hits[site] += 1
         if self._hits[site] not in hits:
             return False
-        self._note(Buggify(site, self._hits[site]))
+        self.note("fault", "Buggify", repr(Buggify(site, self._hits[site])))
         return True
 
-    def _note(self, fault: Buggify) -> None:
+    def note(self, kind: Kind, what: str, detail: str) -> None:
+        """Add to the trace, at the actor whose handler runs. The end of a killed process is not told."""
         from understudy.actors.delivery import DELIVERY, Envelope
         from understudy.actors.testing.trace import Event
 
+        now = self._now()
+        if getattr(getattr(self._loop, "simulation", None), "dead", False):
+            return
         record = DELIVERY.get(None)
         life = record.life if isinstance(record, Envelope) else record
         path = life.cell.path if life is not None else ""
-        self._trace.add(Event(self._now(), "fault", path, what="Buggify", detail=repr(fault)))
+        self._trace.add(Event(now, kind, path, what=what, detail=detail))
 
     def watch(self, name: str, holds: Callable[[], object], within: float | None) -> None:
         """See `always` and `eventually`."""

@@ -186,6 +186,8 @@ def _cell(event: Event) -> str:
             return f"end{which}{what}: {event.detail}"
         case "letter" | "refused":
             return f"{event.kind}{which}{what}: {event.detail}"
+        case "noted":
+            return f"{event.what} {event.detail}".rstrip()
         case "ended" | "released":
             same = event.detail.startswith(event.what)
             return f"{event.kind} #{event.number} {event.detail if same else f'{event.what} {event.detail}'}".rstrip()
