@@ -27,7 +27,7 @@ from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, sy
 from understudy.actors.errors import JournalError, SpecError, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.journal import Journal
-from understudy.actors.journal.store import JournalStore, MemoryStore
+from understudy.actors.journal.store import JournalStore, MemoryStore, posted_of
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.scheduling import Scheduler, simulation_of
@@ -43,7 +43,9 @@ from understudy.supervisors.routing import Pool
 from understudy.supervisors.specs import Supervisor
 
 POLL_SECONDS: Final = 0.2
-"""How often the inbox of other processes is looked at."""
+"""How often the inbox of other processes is looked at, and whether a run at work has used up its seconds."""
+WALL_SECONDS: Final = 5.0
+"""How often, when nothing but the wall clock is waited for, that is looked at: it may be set."""
 GRACE_SECONDS: Final = 10.0
 
 JournalPath = PathLike[str] | str
@@ -265,19 +267,31 @@ class Node:
     async def _poll(self) -> None:
         """Take words of other processes, and let questions expire."""
         told = ""
-        while True:
-            try:
-                await self._take_inbox()
-                await answers.expire_all(self.runs)
-                await answers.time_out_all(self.runs)
-                self.runs.end_late()
-            except JournalError as error:
-                if str(error) != told:
-                    log.error("inbox: %s", error)
-                told = str(error)
-            except Exception:  # whoever comes next must still be heard
-                log.exception("inbox: a word or a deadline was passed over")
-            await asyncio.sleep(POLL_SECONDS)
+        stirred = asyncio.Event()
+        removes = [self.journal.listeners.add(lambda _: stirred.set())]
+        posted = posted_of(self.journal.store)
+        if posted is not None:
+            removes.append(posted.add(lambda _: stirred.set()))
+        try:
+            while True:
+                stirred.clear()
+                rest: float | None = POLL_SECONDS
+                try:
+                    await self._take_inbox()
+                    await answers.expire_all(self.runs)
+                    await answers.time_out_all(self.runs)
+                    self.runs.end_late()
+                    rest = POLL_SECONDS if posted is None else answers.rest(self.runs, POLL_SECONDS, WALL_SECONDS)
+                except JournalError as error:
+                    if str(error) != told:
+                        log.error("inbox: %s", error)
+                    told = str(error)
+                except Exception:  # whoever comes next must still be heard
+                    log.exception("inbox: a word or a deadline was passed over")
+                await _rest(stirred, rest)
+        finally:
+            for remove in removes:
+                remove()
 
     async def _take_inbox(self) -> None:
         for row in await self.journal.store.take(self._inbox_seen):
@@ -286,6 +300,16 @@ class Node:
             await self.journal.barrier()
             self._inbox_seen = row.id
             await self.journal.store.set_meta({"inbox_taken": str(row.id)})
+
+
+async def _rest(stirred: asyncio.Event, seconds: float | None) -> None:
+    """Sleep for the poll's time; for a longer one (None: for ever) until something was journalled or posted."""
+    if seconds is not None and seconds <= POLL_SECONDS:
+        await asyncio.sleep(seconds)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stirred.wait()
 
 
 async def end_task(task: asyncio.Task[Any]) -> None:

@@ -28,7 +28,7 @@ from understudy.actors.journal.events import Record
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.state import Spend
 from understudy.actors.messages import Message
-from understudy.actors.testing import properties, report
+from understudy.actors.testing import invariants, properties, report
 from understudy.actors.testing.disk_faults import (
     DiskError,
     DiskFault,
@@ -189,6 +189,8 @@ DOWN_SECONDS: Final = 1.0
 """Virtual seconds between the end of a process and the start of the next."""
 RUN_SECONDS: Final = 400 * 86_400.0
 """Virtual seconds that a client waits for a result: longer than anything a person is waited for."""
+KILLED: Final = tuple(invariants.number(n) for n in (1, 2, 3, 5, 8, 10))
+"""What is held of a process that was killed: the rest speaks of how things end."""
 YES, NO, SILENCE, TWICE = range(4)
 """What a number of `World.people` means, modulo 4; those after the last are YES."""
 
@@ -343,7 +345,8 @@ def play(
     trace = Trace()
     try:
         with inside(world.seed), untraced(), properties.running(world, trace) as run:
-            outcome = _Play(tree, world, message, to, trace, durability).run()
+            played = _Play(tree, world, message, to, trace, durability)
+            outcome = played.run()
             run.end()
     except Exception as error:
         trace.error = error
@@ -351,7 +354,8 @@ def play(
         report.explain(error, world, trace)
         raise
     report.last = (world, trace)
-    report.verify(world, trace, default_invariants() if check is None else check)
+    for each, killed in played.traces:
+        report.verify(world, each, (KILLED if killed else default_invariants()) if check is None else check)
     return outcome
 
 
@@ -376,6 +380,8 @@ class _Play:
         self._disk = SimDisk(faults, durability=durability)  # type: ignore[arg-type]  # checked there
         self._people = list(world.people)
         self._returned: object = None
+        self.traces: list[tuple[Trace, bool]] = []
+        """Of each process, and whether it was killed."""
         self._results: list[Result[Any]] = []
 
     def run(self) -> Outcome:
@@ -385,12 +391,18 @@ class _Play:
         gc.disable()
         try:
             for number in range(1, PROCESSES + 1):
-                loop = SimLoop(start=now)
+                loop, trace = SimLoop(start=now), Trace()
+                trace.watch = self._trace.watch
                 if simulation is None:
-                    simulation = self._world.simulate(loop, self._trace)
+                    simulation = self._world.simulate(loop, trace)
+                    faults = simulation.faults
                 else:
-                    simulation = simulation.next_process(loop)
-                over = self._process(loop, simulation)
+                    simulation = simulation.next_process(loop, trace, faults)
+                try:
+                    over = self._process(loop, simulation)
+                finally:
+                    self._trace.events += trace.events
+                    self.traces.append((trace, simulation.dead))
                 now = loop.time() + DOWN_SECONDS
                 if over:
                     return self._outcome(number, loop.time(), simulation)
@@ -403,8 +415,7 @@ class _Play:
         """One process; whether it ended by itself."""
 
         def killed(fault: DiskFault) -> None:
-            simulation.fault_of_process(fault)
-            simulation.dead = True
+            simulation.die(fault)
             loop.kill()
 
         store = SimStore(self._disk, on_kill=killed)

@@ -17,7 +17,7 @@ from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs, approval_of
 from understudy.actors.errors import JournalError, UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.state import Doubt, Run, Yes
+from understudy.actors.journal.state import Doubt, Run, Sub, Yes
 from understudy.actors.telemetry import log
 
 A = TypeVar("A", Yes, Doubt)
@@ -169,10 +169,30 @@ async def time_out_all(runs: Runs) -> None:
     now = runs.kernel.clock.wall()
     for run in runs.live():
         for sub in list(run.subs.values()):
-            waits = sub.parked is not None and sub.parked.on in ("approval", "timer") and sub.finished is None
-            if waits and sub.until and sub.until <= now and not sub.expired:
+            if _may_time_out(sub) and sub.until <= now:
                 runs.append(run.id, ev.StateTimedOut(sub.state, sub.until), sub=sub.id, cause=sub.seq)
                 await _wake(runs, run, sub.id, f"state {sub.state!r} timed out")
+
+
+def rest(runs: Runs, active: float, most: float) -> float | None:
+    """Seconds until `expire_all`, `time_out_all` and `Runs.end_late` may have something to do; None for never.
+
+    `active` while a (sub-)run is at work or due to be; else until the first question expires or state times out, at
+    most `most`: both go by the wall clock. Holds until something is journalled.
+    """
+    first: float | None = None
+    for run in runs.live():
+        if any(sub.finished is None and sub.parked is None for sub in run.subs.values()):
+            return active
+        times = [yes.asked.expires for yes in run.approvals.values() if yes.state == "pending"]
+        times += [sub.until for sub in run.subs.values() if _may_time_out(sub)]
+        first = min([*times, *([] if first is None else [first])], default=None)
+    return None if first is None else max(active, min(first - runs.kernel.clock.wall(), most))
+
+
+def _may_time_out(sub: Sub) -> bool:
+    waits = sub.parked is not None and sub.parked.on in ("approval", "timer") and sub.finished is None
+    return waits and bool(sub.until) and not sub.expired
 
 
 async def _wake(runs: Runs, run: Run, sub: int, why: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -63,6 +64,8 @@ class Runs(Books):
         self.again: set[tuple[str, int]] = set()
         self._ids = ids
         self._runs: dict[str, Run] = {}
+        self._live: dict[str, Run] = {}
+        """Those of `_runs` that have not ended: there may be many more that have."""
         self._assigned: dict[str, set[tuple[str, int]]] = {}
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
         self._lines = LineLimit()
@@ -166,9 +169,16 @@ class Runs(Books):
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         if run != ev.NODE_STREAM:
-            self._runs[run] = apply(self._runs.get(run) or Run(run), record)
+            self._keep(apply(self._runs.get(run) or Run(run), record))
         notice(record, self._lines)
         return record
+
+    def _keep(self, run: Run) -> None:
+        self._runs[run.id] = run
+        if run.finished is None:
+            self._live[run.id] = run
+        else:
+            self._live.pop(run.id, None)
 
     def announce(self, run: str, sub: int) -> None:
         """A (sub-)run has ended or parked: tell who waits, and its parent."""
@@ -192,8 +202,9 @@ class Runs(Books):
                 self._forget_old()
 
     def _forget_old(self) -> None:
-        ended = [run.id for run in self._runs.values() if run.finished is not None]
-        for name in ended[: max(0, len(ended) - KEPT)]:
+        many = len(self._runs) - len(self._live) - KEPT
+        ended = islice((name for name in self._runs if name not in self._live), max(0, many))
+        for name in list(ended):
             if not any(key[0] == name for key in self._waiters):
                 self._next_sub.pop(name, None)
                 self.forget_pools(self._runs.pop(name))
@@ -246,7 +257,7 @@ class Runs(Books):
 
     def live(self) -> list[Run]:
         """Runs that have not ended, oldest first."""
-        return [run for run in self._runs.values() if run.subs and run.finished is None]
+        return [run for run in self._live.values() if run.subs]
 
     def known(self) -> list[Run]:
         """Every run in memory: those that have not ended, the last that have, and those with an open doubt."""
@@ -347,12 +358,12 @@ class Runs(Books):
                 continue
             run = fold(await self.journal.read(tail.run))
             if run.subs and run.finished is None:
-                self._runs[run.id] = run
+                self._keep(run)
                 loaded.append(run.id)
                 continue
             self.rebook(run, own=False, shared=True)
             if any(doubt.settled is None for doubt in run.doubts.values()):
-                self._runs[run.id] = run  # it has ended; whether that call happened is still to be said
+                self._keep(run)  # it has ended; whether that call happened is still to be said
         return loaded
 
     def incarnation(self, path: str) -> int:
@@ -382,7 +393,7 @@ class Runs(Books):
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
         run = await self.find(name)
         if name not in self._runs:
-            self._runs[name] = run
+            self._keep(run)
             self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded
         run = self._runs[name]  # somebody else may have been quicker
         if run.finished is None and run.main.parked is None:

@@ -14,6 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, UsageError
+from understudy.actors.telemetry import Listeners
 
 
 class Row(Struct, frozen=True):
@@ -68,6 +69,9 @@ class JournalStore(Protocol):
 
     `write` is atomic: all rows (of one or several streams) or none, durable as the store's profile says
     when it returns. Calls are made one at a time by the journal's writer.
+
+    A store through which every word of others comes, so that it can tell, has `posted`, a `Listeners[InboxRow]`, as
+    `MemoryStore` has; the inbox of any other is looked at every 0.2 s (see `posted_of`).
     """
 
     @property
@@ -116,12 +120,19 @@ class JournalStore(Protocol):
         ...
 
 
+def posted_of(store: JournalStore) -> Listeners[InboxRow] | None:
+    """Who is told of every word that is put into the store's inbox; None if the store cannot tell."""
+    found = getattr(store, "posted", None)
+    return found if isinstance(found, Listeners) else None
+
+
 class MemoryStore:
     """A `JournalStore` in memory: gone with the process, which `waiting` results say."""
 
     path = ":memory:"
 
     def __init__(self) -> None:
+        self.posted = Listeners[InboxRow]("inbox")
         self._rows: dict[str, list[Row]] = {}
         self._times: dict[str, tuple[float, float]] = {}
         self._meta: dict[str, str] = {}
@@ -146,11 +157,11 @@ class MemoryStore:
         times = list(at)
         if len(times) != len(rows):
             raise UsageError(f"{len(rows)} rows with {len(times)} times")
-        expected = {run: len(kept) for run, kept in self._rows.items()}
+        last = {row.run: len(self._rows.get(row.run, ())) for row in rows}  # not of every stream: there may be many
         for row in rows:
-            expected[row.run] = expected.get(row.run, 0) + 1
-            if row.seq != expected[row.run]:
-                raise JournalFailed(self.path, f"{row.run}:{row.seq} written where {expected[row.run]} is next")
+            last[row.run] += 1
+            if row.seq != last[row.run]:
+                raise JournalFailed(self.path, f"{row.run}:{row.seq} written where {last[row.run]} is next")
         for row, moment in zip(rows, times, strict=True):
             self._rows.setdefault(row.run, []).append(row)
             self._times[row.run] = (self._times.get(row.run, (moment, moment))[0], moment)
@@ -185,8 +196,10 @@ class MemoryStore:
     async def post(self, kind: str, body: bytes, at: float) -> int:
         """See `JournalStore.post`."""
         self._check()
-        self._inbox.append(InboxRow(len(self._inbox) + 1, at, kind, body))
-        return len(self._inbox)
+        row = InboxRow(len(self._inbox) + 1, at, kind, body)
+        self._inbox.append(row)
+        self.posted.tell(row)
+        return row.id
 
     async def take(self, after: int) -> list[InboxRow]:
         """See `JournalStore.take`."""

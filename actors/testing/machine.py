@@ -10,9 +10,9 @@
     TestCase = TestBank.TestCase
 
 Rules are ordinary functions between which a simulated loop stands still: each runs it for a while, in virtual time.
-After each step `always` properties and the invariants that hold of every prefix are checked. The end takes back what faults
-are left, lets `settle` seconds pass, demands that every ask has ended and that no running actor leaves a message lying,
-leaves what `begin` entered, and holds the whole trace against `invariants.default()`.
+After each step `always` properties and the invariants that hold of every prefix are checked. The end takes back what
+faults are left, lets `settle` seconds pass, demands that every ask has ended and that no running actor leaves a message
+lying, leaves what `begin` entered, and holds the whole trace against `invariants.default()`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from understudy.actors.testing.invariants import Oracle
 from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Hold
 from understudy.actors.testing.simloop import SimLoop
-from understudy.actors.testing.simulation import SimKernel
 from understudy.actors.testing.strategies import worlds
 from understudy.actors.testing.trace import Trace
 from understudy.actors.testing.world import World, look
@@ -89,9 +88,9 @@ class ActorMachine(RuleBasedStateMachine):
             setattr(cls, name, function)
 
     def __init__(self) -> None:
-        super().__init__()
         if not self.messages:
             raise UsageError(f"{type(self).__qualname__}.messages: say what each actor may be sent")
+        super().__init__()
         self.world = World()
         self.trace = Trace()
         self.refs: Mapping[str, Ref[Any]] = {}
@@ -224,10 +223,9 @@ class ActorMachine(RuleBasedStateMachine):
 
     def _lying(self) -> Iterable[str]:
         for kernel in self._simulation.kernels:
-            assert isinstance(kernel, SimKernel)
-            for cell, waiting in kernel.waiting.items():
-                if waiting and cell.state == "running" and not cell.running:
-                    yield f"liveness: {cell.path} is running, and {len(waiting)} messages lie before it"
+            for cell in kernel.registry:
+                if cell.waiting and cell.state == "running" and not cell.running:
+                    yield f"liveness: {cell.path} is running, and {cell.waiting} messages lie before it"
 
 
 def _of(name: str, strategy: SearchStrategy[Any]) -> SearchStrategy[tuple[str, Any]]:

@@ -1,8 +1,8 @@
 """A failure as a page that can be read: what was broken, the world, and a timeline with one column for each actor.
 
 `Falsified` and what `main` raised are short, because Hypothesis shows them again and again; the page is beside them.
-The pytest plugin shows it as a section of the report, with the name of the test and Hypothesis's `@reproduce_failure` line
-where there is one (`print_blob=True`); so it does when the test's own assertion failed after the run. Without the
+The pytest plugin shows it as a section of the report, with the name of the test and Hypothesis's `@reproduce_failure`
+line where there is one (`print_blob=True`); so it does when the test's own assertion failed after the run. Without the
 plugin the page is a note of the exception.
 """
 
@@ -90,11 +90,12 @@ def page(
 
 def _counts(world: World, trace: Trace) -> str:
     """One line: what came true of what the world holds."""
-    fired = trace.faults.total()
+    fired = sum(trace.came_true(fault) for fault in world.faults)
     holds, faults = len(world.schedule), len(world.faults)
     if not holds and not faults:
         return "no deviation from first come, first served, and no fault"
-    return f"{_plural(len(trace.held), 'hold')} of {holds}, {_plural(fired, 'fault')} of {faults} drawn came true"
+    held = len(set(trace.held))
+    return f"{held} of {_plural(holds, 'hold')} and {fired} of {_plural(faults, 'fault')} drawn came true"
 
 
 def _plural(count: int, what: str) -> str:
@@ -178,7 +179,8 @@ def _cell(event: Event) -> str:
         case "starting" | "started" | "fenced":
             return f"{event.kind} #{event.number}"
         case "fault" | "lost":
-            return f"!! {event.kind}{which} {event.detail or event.what}"
+            told = event.detail if event.detail.startswith(event.what) else f"{event.what} {event.detail}"
+            return f"!! {event.kind}{which} {told}"
         case "spawned":
             parent = event.peer or event.what
             return f"spawned by {parent}" if parent else "spawned"

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from understudy.actors.errors import JournalClosed, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.store import Head, InboxRow, MemoryStore, Row, verify
+from understudy.actors.telemetry import Listeners
 from understudy.actors.testing import properties
 from understudy.actors.testing.disk_faults import (
     DiskError,
@@ -94,6 +95,8 @@ class SimDisk:
             beside.append(fault)
         each = [fault for beside in self._planned.values() for fault in beside]
         self._slow = seconds + sum(fault.seconds for fault in each if isinstance(fault, SlowDisk)) >= LATE
+        self.posted = Listeners[InboxRow]("inbox")
+        """Told of every word, by whichever store it was put in."""
         self._broken: DiskError | None = None
         self._log: list[Commit] = []
         self._flushed = 0
@@ -330,12 +333,19 @@ class SimStore:
     async def post(self, kind: str, body: bytes, at: float) -> int:
         """See `JournalStore.post`; has no number."""
 
-        def put() -> int:
+        def put() -> InboxRow:
             word = InboxRow(len(self._disk.pages.inbox) + 1, at, kind, body)
             self._disk.commit(Commit(word=word))
-            return word.id
+            return word
 
-        return await self._look(put)
+        word = await self._look(put)
+        self.posted.tell(word)
+        return word.id
+
+    @property
+    def posted(self) -> Listeners[InboxRow]:
+        """See `SimDisk.posted`."""
+        return self._disk.posted
 
     async def take(self, after: int) -> list[InboxRow]:
         """See `JournalStore.take`."""

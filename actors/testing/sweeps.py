@@ -50,21 +50,11 @@ def sweep(
     for n in range(1, limit + 1):
         planned = fault(n)
         trace = msgspec.structs.replace(base, faults=(*base.faults, planned)).run(main, check=oracles)
-        if not _came_true(planned, trace):
+        if not trace.came_true(planned):
             if n == 1:
                 raise UsageError(f"sweep: {planned!r} did not come true; nothing was tried")
             return n - 1
     raise UsageError(f"sweep: {limit:,} worlds, and {planned!r} still comes true; raise `limit`, or let main do less")
-
-
-def _came_true(planned: Fault, trace: Trace) -> bool:
-    """Whether the trace tells of it. A fault whose event is not its repr is told by its kind."""
-    kind, text = type(planned).__name__, repr(planned)
-    return any(
-        event.detail == text or not event.detail.startswith(f"{kind}(")
-        for event in trace.of("fault")
-        if event.what == kind
-    )
 
 
 def smallest(world: World, fails: Callable[[World], bool], *, tries: int = TRIES) -> World:

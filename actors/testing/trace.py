@@ -5,7 +5,7 @@ concerns a message has the number that the message got when it was sent (`messag
 
 | kind | of | `what` | `detail` |
 |---|---|---|---|
-| `spawned` | an address | the path of its parent | |
+| `spawned` | an address; `peer` is its parent | | |
 | `starting`, `started` | an incarnation | | |
 | `ended` | an incarnation | the kind of its exit | the exit |
 | `fenced` | an incarnation that ignored its end | | |
@@ -15,9 +15,33 @@ concerns a message has the number that the message got when it was sent (`messag
 | `refused` | a message that `tell` did not accept | its class | the reason |
 | `begin`, `end` | a handler | the class of the message | of `end`: `ok`, or the class of what it raised |
 | `letter` | a dead letter | the class of the message | the reason |
+| `withdrawn` | a message whose sender was cancelled while it waited for room | its class | |
+| `overflow` | a message that met a full mailbox | `taken` or `refused` | the policy |
+| `answered` | a request | its class | `ok`, or the class of the error |
+| `cancelled` | a request whose asker cancels the handler, too | its class | |
+| `stashed`, `redelivered` | a message put aside, or back to the front | its class | |
 | `lost` | a message that a planned fault took | its class | the fault |
 | `fault` | a planned fault that came true | the class of the fault | the fault |
+| `known` | an address whose actor's class is known | the class | the overflow policy |
+| `widened` | an address that may run more handlers, or fewer | | |
+| `suspended`, `resumed` | an incarnation | | |
+| `ending`, `halting` | an incarnation whose end begins, by itself or on purpose | the kind of its exit | the exit |
+| `stopping` | an address whose stop begins | the kind of its exit | `together`, if its children stop so |
+| `crashed` | a crash that was counted | the kind of the exit | the exit |
+| `watch`, `unwatch` | a watcher; `peer` is watched | the class of the notice | `gone`: it came at once |
+| `severed` | an incarnation that is linked with `peer`, which ended | the kind of that exit | |
+| `raised` | a `tell` or `ask` that raised because the address is stopped | the class | the error |
+| `closing`, `closed` | a kernel | | |
+| `settling`, `settled` | the time after main's last act; see `World.run` | | |
 | `noted` | what the tree or the test noted (`note`) | free | free |
+
+Of `starting`, `ending`, `halting` and `stopping`, `peer` is the parent if it is the parent that does so.
+
+`size` is: of `sent` the messages that wait in the work lane once it is put in, of `overflow` those that wait when it
+comes; of `known` the mailbox's limit; of `starting` and `widened` the handlers that may run at once; of `redelivered`
+the times its class allows; of `answered` the nanoseconds it came after its deadline; of `notice` the incarnation it
+tells of; of `watch` the incarnation watched; of `ending`, `halting` and `stopping` the nanoseconds it may take without
+its children.
 """
 
 from __future__ import annotations
@@ -26,7 +50,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -46,8 +70,30 @@ Kind = Literal[
     "begin",
     "end",
     "letter",
+    "withdrawn",
+    "overflow",
+    "answered",
+    "cancelled",
+    "stashed",
+    "redelivered",
     "lost",
     "fault",
+    "known",
+    "widened",
+    "suspended",
+    "resumed",
+    "ending",
+    "halting",
+    "stopping",
+    "crashed",
+    "watch",
+    "unwatch",
+    "severed",
+    "raised",
+    "closing",
+    "closed",
+    "settling",
+    "settled",
     "noted",
 ]
 
@@ -71,12 +117,21 @@ class Event(Struct, gc=False):
     peer: str = ""
     what: str = ""
     detail: str = ""
+    size: int = 0
 
     def __str__(self) -> str:
         who = f"{self.path} #{self.number}" if self.number else self.path
         which = f" m{self.message}" if self.message else ""
         sender = f" from {self.peer}" if self.peer else ""
         return f"{self.at / 1e9:.6f} {who} {self.kind}{which} {self.what}{sender} {self.detail}".rstrip()
+
+
+class Left(NamedTuple):
+    """Where a message waits: the address, its state, and how many handlers run there."""
+
+    path: str
+    state: str
+    running: int
 
 
 class Trace:
@@ -93,8 +148,22 @@ class Trace:
         """Names of the tasks that were left when main had returned and its kernels were closed."""
         self.left_timers = 0
         """Timers of kernels that were closed."""
-        self.quiet = False
-        """Whether it was let run until nothing was left to do."""
+        self.failures: tuple[str, ...] = ()
+        """Exceptions that nobody retrieved, and what else the loop's exception handler was told."""
+        self.queued: dict[int, Left] = {}
+        """Messages that wait in mailboxes and stashes when main has returned, by number."""
+        self.settled: dict[int, Left] | None = None
+        """As `queued`, when the time to settle was over; None when there was none."""
+        self.unanswered: dict[int, tuple[str, int]] = {}
+        """Requests without an answer when main has returned: to whom, and the virtual nanoseconds of their deadline."""
+        self.closed = False
+        """Whether every kernel was closed when main had returned."""
+        self.kernels = 0
+        """Kernels entered; of all but the first, paths begin with a number: "2:desk"."""
+        self.held_up = False
+        """Whether something blocked the loop, so that deadlines could not be kept."""
+        self.ended_at = 0
+        """Virtual nanoseconds when main had returned."""
         self.held: Sequence[Deviation] = ()
         """The deviations of the schedule that came true."""
         self.broken: list[str] = []
@@ -128,6 +197,15 @@ class Trace:
         """Planned faults that came true, by class."""
         return Counter(event.what for event in self.events if event.kind == "fault")
 
+    def came_true(self, fault: Struct) -> bool:
+        """Whether a planned fault did. One whose events do not tell its repr is told by its kind."""
+        kind, text = type(fault).__name__, repr(fault)
+        return any(
+            event.detail == text or not event.detail.startswith(f"{kind}(")
+            for event in self.events
+            if event.kind == "fault" and event.what == kind
+        )
+
     @property
     def seconds(self) -> float:
         """Virtual seconds from the first event to the last."""
@@ -139,6 +217,6 @@ class Trace:
         for event in self.events:
             detail = _ADDRESS.sub("_", event.detail) if event.detail else ""
             where = f"{event.at} {event.kind} {event.path} {event.number} {event.message}"
-            line = f"{where} {event.peer} {event.what} {detail}"
+            line = f"{where} {event.peer} {event.what} {detail} {event.size}"
             digest.update(line.encode("utf-8", "backslashreplace"))
         return digest.hexdigest()[:16]

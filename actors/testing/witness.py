@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from understudy.actors.journal.store import Head, InboxRow, JournalStore, Row
+from understudy.actors.journal.store import Head, InboxRow, JournalStore, Row, posted_of
+from understudy.actors.telemetry import Listeners
 
 
 class Batch(Struct):
@@ -67,6 +68,11 @@ class Witness:
     async def set_meta(self, values: Mapping[str, str]) -> None:
         """See `JournalStore.set_meta`."""
         await self.inner.set_meta(values)
+
+    @property
+    def posted(self) -> Listeners[InboxRow] | None:
+        """Of the inner store, if it can tell."""
+        return posted_of(self.inner)
 
     async def post(self, kind: str, body: bytes, at: float) -> int:
         """See `JournalStore.post`."""

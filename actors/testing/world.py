@@ -8,22 +8,22 @@ line for `pytest --sim-replay`, bound to the version of this kit and to no versi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import zlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import UsageError
-from understudy.actors.kernel import Kernel
 from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.outside import inside, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
-from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, run_in
+from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, Watch, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
 from understudy.actors.testing.trace import TRACE_LIMIT, Trace
 
@@ -86,11 +86,15 @@ class World(Struct, frozen=True, omit_defaults=True):
         check: Iterable[Callable[[Trace], Iterable[str]]] | None = None,
         idle_steps: int = IDLE_STEPS,
         limit: int = TRACE_LIMIT,
+        settle: float = 0.0,
+        watch: Watch | None = None,
     ) -> Trace:
         """Run `main()` in this world, in virtual time, and hold the trace against invariants.
 
         Kernels and systems that `main` enters are driven by this world. `check`: oracles, `invariants.default()` by
-        default, `()` for none. `idle_steps`, `limit`: see `SimLoop` and `Trace`.
+        default, `()` for none. `idle_steps`, `limit`, `watch`: see `SimLoop` and `Trace`. `settle`: virtual seconds
+        that a kernel is left alone for when `main` leaves it, before it is closed; then messages that nobody begins,
+        and a tree that does not come to rest, are found (invariants 6 and 24).
 
         Raises what `main` raises (with this world as a note), `Falsified` for a broken invariant, `Deadlock`,
         `Livelock`, `Escape`, `TraceFull`.
@@ -100,7 +104,7 @@ class World(Struct, frozen=True, omit_defaults=True):
         trace = Trace(limit)
         try:
             with inside(self.seed), untraced():
-                self._run(main, trace, idle_steps)
+                self._run(main, trace, idle_steps, settle, watch)
         except BaseException as error:
             trace.error = error
             report.last = (self, trace)
@@ -115,9 +119,23 @@ class World(Struct, frozen=True, omit_defaults=True):
         report.verify(self, trace, check)
         return trace
 
-    def _run(self, main: Main, trace: Trace, idle_steps: int) -> None:
+    def check_determinism(self, main: Main, *, times: int = 2, hash_seeds: Sequence[int] = ()) -> Trace:
+        """Run `main()` `times` times, with garbage allocated in between, and compare all that can be seen of it.
+
+        `hash_seeds`: run it in a process for each as well, with that `PYTHONHASHSEED`; then `main` has to be a function
+        of a module, which is loaded there from its file. Returns the trace of the first run; what main raises is
+        compared, not raised. Raises `NotDeterministic`, which names the first event, outcome and callback that differ,
+        and `UsageError` for fewer than two runs.
+        """
+        from understudy.actors.testing import determinism
+
+        return determinism.check(self, main, times=times, hash_seeds=hash_seeds)
+
+    def _run(self, main: Main, trace: Trace, idle_steps: int, settle: float, watch: Watch | None) -> None:
         loop = SimLoop(idle_steps=idle_steps)
+        loop.watch = watch
         simulation = self.simulate(loop, trace)
+        simulation.settle = settle
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -129,6 +147,7 @@ class World(Struct, frozen=True, omit_defaults=True):
 
                 trace.result = run_in(loop, main, before_end=before_end)
         finally:
+            trace.failures = tuple(_failure(context) for context in loop.failures)
             if collecting:
                 gc.enable()
 
@@ -144,10 +163,21 @@ class World(Struct, frozen=True, omit_defaults=True):
 
 def look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
     """What is left when main has returned."""
+    loop.run_until_complete(asyncio.sleep(0))  # what ended in the same moment as main
     closed = [kernel for kernel in simulation.kernels if not kernel._open]
     trace.left_timers = sum(len(kernel.timers._heap) for kernel in closed)
-    if len(closed) == len(simulation.kernels):
+    trace.closed = len(closed) == len(simulation.kernels)
+    if trace.closed:
         trace.left_tasks = tuple(loop.left())
+    trace.queued = simulation.left()
+    trace.unanswered = dict(simulation.unanswered)
+    trace.held_up = loop.held_up
+    trace.ended_at = loop.nanoseconds
+
+
+def _failure(context: Mapping[str, Any]) -> str:
+    error = context.get("exception")
+    return f"{context.get('message', 'failure')}: {error!r}" if error is not None else str(context.get("message"))
 
 
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(World)}

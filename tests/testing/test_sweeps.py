@@ -42,8 +42,10 @@ def test_the_first_place_that_fails_raises_with_its_page() -> None:
 
 def test_a_sweep_is_added_to_a_world() -> None:
     base = World(faults=(SlowConsumer("bank", 1, 3.0),))
-    with pytest.raises(Falsified, match="paid 3 times"):  # the client's patience is shorter than the bank is slow
+    with pytest.raises(Falsified, match="paid 2 times") as caught:
         sweep(careless, fault=lambda n: Duplicate("bank", at=n), world=base, check=[paid_once])
+    assert "0 of 0 holds and 2 of 2 faults drawn came true" in caught.value.page
+    assert "!! fault SlowConsumer 3 s" in caught.value.page
 
 
 def test_a_sweep_that_tries_nothing_or_never_ends_is_refused() -> None:
