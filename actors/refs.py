@@ -167,6 +167,7 @@ class Ref(Generic[Mr]):
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.left <= 0 or now > dispatcher.until:
                 await dispatcher.give_turn()
+                current_life()  # it may have ended meanwhile, and then sends nothing
                 if kernel.now() >= envelope.deadline:  # type: ignore[operator]  # as above
                     raise AskTimeout(cell.path, deadline - now)
             if cell.status == IDLE:

@@ -129,6 +129,7 @@ class SimSimulation:
         """Seconds that every kernel goes on for before it is closed; see `World.run`."""
         self.unanswered: dict[int, tuple[str, int]] = {}
         self._sent: dict[str, int] = {}
+        self._paths: dict[Cell, str] = {}
         self._messages = 0
 
     def die(self, fault: Fault) -> None:
@@ -179,11 +180,19 @@ class SimSimulation:
         size: int = 0,
     ) -> Event:
         """Record an event about an address."""
-        whose = "" if peer is None else f"{peer.kernel.prefix}{peer.path}"  # type: ignore[attr-defined]  # of SimKernel
-        path = f"{cell.kernel.prefix}{cell.path}"  # type: ignore[attr-defined]  # as above
+        paths = self._paths
+        path = paths.get(cell) or self._path_of(cell)
+        whose = "" if peer is None else paths.get(peer) or self._path_of(peer)
         event = Event(self.loop.nanoseconds, kind, path, cell.number, message, whose, what, detail, size)
         self.trace.add(event)
         return event
+
+    def _path_of(self, cell: Cell) -> str:
+        """How the trace calls an address. Kept: a path is put together anew whenever somebody asks for it."""
+        kernel = cell.kernel
+        assert isinstance(kernel, SimKernel)
+        path = self._paths[cell] = f"{kernel.prefix}{cell.path}"
+        return path
 
     def say(self, kind: Kind, kernel: SimKernel) -> None:
         """Record an event about a kernel."""

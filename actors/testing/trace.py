@@ -173,6 +173,8 @@ class Trace:
         self.replayable = True
         """Whether its world alone gives it again; not so when a machine's steps are needed, too."""
         self._limit = limit
+        self._counted = 0
+        self._kinds: frozenset[str] = frozenset()
 
     def add(self, event: Event) -> None:
         """Append. Raises `TraceFull`."""
@@ -187,6 +189,13 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.events)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of events there are."""
+        if self._counted != len(self.events):
+            self._counted, self._kinds = len(self.events), frozenset(event.kind for event in self.events)
+        return self._kinds
 
     def of(self, *kinds: Kind) -> list[Event]:
         """The events of these kinds."""

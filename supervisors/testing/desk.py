@@ -187,6 +187,9 @@ class Desk:
 
     def _is_ended(self, event: Event, kid: Kid) -> Iterator[Finding]:
         """The end of a child begins."""
+        given_up = event.kind == "stopping" and event.peer == self.rules.path and kid.pending is not None
+        if given_up and self.alive and kid.sure and not (self.group and kid.rules.intensity is not None):
+            yield 17, f"{who(event)}, {kid.rules.restart}, failed, and is stopped for good {when(event)}"
         if event.peer != self.rules.path or kid.state != "up" or kid.stopping or self.by_hand:
             return
         later = [path for path, each in self.kids.items() if each.place > kid.place and each.state == "up"]

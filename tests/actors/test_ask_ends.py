@@ -9,9 +9,12 @@ from hops import Hop, Put, Slow, Through, alone, letters, quiet, slow
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import Cell
-from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, MailboxFull
+from understudy.actors.errors import ActorStopped, AskTimeout, CallCycle, Fenced, MailboxFull
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import NORMAL, SHUTDOWN, Exit
+from understudy.actors.messages import Message
+from understudy.actors.refs import Ref
+from understudy.actors.testing.simloop import SimClock, run
 
 
 class Ender(Actor[Put]):
@@ -251,3 +254,44 @@ def test_no_failure_of_an_ask_ends_an_asker_that_expects_it() -> None:
         assert cells[2].number == 1
 
     alone(main)
+
+
+class Go(Message[None]):
+    pass
+
+
+class Hasty(Actor[Go]):
+    """Begins to ask when the turn is used up, and fails while the ask waits for the next one."""
+
+    def __init__(self, whom: Ref[Any], asking: list[asyncio.Future[Any]]) -> None:
+        self.whom, self.asking = whom, asking
+
+    async def go(self, m: Go) -> None:
+        self.asking.append(asyncio.ensure_future(self.whom.ask(Go())))
+        self.context._cell.kernel.dispatcher.left = 0
+        await asyncio.sleep(0)
+        raise ValueError("too late")
+
+
+class Counting(Actor[Go]):
+    def __init__(self, begun: list[int]) -> None:
+        self.begun = begun
+
+    def go(self, m: Go) -> None:
+        self.begun.append(1)
+
+
+@pytest.mark.promise(5)
+def test_an_incarnation_that_ends_while_its_ask_waits_for_a_turn_sends_nothing() -> None:
+    async def main() -> None:
+        begun: list[int] = []
+        asking: list[asyncio.Future[Any]] = []
+        async with Kernel(clock=SimClock()) as kernel:
+            target = kernel.ref_of(kernel.spawn(lambda: Counting(begun), name="target"))
+            await target.ask(Go())
+            kernel.ref_of(kernel.spawn(lambda: Hasty(target, asking), name="hasty")).tell(Go())
+            await asyncio.sleep(1)
+            assert isinstance(asking[0].exception(), Fenced)
+            assert begun == [1]
+
+    run(main)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import plays
@@ -95,14 +94,14 @@ def hunt(mutant: Mutant, examples: int = 500, *, start: int = 0) -> Hunt:
 
 def premises(trace: Trace) -> Counter[int]:
     """Of which invariants the premise occurred, and how often: what is never tried is not tested."""
-    seen = Counter(event.kind for event in trace.events)
+    seen: Counter[str] = Counter(event.kind for event in trace.events)
     letters = Counter(event.detail for event in trace.events if event.kind == "letter")
     count: Counter[int] = Counter()
     for number, kinds in PREMISES.items():
         count[number] = sum(seen[kind] for kind in kinds)
     count[3] = sum(event.kind == "starting" and event.number > 1 for event in trace.events)
-    count[2] = sum(event.size for event in trace.events if event.kind == "sent") and seen["begin"]
-    count[6] = len([1 for event in trace.events if event.kind == "settled"]) and seen["sent"]
+    count[2] = sum(event.kind == "sent" and event.size > 0 for event in trace.events)
+    count[6] = seen["sent"] if seen["settled"] else 0
     count[7] = seen["noted"]
     count[10] = letters["stopped"]
     return count
@@ -129,4 +128,3 @@ PREMISES: dict[int, tuple[str, ...]] = {
     23: ("released",),
     24: ("settled",),
 }
-Check = Callable[[Trace], None]

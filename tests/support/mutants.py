@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from understudy.actors import kernel as kernels
 from understudy.actors.cell import BUSY, Cell
 from understudy.actors.delivery import Envelope, Life
 from understudy.actors.endings import Endings
 from understudy.actors.errors import ActorStopped
 from understudy.actors.kernel import Kernel
-from understudy.actors.lifecycle import SHUTDOWN, Exit
+from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
 from understudy.actors.mailbox import Mailbox
@@ -31,7 +30,8 @@ from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.dynamic import DynamicActor
 from understudy.supervisors.intensity import RestartWindow
 from understudy.supervisors.keeping import Record
-from understudy.supervisors.strategies import GroupPlan, affected
+from understudy.supervisors.plans import StartAgain
+from understudy.supervisors.strategies import GroupPlan, affected, decide_exit
 from understudy.supervisors.supervisor import SupervisorActor
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -73,6 +73,12 @@ def instead(holder: Any_, name: str, new: Any_) -> Patch:
 
 def nothing(*args: object, **more: object) -> None:
     """In place of what does something."""
+
+
+def handle(m: pytest.MonkeyPatch, actor: Any_, message: type, new: Any_) -> None:
+    """Another handler: actors collect theirs when their class is made."""
+    m.setitem(actor.handlers, message, new)
+    m.setitem(actor._door, message, (new, False))
 
 
 def put(name: str, file: str, *kills: int, of: Any_, attribute: str, new: Any_ = nothing, like: str = "any") -> None:
@@ -322,7 +328,7 @@ def _lost_wake_up(m: pytest.MonkeyPatch) -> None:
     before = Dispatcher.rest
 
     def rest(self: Dispatcher, cell: Cell) -> None:
-        if cell.state == "running" and cell.running == 0 and cell.mailbox is not None and len(cell.mailbox.work) == 2:
+        if cell.state == "running" and cell.running == 0 and cell.mailbox is not None and len(cell.mailbox.work) > 1:
             cell.status = BUSY
             return
         before(self, cell)
@@ -390,7 +396,7 @@ def _cancel_is_crash(m: pytest.MonkeyPatch) -> None:
     before = Kernel.failed
 
     def failed(self: Kernel, cell: Cell, life: Life, envelope: Envelope, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) and not life.fenced and cell.state not in kernels.ALIVE:
+        if isinstance(error, asyncio.CancelledError) and not life.fenced and cell.state not in ALIVE:
             self.telemetry.crash(cell, life.number, cell.exit, envelope.message, error)
         before(self, cell, life, envelope, error)
 
@@ -580,7 +586,7 @@ def _no_wait(m: pytest.MonkeyPatch) -> None:
     m.setattr(Endings, "_stop_children", stop_children)
 
 
-@plant("a handler that is fenced is not told of", "actors/endings.py", 4, 9)
+@plant("a handler that is fenced is not told of", "actors/endings.py", 4, 9, like="flooding")
 def _fence_quietly(m: pytest.MonkeyPatch) -> None:
     def fence(self: Endings, cell: Cell, life: Life) -> None:
         life.fenced = True
@@ -639,7 +645,7 @@ def _told_above(m: pytest.MonkeyPatch) -> None:
 
 
 def _decide(change: Callable[[Any_, Exit], Any_]) -> Patch:
-    before = supervisor.decide_exit
+    before = decide_exit
 
     def decide(restart: Any_, exit: Exit) -> Any_:
         return change(restart, exit) or before(restart, exit)
@@ -868,27 +874,32 @@ put(
 )
 
 
-@plant("a child that is stopped during its back-off starts again", "supervisors/supervisor.py", 18)
+@plant("a child that is stopped during its back-off starts again", "supervisors/supervisor.py", 18, like="crashing")
 def _restart_stopped(m: pytest.MonkeyPatch) -> None:
     def start_again(self: SupervisorActor, m: Any_) -> None:
         kept = self._kept.get(m.cell.label)
         if kept is not None and m.cell.state in ("failed", "stopped"):
             self._begin(kept)
 
-    m.setattr(SupervisorActor, "start_again", start_again)
+    handle(m, SupervisorActor, StartAgain, start_again)
 
 
-@plant("a dynamic child that is stopped during its back-off starts again", "supervisors/dynamic.py", 10, 18)
+@plant(
+    "a dynamic child that is stopped during its back-off starts again",
+    "supervisors/dynamic.py",
+    10,
+    18,
+    like="crashing",
+)
 def _restart_dynamic(m: pytest.MonkeyPatch) -> None:
     def start_again(self: DynamicActor, m: Any_) -> None:
-        cell = m.cell
-        if cell.state == "failed":
-            self._kernel.restart(cell)
-        elif cell.state == "stopped":
-            cell.state = "failed"
-            self._kernel.restart(cell)
+        if m.cell.state == "stopped":
+            m.cell.state = "failed"
+            self._kernel.restart(m.cell)
+        else:
+            self.start_again(m)
 
-    m.setattr(DynamicActor, "start_again", start_again)
+    handle(m, DynamicActor, StartAgain, start_again)
 
 
 @plant("a dynamic child waits the first delay each time", "supervisors/dynamic.py", 15, 16, like="crashing")
@@ -911,19 +922,9 @@ def _dynamic_at_once(m: pytest.MonkeyPatch) -> None:
     m.setattr(DynamicActor, "_restart", restart)
 
 
-put(
-    "a dynamic child is never restarted",
-    "supervisors/dynamic.py",
-    17,
-    of=DynamicActor,
-    attribute="start_again",
-    like="crashing",
+plant("a dynamic child is never restarted", "supervisors/dynamic.py", 17, like="crashing")(
+    lambda m: handle(m, DynamicActor, StartAgain, nothing)
 )
-put(
-    "a child is never restarted",
-    "supervisors/supervisor.py",
-    17,
-    of=SupervisorActor,
-    attribute="start_again",
-    like="crashing",
+plant("a child is never restarted", "supervisors/supervisor.py", 17, like="crashing")(
+    lambda m: handle(m, SupervisorActor, StartAgain, nothing)
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import anyio
 import anyio.to_thread
@@ -75,7 +75,6 @@ class Member(Actor[Do | Now | Ring | Over | Down]):
 
     mailbox_limit = 3
     stash_limit = 2
-    on_the_way = 0.0
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -176,12 +175,12 @@ class Again(Member):
 
 class Newest(Member):
     mailbox_limit = 2
-    overflow: Overflow = "drop_newest"
+    overflow: ClassVar[Overflow] = "drop_newest"
 
 
 class Oldest(Member):
     mailbox_limit = 2
-    overflow: Overflow = "drop_oldest"
+    overflow: ClassVar[Overflow] = "drop_oldest"
 
 
 class Homely(Member):
@@ -468,7 +467,10 @@ def crashing() -> st.SearchStrategy[Play]:
     whom = st.one_of(st.just(0), st.just(5), st.integers(0, 2))
     fails = st.builds(lambda who, op: ("tell", who, (op,), True), whom, does)
     rests = st.tuples(st.just("sleep"), st.sampled_from([1.0, 5.0, 12.0, 30.0]))
-    pair = st.tuples(fails, rests)
+    stops = st.builds(
+        lambda who, rest: (("tell", who, (("raise",),), True), ("sleep", 0.5), ("stop", who), rest), whom, rests
+    )
+    pair = st.one_of(st.tuples(fails, rests), st.tuples(fails, rests), st.tuples(fails, rests), stops)
     return st.builds(
         Play,
         steps=st.lists(pair, min_size=2, max_size=7).map(lambda pairs: tuple(op for pair in pairs for op in pair)),
@@ -494,10 +496,17 @@ def flooding() -> st.SearchStrategy[Play]:
         st.builds(lambda ops: ("ask", 0, ops, 5.0), light),
         st.sampled_from([("sleep", 0.1), ("turn",), ("stop", 0), ("halt", 0), ("suspend", 0), ("resume", 0)]),
     )
-    busy = st.sampled_from([("tell", 0, (("sleep", 0.5),), False), ("tell", 0, (("sleep", 0.5), ("raise",)), False)])
+    first = st.sampled_from([(("sleep", 0.5),), (("sleep", 0.5), ("raise",)), (("swallow", 3.0),)])
+    busy = first.map(lambda ops: ("tell", 0, ops, False))
+    paused = (("sleep", 2.0), ("suspend", 0), ("sleep", 0.1), ("tell", 0, (), False), ("sleep", 0.1), ("resume", 0))
     return st.builds(
         Play,
-        steps=st.builds(lambda first, rest: (first, *rest), busy, st.lists(sending, min_size=4, max_size=14)),
+        steps=st.builds(
+            lambda first, rest, last: (first, *rest, *last),
+            busy,
+            st.lists(sending, min_size=4, max_size=14),
+            st.sampled_from([(), (), paused]),
+        ),
         kinds=st.tuples(st.integers(0, len(KINDS) - 1), *(st.just(0),) * 3),
         first=st.sampled_from([0.0, 0.3]),
         intensity=st.just(10),
@@ -513,7 +522,9 @@ def watching() -> st.SearchStrategy[Play]:
         st.sampled_from([("sleep", 0.5), ("timer", 0.5)]),
     )
     tying = st.builds(
-        lambda who, ops: ("tell", who, tuple(ops), False), st.sampled_from([0, 3, 4]), st.lists(tie, max_size=3)
+        lambda who, ops: ("tell", who, tuple(ops), False),
+        st.sampled_from([0, 3, 4]),
+        st.one_of(st.lists(tie, max_size=3), st.integers(0, 2).map(_watch_for_a_while)),
     )
     ending = st.one_of(
         st.builds(lambda who: ("tell", who, (("raise",),), True), st.integers(0, 3)),
@@ -528,6 +539,10 @@ def watching() -> st.SearchStrategy[Play]:
         intensity=st.just(10),
         linger=st.sampled_from([10.0, 0.0]),
     )
+
+
+def _watch_for_a_while(who: int) -> list[Op]:
+    return [("watch", who, False), ("sleep", 0.5), ("unwatch", who)]
 
 
 def _not_at_first(starts: list[tuple[str, float, bool]]) -> tuple[tuple[str, float, bool], ...]:
@@ -574,8 +589,3 @@ def worlds() -> st.SearchStrategy[World]:
         inline=st.booleans(),
         seed=st.integers(0, 3),
     )
-
-
-def without_steps(play: Play) -> Play:
-    """The same tree, left alone."""
-    return replace(play, steps=())

@@ -135,7 +135,7 @@ def test_a_machine_without_messages_or_with_a_ref_missing_says_so() -> None:
     class Nothing(ActorMachine):
         pass
 
-    with pytest.raises(UsageError, match=r"Nothing.messages"):
+    with pytest.raises(UsageError, match=r"Nothing\.messages"):
         Nothing()
 
     class Missing(Books):

@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Final
 
 from understudy.actors.errors import UsageError
-from understudy.actors.testing.invariants.base import SENTENCES, Invariant, Oracle
+from understudy.actors.testing.invariants.base import SENTENCES as SENTENCES
+from understudy.actors.testing.invariants.base import Invariant, Oracle
 from understudy.actors.testing.invariants.delivery import (
     at_most_once,
     conservation,
@@ -42,7 +43,6 @@ from understudy.actors.testing.invariants.shutdown import (
 )
 
 __all__ = [
-    "SENTENCES",
     "Invariant",
     "Oracle",
     "at_most_once",

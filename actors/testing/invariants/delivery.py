@@ -132,6 +132,8 @@ def conservation(trace: Trace) -> Iterator[str]:
     excused: set[int] = set()
     over: dict[int, str] = {}
     running: dict[str, dict[int, Event]] = {}
+    notices: set[int] = set()
+    cancelled: set[int] = set()
     for event in trace.events:
         kind, number = event.kind, event.message
         if kind == "sent":
@@ -159,14 +161,21 @@ def conservation(trace: Trace) -> Iterator[str]:
         elif kind in ("redelivered", "stashed", "cancelled"):
             owed.pop(number, None)
             excused.add(number)
+            if kind != "cancelled" and number not in notices:
+                open_[number] = event  # it is to begin once more
+            elif kind == "cancelled":
+                cancelled.add(number)
+        elif kind == "notice":
+            notices.add(number)
         elif kind == "end" and number:
             running.get(event.path, {}).pop(number, None)
+            if event.detail == "Leave" or number in cancelled:
+                open_.pop(number, None)  # what it had put aside is not wanted any more
             if event.detail in ("ok", "Leave"):
                 continue
             if number in excused or (event.path, event.number) in fenced:
                 continue
             owed[number] = event
-    notices = {event.message for event in trace.events if event.kind == "notice"} if owed else set()
     for number, event in open_.items():
         if number not in planned and number not in trace.queued:
             yield f"{event.path}: m{number} {event.what}, sent {when(event)} by {event.peer or 'outside'}, vanished"
@@ -178,7 +187,7 @@ def conservation(trace: Trace) -> Iterator[str]:
 @invariant(5)
 def at_most_once(trace: Trace) -> Iterator[str]:
     """Also: no message comes again more often than its actor allows."""
-    begun: Counter[int] = Counter()
+    begun: dict[int, int] = {}
     again: Counter[int] = Counter()
     allowed: Counter[int] = Counter()
     for event in trace.events:
@@ -186,9 +195,9 @@ def at_most_once(trace: Trace) -> Iterator[str]:
         if not number:
             continue
         if kind == "begin":
-            begun[number] += 1
-            if begun[number] > 1 + allowed[number]:
-                yield f"{who(event)} begins m{number} {when(event)} for the {begun[number]}. time"
+            times = begun[number] = begun.get(number, 0) + 1
+            if times > 1 + allowed[number]:
+                yield f"{who(event)} begins m{number} {when(event)} for the {times}. time"
         elif kind == "stashed":
             allowed[number] += 1
         elif kind == "redelivered":
@@ -213,12 +222,14 @@ def idempotency(trace: Trace) -> Iterator[str]:
 
 
 def _twice(trace: Trace) -> Iterator[str]:
+    if "noted" not in trace.kinds:
+        return
     seen: dict[str, Event] = {}
     for event in trace.events:
         if event.kind == "noted" and event.what == "effect":
-            first = seen.setdefault(event.detail, event)
-            if first is not event:
-                yield f"effect {event.detail!r} took hold {when(first)} and again {when(event)}"
+            if event.detail in seen:
+                yield f"effect {event.detail!r} took hold {when(seen[event.detail])} and again {when(event)}"
+            seen.setdefault(event.detail, event)
 
 
 def effects(reference: Trace) -> Invariant:

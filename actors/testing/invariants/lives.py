@@ -56,6 +56,9 @@ def stop_wins(trace: Trace) -> Iterator[str]:
                 yield f"{who(event)} has started {when(event)}, and its end began before"
 
 
+_ENDS = frozenset({"starting", "ending", "halting", "stopping", "end", "crashed", "ended"})
+
+
 class _Ends:
     """What invariant 19 knows of one incarnation."""
 
@@ -73,7 +76,10 @@ def what_is_a_crash(trace: Trace) -> Iterator[str]:
     """An incarnation ends once, and as what first ended it; a handler's failure is counted once."""
     lives: dict[tuple[str, int], _Ends] = {}
     for event in trace.events:
-        kind, key = event.kind, (event.path, event.number)
+        kind = event.kind
+        if kind not in _ENDS:
+            continue
+        key = event.path, event.number
         if kind == "starting":
             lives[key] = _Ends()
             continue
@@ -142,6 +148,8 @@ def one_notice(trace: Trace) -> Iterator[str]:
     watches = _Watches()
     for event in trace.events:
         kind, path = event.kind, event.path
+        if watches.severed and event.at > next(iter(watches.severed.values())).at:
+            yield from _unsignalled(watches)
         if kind in ("ending", "stopping", "halting") or (kind == "notice" and event.what == "Exited"):
             watches.severed.pop(path, None)
         if kind == "ended":
@@ -177,14 +185,19 @@ def one_notice(trace: Trace) -> Iterator[str]:
         elif kind == "sent" and event.peer in watches.down and event.detail in ("", "ask", "ask at once"):
             number = watches.down[event.peer]
             yield f"{event.peer} #{number} sends m{event.message} to {path} {when(event)}, after its end"
-    for event in watches.severed.values():
-        yield f"{who(event)} was linked with {event.peer}, which ended {when(event)}; it goes on, and was told nothing"
+    yield from _unsignalled(watches)
     for event in watches.surplus.values():
         yield f"{who(event)} is told {when(event)} of the end of {event.peer}, which it does not watch (any more)"
     for watcher, open_ in watches.of.items():
         for target, watch in open_.items():
             if target in watches.gone:
                 yield f"{watcher} was never told of the end of {target} #{watch.size}, which it watched {when(watch)}"
+
+
+def _unsignalled(watches: _Watches) -> Iterator[str]:
+    for event in watches.severed.values():
+        yield f"{who(event)} was linked with {event.peer}, which ended {when(event)}; it goes on, and was told nothing"
+    watches.severed.clear()
 
 
 def _untold(watches: _Watches, event: Event) -> Iterator[str]:

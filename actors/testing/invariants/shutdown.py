@@ -107,6 +107,8 @@ def quiescence(per_second: float = RESTLESS) -> Invariant:
     """
 
     def check(trace: Trace) -> Iterator[str]:
+        if "settling" not in trace.kinds:
+            return
         begun: int | None = None
         for index, event in enumerate(trace.events):
             if event.kind == "settling":
