@@ -402,6 +402,7 @@ class _Play:
                     over = self._process(loop, simulation)
                 finally:
                     self._trace.events += trace.events
+                    self._trace.held = simulation.plan.used
                     self.traces.append((trace, simulation.dead))
                 now = loop.time() + DOWN_SECONDS
                 if over:

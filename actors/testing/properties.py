@@ -57,9 +57,12 @@ def eventually(name: str, holds: Callable[[], object], *, within: float) -> None
 
 
 def sometimes(name: str, condition: object) -> None:
-    """In some world of a campaign the condition is true. See `campaign`."""
+    """In some world of a campaign the condition is true: said within a run, or by the test behind it. See `campaign`."""
     if _run is not None:
         _run.reached[name] += bool(condition)
+    else:
+        for each in _campaigns:
+            each.reached[name] += bool(condition)
 
 
 def buggify(site: str) -> bool:
@@ -104,6 +107,11 @@ class Run:
         nanoseconds: int = getattr(self._loop, "nanoseconds", 0)
         return nanoseconds
 
+    def _current(self) -> Trace:
+        """The trace that is being written: each process of a play has its own, a killed one has one for nobody."""
+        trace: Trace = getattr(getattr(self._loop, "simulation", None), "trace", self._trace)
+        return trace
+
     def hit(self, site: str) -> bool:
         """See `buggify`."""
         hits = self._sites.get(site)
@@ -120,17 +128,16 @@ class Run:
         from understudy.actors.delivery import DELIVERY, Envelope
         from understudy.actors.testing.trace import Event
 
-        now = self._now()
-        if getattr(getattr(self._loop, "simulation", None), "dead", False):
-            return
+        now, trace = self._now(), self._current()
         record = DELIVERY.get(None)
         life = record.life if isinstance(record, Envelope) else record
         path = life.cell.path if life is not None else ""
-        self._trace.add(Event(now, kind, path, what=what, detail=detail))
+        trace.add(Event(now, kind, path, what=what, detail=detail))
 
     def watch(self, name: str, holds: Callable[[], object], within: float | None) -> None:
         """See `always` and `eventually`."""
-        self._trace.watch = self.look
+        self._now()
+        self._current().watch = self._trace.watch = self.look
         if within is None:
             self._always[name] = holds
         else:

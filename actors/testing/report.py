@@ -126,15 +126,15 @@ def timeline(trace: Trace, shown: int = SHOWN, columns: int = COLUMNS, width: in
     """The last events, one row each, of the actors with the last ones, one column each; plain text."""
     if not trace.events:
         return ["  timeline: nothing happened"]
-    events = _without_the_end(trace.events)
+    events = [event for event in _without_the_end(trace.events) if not _is_plain(event)]
     paths = _columns(events, columns)
     rows = [event for event in events if event.path in paths][-shown:]
     paths = [path for path in paths if any(event.path == path for event in rows)]
-    known = len({event.path for event in trace.events if event.path})
+    known = len({event.path for event in events})
     each = (width - len(_INDENT) - _CLOCK) // len(paths)
     title = f"  timeline: last {len(rows)} of {len(trace):,} events, {len(paths)} of {_plural(known, 'actor')}"
-    if len(events) < len(trace.events):
-        title += f"; then {len(trace.events) - len(events)} of an orderly shutdown"
+    if end := len(trace.events) - len(_without_the_end(trace.events)):
+        title += f"; then {end} of an orderly shutdown"
     head = "".join(_cut(path or _OUTSIDE, each - 1, keep_end=True).ljust(each) for path in paths)
     lines = [title, f"{_INDENT}{'seconds'.ljust(_CLOCK)}{head}".rstrip()]
     for event in rows:
@@ -154,8 +154,17 @@ def _without_the_end(events: Sequence[Event]) -> Sequence[Event]:
     return events[:end] if end else events
 
 
+def _is_plain(event: Event) -> bool:
+    """Whether the event beside it tells as much: of a limit that is known, a reply that was given."""
+    return event.kind == "known" or (event.kind == "answered" and event.detail == "ok")
+
+
+_CLOSING: Final = frozenset({"notice", "closing", "closed", "settling", "settled"})
+_STOPPING: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
+
+
 def _ends(event: Event) -> bool:
-    return event.kind == "notice" or (event.kind in ("ended", "released") and event.what == "shutdown")
+    return event.kind in _CLOSING or (event.kind in _STOPPING and event.what == "shutdown")
 
 
 def _columns(events: Sequence[Event], columns: int) -> list[str]:
