@@ -70,7 +70,7 @@ from understudy.actors.testing.model_faults import (
     Unreachable,
     WrongSchema,
 )
-from understudy.actors.testing.outside import Escape, inside, untraced
+from understudy.actors.testing.outside import Escape, inside, no_escape, untraced
 from understudy.actors.testing.properties import (
     Buggify,
     Campaign,
@@ -344,7 +344,7 @@ def play(
     """
     trace = Trace()
     try:
-        with inside(world.seed), untraced(), properties.running(world, trace) as run:
+        with inside(world.seed), untraced(), no_escape(), properties.running(world, trace) as run:
             played = _Play(tree, world, message, to, trace, durability)
             outcome = played.run()
             run.end()
@@ -354,8 +354,12 @@ def play(
         report.explain(error, world, trace)
         raise
     report.last = (world, trace)
+    found: list[str] = []
+    given = None if check is None else tuple(check)
     for each, killed in played.traces:
-        report.verify(world, each, (KILLED if killed else default_invariants()) if check is None else check)
+        for oracle in (KILLED if killed else default_invariants()) if given is None else given:
+            found += oracle(each)
+    report.verify(world, trace, [lambda _: found])
     return outcome
 
 

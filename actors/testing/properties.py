@@ -60,7 +60,7 @@ def sometimes(name: str, condition: object) -> None:
     """In some world of a campaign the condition is true: said within a run, or by the test behind it. See `campaign`."""
     if _run is not None:
         _run.reached[name] += bool(condition)
-    else:
+    elif asyncio._get_running_loop() is None:
         for each in _campaigns:
             each.reached[name] += bool(condition)
 

@@ -95,7 +95,7 @@ def _counts(world: World, trace: Trace) -> str:
     if not holds and not faults:
         return "no deviation from first come, first served, and no fault"
     held = len(set(trace.held))
-    return f"{held} of {_plural(holds, 'hold')} and {fired} of {_plural(faults, 'fault')} drawn came true"
+    return f"{held} of {_plural(holds, 'deviation')} and {fired} of {_plural(faults, 'fault')} drawn came true"
 
 
 def _plural(count: int, what: str) -> str:
