@@ -94,8 +94,19 @@ class Outcome(Struct):
         return total
 
     def effects(self, tool: AnyTool | str) -> int:
-        """How often a tool's effect happened: its function returned, or was cut and is irreversible."""
-        return len(self.seen.of(tool))
+        """How often a tool's effect happened: its function returned, or was cut and is irreversible.
+
+        Of a `keyed` tool the tries with one key count once, as the other side promises.
+        """
+        effects = self.seen.of(tool)
+        keyed = {each.key for each in effects if each.effect == "keyed"}
+        return len(keyed) + sum(each.effect != "keyed" for each in effects)
+
+    def __repr__(self) -> str:
+        """What a failed assertion shows: one line."""
+        said = ", ".join(f"{each.status} {each.output!r:.80}" for each in self.results) or "no result"
+        times = f"{self.processes} processes, " if self.processes > 1 else ""
+        return f"<Outcome: {said}; {times}{self.seconds:g} s; came true: {self.fired or 'no fault'}>"
 
 
 class _Cast:
@@ -207,6 +218,7 @@ class Play:
                     over = self._process(loop, simulation)
                 finally:
                     self._trace.events += trace.events
+                    self._trace.held = simulation.plan.used
                     self.traces.append((trace, simulation.dead))
                 now = loop.time() + DOWN_SECONDS
                 if over:

@@ -56,12 +56,25 @@ from understudy.actors.testing.model_faults import (
     Unreachable,
     WrongSchema,
 )
-from understudy.actors.testing.outside import Escape, inside, untraced
+from understudy.actors.testing.outside import Escape, inside, no_escape, untraced
 from understudy.actors.testing.play_invariants import PlayInvariant
+from understudy.actors.testing.properties import (
+    Buggify,
+    Campaign,
+    Vacuous,
+    always,
+    buggify,
+    campaign,
+    eventually,
+    not_vacuous,
+    note,
+    sometimes,
+)
 from understudy.actors.testing.report import Falsified
 from understudy.actors.testing.schedule import Demote, Hold
 from understudy.actors.testing.scripted_model import ScriptedModel, ScriptError, Step, call
 from understudy.actors.testing.simloop import Deadlock, Livelock
+from understudy.actors.testing.sweeps import sweep
 from understudy.actors.testing.tool_faults import (
     ToolHangs,
     ToolLies,
@@ -79,6 +92,8 @@ if TYPE_CHECKING:
     from understudy.actors.testing.agent_strategies import Worlds
 
 __all__ = [
+    "Buggify",
+    "Campaign",
     "ClockJump",
     "Crash",
     "CutStream",
@@ -123,12 +138,22 @@ __all__ = [
     "ToolSlow",
     "ToolWrongType",
     "TornWrite",
+    "Trace",
     "UnknownTool",
     "Unreachable",
+    "Vacuous",
     "World",
     "WrongSchema",
+    "always",
+    "buggify",
     "call",
+    "campaign",
+    "eventually",
+    "not_vacuous",
+    "note",
     "play",
+    "sometimes",
+    "sweep",
     "worlds",
 ]
 
@@ -169,7 +194,7 @@ def play(
     trace = Trace()
 
     def once(into: Trace) -> tuple[Play, Outcome]:
-        with inside(world.seed), untraced(), properties.running(world, into) as run:
+        with inside(world.seed), untraced(), no_escape(), properties.running(world, into) as run:
             play = Play(tree, world, message, to, into, durability, states=states)
             outcome = play.run()
             run.end()

@@ -31,7 +31,9 @@ EARLY: Final = 10
 """Writes that half of these faults are aimed at: a short run makes no more."""
 
 _SECONDS: Final = st.sampled_from([1.0, 10.0, 0.1, 60.0, 600.0])
-_CALL: Final = st.integers(1, CALLS)
+_NTH: Final = (1, 2, 1, 3, 2, 1, 4, 5, CALLS)
+"""Early ones are aimed at more often: in most worlds there are few."""
+_CALL: Final = st.sampled_from(_NTH)
 _WRITE: Final = st.integers(1, EARLY) | st.integers(1, WRITES)
 _WAY: Final = st.integers(0, 15)
 
@@ -159,8 +161,8 @@ def _schedule(paths: Sequence[str]) -> st.SearchStrategy[tuple[Deviation, ...]]:
     if not paths:
         return st.just(())
     path = st.sampled_from(paths)
-    hold = made(Hold, path, st.integers(0, CALLS), st.integers(1, 16))
-    demote = made(Demote, path, st.integers(1, CALLS))
+    hold = made(Hold, path, st.sampled_from((*_NTH, 0)), st.integers(1, 16))
+    demote = made(Demote, path, _CALL)
     return st.lists(hold | demote, max_size=MOST_DEVIATIONS).map(tuple)
 
 

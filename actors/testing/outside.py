@@ -50,7 +50,32 @@ class Escape(RuntimeError):
 
 def refuse(what: str, *_: object, **__: object) -> NoReturn:
     """Raise `Escape`, naming the innermost line of the user's code."""
-    raise Escape(f"{what}, at {_caller()}; a simulated run has no outside")
+    global _first
+    error = Escape(f"{what}, at {_caller()}; a simulated run has no outside")
+    _first = _first or error
+    raise error
+
+
+_first: Escape | None = None
+"""The first of the run. Whoever raised it may be an actor or a tool, whose errors end at its supervisor or model."""
+
+
+@contextlib.contextmanager
+def no_escape() -> Iterator[None]:
+    """Raise the first `Escape` of what runs within at its end, whatever became of it there."""
+    global _first
+    before, _first = _first, None
+    try:
+        yield
+    except Exception as error:
+        if _first is not None and error is not _first:
+            raise _first from error
+        raise
+    else:
+        if _first is not None:
+            raise _first
+    finally:
+        _first = before
 
 
 def _caller() -> str:

@@ -21,13 +21,24 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from understudy.actors.testing.faults import Fault
 
 if TYPE_CHECKING:
-    from understudy.actors.testing.trace import Event, Trace
+    from understudy.actors.testing.trace import Event, Kind, Trace
     from understudy.actors.testing.world import World
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-__all__ = ["Buggify", "Campaign", "Vacuous", "always", "buggify", "campaign", "eventually", "not_vacuous", "sometimes"]
+__all__ = [
+    "Buggify",
+    "Campaign",
+    "Vacuous",
+    "always",
+    "buggify",
+    "campaign",
+    "eventually",
+    "not_vacuous",
+    "note",
+    "sometimes",
+]
 
 
 class Buggify(Fault, frozen=True, tag=True):
@@ -57,14 +68,29 @@ def eventually(name: str, holds: Callable[[], object], *, within: float) -> None
 
 
 def sometimes(name: str, condition: object) -> None:
-    """In some world of a campaign the condition is true. See `campaign`."""
+    """In some world of a campaign the condition is true: said within a run, or by the test behind it. See `campaign`."""
     if _run is not None:
         _run.reached[name] += bool(condition)
+    elif asyncio._get_running_loop() is None:
+        for each in _campaigns:
+            each.reached[name] += bool(condition)
 
 
 def buggify(site: str) -> bool:
     """Whether to do the unlikely here. Two levels: a world enables a site, and of that site one hit or more."""
     return _run is not None and _run.hit(site)
+
+
+def note(what: str, detail: str = "") -> None:
+    """A line of your own in the trace of a run and in the page of its failure, at the actor whose handler runs."""
+    if _run is not None:
+        _run.note("noted", what, detail)
+
+
+def came_true(fault: Fault) -> None:
+    """Tell the run, if there is one, of a planned fault of a model, a tool or a disk, so that its trace has it."""
+    if _run is not None:
+        _run.note("fault", type(fault).__name__, repr(fault))
 
 
 # -- one run -----------------------------------------------------------------------------------------------------
@@ -92,6 +118,11 @@ class Run:
         nanoseconds: int = getattr(self._loop, "nanoseconds", 0)
         return nanoseconds
 
+    def _current(self) -> Trace:
+        """The trace that is being written: each process of a play has its own, a killed one has one for nobody."""
+        trace: Trace = getattr(getattr(self._loop, "simulation", None), "trace", self._trace)
+        return trace
+
     def hit(self, site: str) -> bool:
         """See `buggify`."""
         hits = self._sites.get(site)
@@ -100,21 +131,24 @@ class Run:
         self._hits[site] += 1
         if self._hits[site] not in hits:
             return False
-        self._note(Buggify(site, self._hits[site]))
+        self.note("fault", "Buggify", repr(Buggify(site, self._hits[site])))
         return True
 
-    def _note(self, fault: Buggify) -> None:
+    def note(self, kind: Kind, what: str, detail: str) -> None:
+        """Add to the trace, at the actor whose handler runs. The end of a killed process is not told."""
         from understudy.actors.delivery import DELIVERY, Envelope
         from understudy.actors.testing.trace import Event
 
+        now, trace = self._now(), self._current()
         record = DELIVERY.get(None)
         life = record.life if isinstance(record, Envelope) else record
         path = life.cell.path if life is not None else ""
-        self._trace.add(Event(self._now(), "fault", path, what="Buggify", detail=repr(fault)))
+        trace.add(Event(now, kind, path, what=what, detail=detail))
 
     def watch(self, name: str, holds: Callable[[], object], within: float | None) -> None:
         """See `always` and `eventually`."""
-        self._trace.watch = self.look
+        self._now()
+        self._current().watch = self._trace.watch = self.look
         if within is None:
             self._always[name] = holds
         else:

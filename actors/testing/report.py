@@ -100,7 +100,7 @@ def _counts(world: World, trace: Trace) -> str:
     if not holds and not faults:
         return "no deviation from first come, first served, and no fault"
     held = len(set(trace.held))
-    return f"{held} of {_plural(holds, 'hold')} and {fired} of {_plural(faults, 'fault')} drawn came true"
+    return f"{held} of {_plural(holds, 'deviation')} and {fired} of {_plural(faults, 'fault')} drawn came true"
 
 
 def _plural(count: int, what: str) -> str:
@@ -160,6 +160,15 @@ def _shutdown(events: Sequence[Event]) -> int:
     return len(events) - end
 
 
+def _is_plain(event: Event) -> bool:
+    """Whether the event beside it tells as much: of a limit that is known, a reply that was given."""
+    return event.kind == "known" or (event.kind == "answered" and event.detail == "ok")
+
+
+_CLOSING: Final = frozenset({"notice", "closing", "closed", "settling", "settled"})
+_STOPPING: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
+
+
 def _ends(event: Event) -> bool:
     if event.kind in _OF_AN_END:
         return event.what == "shutdown"
@@ -196,6 +205,8 @@ def _cell(event: Event) -> str:
             return f"end{which}{what}: {event.detail}"
         case "letter" | "refused":
             return f"{event.kind}{which}{what}: {event.detail}"
+        case "noted":
+            return f"{event.what} {event.detail}".rstrip()
         case "ended" | "released":
             same = event.detail.startswith(event.what)
             return f"{event.kind} #{event.number} {event.detail if same else f'{event.what} {event.detail}'}".rstrip()

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from understudy.actors.errors import JournalClosed, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.store import Head, InboxRow, MemoryStore, Row, verify
 from understudy.actors.telemetry import Listeners
+from understudy.actors.testing import properties
 from understudy.actors.testing.disk_faults import (
     DiskError,
     DiskFault,
@@ -433,6 +434,7 @@ class SimStore:
             slow = job.plan.get(SlowDisk)
             if isinstance(slow, SlowDisk):
                 self._disk.fired.append(slow)
+                properties.came_true(slow)
                 seconds += slow.seconds
         loop.call_later(seconds, self._end, job) if seconds else loop.call_soon(self._end, job)
 
@@ -458,6 +460,7 @@ class SimStore:
         if isinstance(fault, DiskError):
             if fault not in self._disk.fired:
                 self._disk.fired.append(fault)
+                properties.came_true(fault)
             raise JournalFailed(self.path, "disk I/O error")
         if job.commit is None:
             assert job.look is not None

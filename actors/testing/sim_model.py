@@ -27,6 +27,7 @@ from understudy.actors.agents.machine import MOVE
 from understudy.actors.agents.models import ModelReply, ModelRequest, Price, ToolCall, ToolSchema, Usage, input_cap
 from understudy.actors.errors import ModelError, UsageError
 from understudy.actors.testing import model_faults as mf
+from understudy.actors.testing import properties
 from understudy.actors.testing.model_faults import ModelFault
 from understudy.actors.testing.schemas import JSON, Schema, fits
 from understudy.actors.testing.usage import counted
@@ -134,9 +135,11 @@ class SimModel:
             said.reply = await self._answer(request, timeout, due, said)
         except ModelError as error:
             said.error = f"{type(error).__name__}: {error}"
+            properties.note("model", f"#{said.call} {type(error).__name__}")
             raise
         finally:
             said.done = loop.time()
+        properties.note("model", f"#{said.call} {_told(said.reply)}")
         return said.reply
 
     async def _answer(self, request: ModelRequest, timeout: float, due: Sequence[ModelFault], said: Said) -> ModelReply:
@@ -165,6 +168,7 @@ class SimModel:
         said.faults = (*said.faults, fault)
         if fault not in self.fired:
             self.fired.append(fault)
+            properties.came_true(fault)
 
     async def _pass(self, seconds: float, timeout: float, fault: ModelFault | None = None) -> None:
         """Let time pass. Raises `ModelTimeout` at the call's deadline."""
@@ -282,6 +286,12 @@ class SimModel:
                 return ModelReply()
             case _:
                 return None
+
+
+def _told(reply: ModelReply) -> str:
+    """A reply in a few words, for the trace."""
+    calls = ", ".join(f"{each.name}({each.arguments})" for each in reply.calls)
+    return f"calls {calls}" if calls else f"says {reply.content!r:.60}"
 
 
 def _unanswered(fault: ModelFault) -> bool:

@@ -27,7 +27,7 @@ from msgspec import Struct, field
 from understudy.actors.agents.schema import schema_of
 from understudy.actors.agents.tools import Call, Tool
 from understudy.actors.errors import SpecError, UsageError
-from understudy.actors.testing import faults
+from understudy.actors.testing import faults, properties
 from understudy.actors.testing.schemas import JSON, fits
 
 MOST_EFFECTS: Final = 100_000
@@ -121,15 +121,21 @@ class Effect(Struct):
 
 
 class Seen(Struct):
-    """What the tools of one world did: `effects` in the order of calls, `calls` by tool, `fired` faults once each."""
+    """What the tools of one world did: `effects` in the order of calls, `calls` by tool, `fired` faults once each.
+
+    `tools`: the names of all that were wrapped.
+    """
 
     effects: list[Effect] = field(default_factory=list[Effect])
     calls: Counter[str] = field(default_factory=Counter[str])
     fired: list[ToolFault] = field(default_factory=list[ToolFault])
+    tools: set[str] = field(default_factory=set[str])
 
     def of(self, tool: str | Tool[..., Any]) -> list[Effect]:
-        """The effects of one tool that count, in the order of their calls."""
+        """The effects of one tool that count, in the order of their calls. Raises `UsageError` for a tool of no agent."""
         name = tool if isinstance(tool, str) else tool.name
+        if name not in self.tools:
+            raise UsageError(f"no tool {name!r} in this world; tools: {', '.join(sorted(self.tools)) or 'none'}")
         return [effect for effect in self.effects if effect.tool == name and effect.counts]
 
 
@@ -141,6 +147,7 @@ def wrap_tool(tool: Tool[..., Any], plan: Iterable[ToolFault], seen: Seen) -> To
     loop key. Pass the same `seen` for every tool and process of a world.
     """
     made = copy.copy(tool)
+    seen.tools.add(tool.name)
     faults = [fault for fault in plan if fault.tool == tool.name]
     made.fn = functools.partial(_called, tool, faults, seen)
     made.takes_call = True  # so that the key is seen; the user's function gets it only when it asks for it
@@ -174,6 +181,7 @@ async def _called(
     finally:
         if effect.outcome != "cut":
             effect.done = asyncio.get_running_loop().time()
+        properties.note(tool.name, f"#{effect.call} {effect.outcome}")
     return await _delivered(tool, due, seen, effect, result)
 
 
@@ -195,6 +203,7 @@ def _fire(seen: Seen, effect: Effect, fault: ToolFault) -> None:
     effect.faults = (*effect.faults, fault)
     if fault not in seen.fired:
         seen.fired.append(fault)
+        properties.came_true(fault)
 
 
 async def _fail(tool: Tool[..., Any], fault: ToolRaises | ToolHangs) -> None:

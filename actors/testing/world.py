@@ -21,7 +21,7 @@ from msgspec import Struct
 from understudy.actors.errors import UsageError
 from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault, known
-from understudy.actors.testing.outside import inside, untraced
+from understudy.actors.testing.outside import inside, no_escape, untraced
 from understudy.actors.testing.schedule import Deviation, Plan
 from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, Watch, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
@@ -103,7 +103,7 @@ class World(Struct, frozen=True, omit_defaults=True):
 
         trace = Trace(limit)
         try:
-            with inside(self.seed), untraced():
+            with inside(self.seed), untraced(), no_escape():
                 self._run(main, trace, idle_steps, settle, watch)
         except BaseException as error:
             trace.error = error

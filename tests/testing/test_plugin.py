@@ -75,7 +75,7 @@ def test_the_page_of_a_failed_search_is_a_section_with_the_name_of_the_test_and_
     page = text[text.index("simulated world") :]
     least = World(faults=(Duplicate("bank", 1),))
     assert "Failed AssertionError: assert 2 <= 1" in page
-    assert "0 of 0 holds and 1 of 1 fault drawn came true" in page
+    assert "0 of 0 deviations and 1 of 1 fault drawn came true" in page
     assert f"@example({least!r})" in page
     assert f"pytest {result_name('test_paid_once', text)} --sim-replay={least.token}" in page
     assert "or:       @reproduce_failure(" in page

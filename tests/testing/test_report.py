@@ -26,7 +26,7 @@ def test_a_page_tells_what_is_broken_the_world_the_timeline_and_how_to_see_it_ag
     lines = caught.value.page.splitlines()
     assert lines[:2] == ["Falsified invariant #7 'paid once': paid twice", "Falsified another"]
     assert lines[2].startswith("  at t=10 s, trace ")
-    assert lines[3] == "  world: 1 of 1 hold and 1 of 2 faults drawn came true"
+    assert lines[3] == "  world: 1 of 1 deviation and 1 of 2 faults drawn came true"
     assert [line.strip() for line in lines[4:8]] == [
         "Demote(actor='bank', at=1)",
         "Duplicate(actor='client', at=1)",

@@ -44,7 +44,7 @@ def test_a_sweep_is_added_to_a_world() -> None:
     base = World(faults=(SlowConsumer("bank", 1, 3.0),))
     with pytest.raises(Falsified, match="paid 2 times") as caught:
         sweep(careless, fault=lambda n: Duplicate("bank", at=n), world=base, check=[paid_once])
-    assert "0 of 0 holds and 2 of 2 faults drawn came true" in caught.value.page
+    assert "0 of 0 deviations and 2 of 2 faults drawn came true" in caught.value.page
     assert "!! fault SlowConsumer 3 s" in caught.value.page
 
 
