@@ -44,7 +44,7 @@ from understudy.supervisors.specs import Supervisor
 
 POLL_SECONDS: Final = 0.2
 """How often the inbox of other processes is looked at, and whether a run at work has used up its seconds."""
-WALL_SECONDS: Final = 5.0
+WALL_SECONDS: Final = 60.0
 """How often, when nothing but the wall clock is waited for, that is looked at: it may be set."""
 GRACE_SECONDS: Final = 10.0
 
