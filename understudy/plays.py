@@ -315,7 +315,7 @@ class Play:
 
 
 async def _wait_until(system: System, wall: float) -> None:
-    """Let everybody's clock come to `wall`, in an instant: hours in which nothing but polling goes on are not played."""
+    """Let everybody's clock come to `wall` in an instant: hours of nothing but polling are not played."""
     clock = system.kernel.clock
     if isinstance(clock, SimClock):
         clock.jump(max(0.0, wall - clock.wall()))

@@ -169,7 +169,7 @@ def play(
 
     try:
         outcome = once(trace)
-        found = [sentence for each in of_plays for sentence in each(outcome.evidence)]
+        found: list[str] = [sentence for each in of_plays for sentence in each(outcome.evidence)]
         if again:
             found += _differences(outcome, once(Trace()))
     except Exception as error:
@@ -178,8 +178,13 @@ def play(
         error.add_note(report.page(world, trace))
         raise
     report.last = (world, trace)
-    report.verify(world, trace, [lambda _: found, *of_traces])
+    report.verify(world, trace, (_said(found), *of_traces))
     return outcome
+
+
+def _said(found: list[str]) -> Oracle:
+    """What was found already, as an oracle."""
+    return lambda _: found
 
 
 def _differences(one: Outcome, other: Outcome) -> list[str]:

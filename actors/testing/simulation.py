@@ -463,6 +463,8 @@ class Handling:
             how = type(error).__name__
             raise
         finally:
+            if type(value) is _COROUTINE:
+                value.close()  # it was ended before it began
             self.ended(how)
         return result
 
