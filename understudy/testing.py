@@ -202,7 +202,7 @@ def play(
 
     try:
         played, outcome = once(trace)
-        found = [sentence for each in of_plays for sentence in each(outcome.evidence)]
+        found: list[str] = [sentence for each in of_plays for sentence in each(outcome.evidence)]
         if again:
             found += _differences(outcome, once(Trace())[1])
     except Exception as error:

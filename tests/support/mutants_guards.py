@@ -130,7 +130,8 @@ def _restart_clears_evidence(patch: pytest.MonkeyPatch) -> None:
         started(run, record, event)
         run.subs[record.sub].evidence.clear()
 
-    patch.setattr(folding, "_HANDLERS", {**folding._HANDLERS, ev.AttemptStarted: cleared})
+    handlers: dict[Any, Any] = {**folding._HANDLERS, ev.AttemptStarted: cleared}
+    patch.setattr(folding, "_HANDLERS", handlers)
 
 
 def _never_climbs(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from agent_trees import Report, clerk, destroy, keeper, order, refunds, store
+from agent_trees import TREES, Report, clerk, destroy, keeper, order, refunds, store
 
 from understudy import Actor, Agent, Message, OpenAIChat, Prompt, Supervisor, System, tool
 from understudy.actors.errors import UsageError
@@ -20,7 +20,9 @@ from understudy.testing import (
     KillAfter,
     KillBefore,
     Livelock,
+    SlowConsumer,
     ToolReplyLost,
+    TornWrite,
     World,
     play,
 )
@@ -107,11 +109,6 @@ def test_a_tree_that_gives_up_answers_with_what_there_is() -> None:
     world = World(faults=tuple(Crash("main/clerk", at=n) for n in (1, 2, 3, 4)))
     outcome = play(clerk, world, "Find it.")
     assert outcome.result.status == "stopped"
-
-
-def test_an_end_that_the_supervisor_made_is_told_when_it_is_committed() -> None:
-    world = World(faults=tuple(Crash("main/clerk", at=n) for n in (1, 2, 3, 4)))
-    assert list(plays.number(33)(play(clerk, world, "Find it.", check=()).evidence)) == []
 
 
 def test_a_plain_actor_is_asked_by_name_and_its_answer_returned() -> None:
@@ -213,10 +210,40 @@ def errors() -> Iterator[tuple[object, object, str]]:
 @pytest.mark.parametrize(("message", "to", "said"), list(errors()))
 def test_a_message_that_nobody_takes_is_one_clear_error(message: object, to: object, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        play(store, World(), message, to=to)  # type: ignore[call-overload, arg-type]  # what is wrong on purpose
+        play(store, World(), message, to=to)  # type: ignore[arg-type]  # what is wrong on purpose
 
 
 def test_the_agents_that_were_given_stay_as_they_were() -> None:
     before = (keeper.model, keeper.tools, order.fn)
     play(store, World(), "x")
     assert before == (keeper.model, keeper.tools, order.fn)
+
+
+# --- what plays have found in the runtime: the smallest worlds -------------------------------------------------------
+
+FOUND = {
+    "an end that its supervisor made was told before it was committed": (
+        "clerk",
+        33,
+        World(faults=tuple(Crash("main/clerk", at=n) for n in (1, 2, 3, 4))),
+    ),
+    "an end that nobody waited for yet was told before it was committed": (
+        "desk",
+        33,
+        World(faults=(Crash("desk/writer/2", at=1), Crash("desk", at=2, after=True)), seed=2),
+    ),
+    "a call that a kill cut cost nothing when its run was ended from outside": (
+        "desk",
+        26,
+        World(faults=(SlowConsumer("desk/writer/2", at=1, seconds=600.0), TornWrite(write=4)), seed=2),
+    ),
+}
+
+
+@pytest.mark.promise(201)
+@pytest.mark.parametrize("what", FOUND)
+def test_a_world_that_found_something_finds_it_no_more(what: str) -> None:
+    name, number, world = FOUND[what]
+    outcome = play(TREES[name].tree, world, TREES[name].message, check=())
+    assert list(plays.number(number)(outcome.evidence)) == []
+    assert outcome.result.status == "stopped"
