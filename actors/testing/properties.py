@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-__all__ = ["Buggify", "Campaign", "Vacuous", "always", "buggify", "campaign", "eventually", "not_vacuous", "note", "sometimes"]
+__all__ = [
+    "Buggify",
+    "Campaign",
+    "Vacuous",
+    "always",
+    "buggify",
+    "campaign",
+    "eventually",
+    "not_vacuous",
+    "note",
+    "sometimes",
+]
 
 
 class Buggify(Fault, frozen=True, tag=True):
@@ -57,7 +68,7 @@ def eventually(name: str, holds: Callable[[], object], *, within: float) -> None
 
 
 def sometimes(name: str, condition: object) -> None:
-    """In some world of a campaign the condition is true: said within a run, or by the test behind it. See `campaign`."""
+    """In some world of a campaign the condition is true: said within a run or, when it is over, by the test."""
     if _run is not None:
         _run.reached[name] += bool(condition)
     elif asyncio._get_running_loop() is None:

@@ -1,10 +1,10 @@
 """The tutorial of the testing kit is one program: its files are written, changed and run as the page says.
 
-    ```python file=NAME        writes a file
-    ```python add=NAME         adds to its end
-    ```diff file=NAME          changes it: the lines with "-" or " " must be in it, once; "@@" goes on elsewhere
-    ```sh                      runs `$ pytest ...`
-    ```text                    has to be in what that printed, but for times, addresses and hashes; "..." is any lines
+```python file=NAME        writes a file
+```python add=NAME         adds to its end
+```diff file=NAME          changes it: the lines with "-" or " " must be in it, once; "@@" goes on elsewhere
+```sh                      runs `$ pytest ...`
+```text                    has to be in what that printed, but for times, addresses and hashes; "..." is any lines
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def compare(said: str, printed: str, where: str) -> None:
     rest = plain(printed)
     for part in re.split(r"^\s*\.\.\.\n", said, flags=re.MULTILINE):
         wanted = plain(part)
-        before, there, rest = ("", wanted, rest) if not wanted else rest.partition(wanted)
+        _, there, rest = rest.partition(wanted) if wanted else ("", "nothing", rest)
         assert there, f"{where}: not printed (any more):\n{part}\nin\n{printed}"
 
 
