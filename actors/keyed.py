@@ -57,7 +57,8 @@ class Keyed:
     @property
     def waiting(self) -> bool:
         """Whether a message of it waits to be handled."""
-        return self._sent is not None and self._cell.box().holds_control(self._sent)
+        box = self._cell.mailbox
+        return self._sent is not None and box is not None and box.holds_control(self._sent)
 
     @property
     def active(self) -> bool:

@@ -102,6 +102,8 @@ class Posting:
             room.cancel()
             box.give_up(envelope)
         dead = cell.state in ("stopping", "stopped")
+        if isinstance(envelope, Envelope) and envelope.reply is not None and envelope.reply.done():
+            return Refused("dead", cell.path)  # it did not want to wait for a restart, and is a dead letter
         box.count_lost()
         self.letter(cell, envelope, "stopped" if dead else "full")
         return Refused("dead" if dead else "full", cell.path)

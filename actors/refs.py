@@ -126,7 +126,7 @@ class Ref(Generic[Mr]):
         if timeout is not SEND_SECONDS:
             check_seconds(cell, timeout)
         box = cell.mailbox
-        if box is None or (box.waiting is None and len(box.work) < box.limit):
+        if cell.first is None and (box is None or (box.waiting is None and len(box.work) < box.limit)):
             return self.tell(message)
         life = current_life()
         return await cell.kernel.post_when_room(cell, (message, None if life is None else life.cell), timeout)
@@ -164,6 +164,8 @@ class Ref(Generic[Mr]):
         envelope = (
             Envelope(message, None, None, deadline) if record is None else _request(cell, record, message, deadline)
         )
+        if on_restart == "fail":  # also of one that is stepped at once: it may be put into the stash
+            envelope.fail_fast = kernel.some_fail_fast = True
         if cell.status == IDLE and now < envelope.deadline:  # type: ignore[operator]  # it was given one
             if dispatcher.left <= 0 or now > dispatcher.until:
                 await dispatcher.give_turn()
@@ -174,8 +176,6 @@ class Ref(Generic[Mr]):
                 result: Any = dispatcher.step(cell, envelope)
                 if result is not QUEUE:
                     return result if result is not PENDING else await _reply(cell, envelope, now, cancel)  # type: ignore[no-any-return]
-        if on_restart == "fail":
-            envelope.fail_fast = kernel.some_fail_fast = True
         return await _queued(cell, envelope, now, cancel)  # type: ignore[no-any-return]
 
 

@@ -85,6 +85,8 @@ class Stash:
             self._drop_expired()
         if len(self._kept) >= self.limit:
             raise StashFull(self.cell.path, self.limit)
+        if envelope.reply is None and envelope.deadline is not None:  # an ask that was stepped at once
+            envelope.reply = self.cell.kernel.loop.create_future()
         envelope.reply = cast("_Reply", Held(self, envelope))
         self._kept.append(envelope)
 
@@ -155,8 +157,6 @@ def _handled(life: Life) -> Envelope | None:
     entry = life.current if isinstance(record, Life) else record
     if isinstance(entry, tuple):
         entry = life.current = Envelope(entry[0], entry[1], life)
-    if entry is not None and entry.reply is None and entry.deadline is not None:  # an ask that was stepped at once
-        entry.reply = life.cell.kernel.loop.create_future()
     return entry
 
 

@@ -193,9 +193,8 @@ class Suspensions:
         finally:
             peek.outcome.cancel()
             self._forget(cell, peek)
-            cell.box().withdraw_control(
-                lambda waiting: waiting is envelope
-            )  # who looks at a hung actor again and again must not fill the lane
+            if cell.mailbox is not None:  # who looks at a hung actor again and again must not fill the lane
+                cell.mailbox.withdraw_control(lambda waiting: waiting is envelope)
         if not done:
             raise AskTimeout(cell.path, timeout)
         value, error = peek.outcome.result()

@@ -197,9 +197,8 @@ def main() -> None:
         day = [best(lambda: run(plain)), best(lambda: run(agents), 2)]
         print(f"S2 24 h of {AGENTS}            {day[0]:>10.2f} s plain actors  {day[1]:>10.2f} s agents")
     if "S3" in only:
-        print(
-            f"S3 worlds/s              {worlds(checked=True):>10,.0f} checked  {worlds(checked=False):>10,.0f} unchecked"
-        )
+        rates = [worlds(checked=checked) for checked in (True, False)]
+        print(f"S3 worlds/s              {rates[0]:>10,.0f} checked  {rates[1]:>10,.0f} unchecked")
 
 
 if __name__ == "__main__":

@@ -103,8 +103,9 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         return cell
 
     def started(self, cell: Cell) -> None:
-        """Nobody waits for its first start any more."""
-        self._by_hand.pop(cell, None)
+        """Nobody waits for its first start any more. What failed to start is remembered until that is decided on."""
+        if cell.state != "failed" or cell.exit.kind != "start":
+            self._by_hand.pop(cell, None)
 
     def infos(self) -> tuple[ChildInfo, ...]:
         """All children, in the order they were started."""
@@ -164,6 +165,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         if exit.kind == "normal" and cell.path not in self._told:
             self._told[cell.path] = None
             self._report_normal_end(cell.path)
+        self._by_hand.pop(cell, None)
         now = kernel.loop.time()
         record = self._records.get(cell)
         if record is None:

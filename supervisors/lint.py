@@ -26,7 +26,9 @@ running can show (a permanent child that ends normally) is reported then, once a
 from __future__ import annotations
 
 import dis
+import functools
 from collections.abc import Iterator
+from types import CodeType
 from typing import Final
 
 from msgspec import Struct
@@ -192,8 +194,11 @@ def _ends_by_itself(child: object) -> bool:
 
 def _calls_stop(function: object) -> bool:
     code = getattr(function, "__code__", None)
-    if code is None:
-        return False
+    return isinstance(code, CodeType) and _code_calls_stop(code)
+
+
+@functools.lru_cache(1_000)  # trees are made anew for every simulated world, of the same classes
+def _code_calls_stop(code: CodeType) -> bool:
     names = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "PRECALL", "PUSH_NULL")]
     for context, stop, call in zip(names, names[1:], names[2:], strict=False):
         if context.argval == "context" and stop.argval == "stop" and call.opname == "CALL" and call.arg == 0:

@@ -253,6 +253,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._give_up(kept, exit)
         unstarted = kept.phase == "starting" and exit.kind == "start"
         kept.phase = "waiting"
+        kept.by_hand = kept.new = False
         delay = kept.next_delay(self._plan.backoff, self._plan.dice, exit, now)
         cell = kept.cell
         if self._observe is not None:
@@ -455,9 +456,13 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         return kept.cell
 
     def started(self, cell: Cell) -> None:
-        """Nobody waits for the manual start of this child any more: from now on its ends are decided as any."""
+        """Nobody waits for the manual start of this child any more: from now on its ends are decided as any.
+
+        If it has just failed to start, that end may still be on its way, and is the end of the manual start.
+        """
         kept = self._kept.get(cell.label)
-        if kept is not None and kept.cell is cell:
+        failed = cell.state == "failed" and cell.exit.kind == "start"
+        if kept is not None and kept.cell is cell and not failed:
             kept.by_hand = kept.new = False
 
     def terminate(self, name: str) -> Cell:

@@ -44,7 +44,7 @@ from understudy.supervisors.specs import Supervisor
 
 POLL_SECONDS: Final = 0.2
 """How often the inbox of other processes is looked at, and whether a run at work has used up its seconds."""
-WALL_SECONDS: Final = 5.0
+WALL_SECONDS: Final = 60.0
 """How often, when nothing but the wall clock is waited for, that is looked at: it may be set."""
 GRACE_SECONDS: Final = 10.0
 
@@ -116,7 +116,7 @@ class Node:
         stack.push_async_callback(self.journal.aclose)
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta})
-        self.ledger = Accounts()
+        self.ledger = self._make_ledger()
         self.runs = Runs(
             kernel=self.kernel,
             journal=self.journal,
@@ -148,6 +148,9 @@ class Node:
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)
+
+    def _make_ledger(self) -> Accounts:
+        return Accounts()
 
     def _choose(self) -> None:
         """Clock, ids and dice: those given, those of a simulated loop, or the system's."""

@@ -110,8 +110,11 @@ class AgentRef(Ref[Any]):
                 await self._runs.settled(name)
                 while wait and run.finished is None and not self._runs.closing:
                     await self._runs.ended(name)
+                if self._runs.journal.pending(name):  # it ended while nobody waited for it
+                    await self._runs.journal.barrier()
         except TimeoutError:
-            if run.main.parked is not None or run.finished is not None:
+            settled = run.main.parked is not None or run.finished is not None
+            if settled and not self._runs.journal.pending(name):
                 return self._runs.result(run)
             self._abandon(name, cancel)
             raise AskTimeout(self.path, seconds) from None

@@ -319,6 +319,18 @@ class Runs(Books):
             if child.finished is not None and call is not None and not call.done:
                 self.append(run.id, delegate_outcome(child, child.finished), sub=parent.id, cause=child.seq)
 
+    def _forfeit(self, run: str, child: Sub) -> None:
+        """A model call that a former process or incarnation began, and that nobody will ask about, costs its cap."""
+        asking = child.asking
+        if asking is None or (run, child.id) in self.driving:
+            return
+        spent = dict(asking.reserved)
+        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
+            self.settle(asking.ticket, spent)
+        text = "in flight when the former process or incarnation ended"
+        event = ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True)
+        self.append(run, event, sub=child.id)
+
     def end(self, run: str, sub: int, status: ev.Status, reason: str) -> None:
         """End a (sub-)run from outside of `decide`."""
         state = self._runs[run]
@@ -326,13 +338,14 @@ class Runs(Books):
         if child.finished is not None:
             return
         self._harvest(state, child)
+        self._forfeit(run, child)
         try:
             output = checkpoint(state, child, self.policy(child.agent))
         except Exception as error:
             log.exception("checkpoint of run %s failed", run)
             output, reason = "", f"{reason}; its checkpoint raised {type(error).__name__}"
         self.append(run, ev.Finished(status, output, reason, decided=False), sub=sub)
-        self.announce(run, sub)
+        self.after_commit(self.announce, run, sub)  # whoever is told may act on it
 
     def ask_to_stop(self, name: str, reason: str, how: str, by: str = "") -> None:
         """Ask a run to end or rest after its present step; a parked run ends at once."""

@@ -42,6 +42,7 @@ class Journal:
         self._buffer: list[tuple[Row, float]] = []
         self._appended = 0
         self._committed = 0
+        self._newest: dict[str, int] = {}
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -80,6 +81,10 @@ class Journal:
         """Whether there is a stream of this name."""
         return run in self._heads
 
+    def pending(self, run: str) -> bool:
+        """Whether an event of a run is not committed yet."""
+        return self._newest.get(run, 0) > self._committed
+
     def enter(self, path: str, incarnation: int) -> None:
         """From now on only this incarnation of `path` may write in its name."""
         if incarnation < self._current.get(path, 0):
@@ -104,6 +109,7 @@ class Journal:
         self._heads[run] = (seq, crc)
         self._buffer.append((Row(run, seq, payload, len(payload), crc), at))
         self._appended += 1
+        self._newest[run] = self._appended
         self._arm()
         self.listeners.tell(record)
         return record

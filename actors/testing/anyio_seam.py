@@ -54,7 +54,7 @@ def _inline(module: Any) -> Any:
 def _no_library() -> None:
     """A thread is in no async library; see sniffio, which anyio may have."""
     try:
-        from sniffio import current_async_library_cvar
+        from sniffio import current_async_library_cvar  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return
     current_async_library_cvar.set(None)

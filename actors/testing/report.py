@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from understudy.actors.testing import options
+from understudy.actors.testing.outside import untraced
 from understudy.actors.testing.trace import Event, Trace
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ WIDTH: Final = 120
 """Characters of a line of the timeline."""
 _INDENT: Final = "    "
 _CLOCK: Final = 13
+_OF_AN_END: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
+_DULL: Final = frozenset({"known", "answered"})
+"""Kinds of events that oracles need, and that a timeline says already with others."""
 _OUTSIDE: Final = "(outside)"
 """The column of what is no actor's."""
 
@@ -46,7 +50,8 @@ class Falsified(AssertionError):
 
 def verify(world: World, trace: Trace, check: Iterable[Callable[[Trace], Iterable[str]]]) -> None:
     """Raise `Falsified` if an oracle finds something, or if `always` or `eventually` did."""
-    found = (*trace.broken, *(sentence for oracle in check for sentence in oracle(trace)))
+    with untraced():
+        found = (*trace.broken, *(sentence for oracle in check for sentence in oracle(trace)))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         error = Falsified(f"{found[0]}{more}", found, page(world, trace, found))
@@ -126,15 +131,16 @@ def timeline(trace: Trace, shown: int = SHOWN, columns: int = COLUMNS, width: in
     """The last events, one row each, of the actors with the last ones, one column each; plain text."""
     if not trace.events:
         return ["  timeline: nothing happened"]
-    events = [event for event in _without_the_end(trace.events) if not _is_plain(event)]
+    shut = _shutdown(trace.events)
+    events = [event for event in trace.events[: len(trace) - shut] if event.kind not in _DULL] or trace.events
     paths = _columns(events, columns)
     rows = [event for event in events if event.path in paths][-shown:]
     paths = [path for path in paths if any(event.path == path for event in rows)]
-    known = len({event.path for event in events})
+    known = _plural(len({event.path for event in trace.events if event.path}), "actor")
     each = (width - len(_INDENT) - _CLOCK) // len(paths)
-    title = f"  timeline: last {len(rows)} of {len(trace):,} events, {len(paths)} of {_plural(known, 'actor')}"
-    if end := len(trace.events) - len(_without_the_end(trace.events)):
-        title += f"; then {end} of an orderly shutdown"
+    title = f"  timeline: last {len(rows)} of {len(trace):,} events, {sum(map(bool, paths))} of {known}"
+    if shut:
+        title += f"; then {shut} of an orderly shutdown"
     head = "".join(_cut(path or _OUTSIDE, each - 1, keep_end=True).ljust(each) for path in paths)
     lines = [title, f"{_INDENT}{'seconds'.ljust(_CLOCK)}{head}".rstrip()]
     for event in rows:
@@ -146,12 +152,12 @@ def timeline(trace: Trace, shown: int = SHOWN, columns: int = COLUMNS, width: in
     return lines
 
 
-def _without_the_end(events: Sequence[Event]) -> Sequence[Event]:
-    """The end of nearly every run is that all is shut down, which explains nothing."""
+def _shutdown(events: Sequence[Event]) -> int:
+    """How many events at the end are of an orderly shutdown: nearly every run has one, and it explains nothing."""
     end = len(events)
     while end and _ends(events[end - 1]):
         end -= 1
-    return events[:end] if end else events
+    return len(events) - end
 
 
 def _is_plain(event: Event) -> bool:
@@ -164,7 +170,9 @@ _STOPPING: Final = frozenset({"stopping", "halting", "ending", "ended", "release
 
 
 def _ends(event: Event) -> bool:
-    return event.kind in _CLOSING or (event.kind in _STOPPING and event.what == "shutdown")
+    if event.kind in _OF_AN_END:
+        return event.what == "shutdown"
+    return event.kind in ("notice", "closing", "closed", "settling", "settled")
 
 
 def _columns(events: Sequence[Event], columns: int) -> list[str]:

@@ -6,6 +6,7 @@ See `simulation`, whose part this is; what is recorded of ends, watches and repl
 from __future__ import annotations
 
 import asyncio
+import copy
 import types
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -41,6 +42,7 @@ from understudy.actors.testing.faults import (
     ReplyLost,
 )
 from understudy.actors.testing.recording import LostReply, SimDispatcher, acting_parent, held, track
+from understudy.actors.testing.simloop import ProcessKilled
 
 if TYPE_CHECKING:
     from understudy.actors.testing.simulation import SimSimulation
@@ -84,6 +86,8 @@ class SimKernel(Kernel):
     """Numbers of messages and notices, by identity; each is kept, so that no other can have its identity."""
     adrift: list[tuple[Cell, Envelope]]
     """Requests that a planned fault keeps from their actor. Nobody but the close can answer them in time."""
+    again: Entry | None
+    """What is posted once more, because it waits for room; set for the length of that call."""
     done_with: tuple[Cell, int] | None
     """Whose handler is ending, and of which message."""
 
@@ -174,7 +178,7 @@ class SimKernel(Kernel):
     # -- messages ------------------------------------------------------------------------------------------
 
     def post(self, cell: Cell, entry: Entry, *, quiet: bool = False) -> Literal[True] | Refused:
-        """See `Kernel.post`. What was numbered has been through the codec, and goes in as it is."""
+        """See `Kernel.post`. What waits for room has been through the codec, and goes in as it is."""
         if cell.state in ("stopping", "stopped"):
             try:
                 return super().post(cell, entry, quiet=quiet)
@@ -182,9 +186,10 @@ class SimKernel(Kernel):
                 what = type(message_of(entry)).__name__
                 self.simulation.note("raised", cell, peer=sender_of(entry), what=what, detail=type(error).__name__)
                 raise
-        known = id(message_of(entry)) in self.numbers
-        if known:
-            self.check = False
+        if entry is self.again:
+            self.again, self.check = None, False
+        elif id(message_of(entry)) in self.numbers:
+            entry = _renewed(entry)  # a message that was passed on is another one
         try:
             return super().post(cell, entry, quiet=quiet)
         finally:
@@ -228,6 +233,7 @@ class SimKernel(Kernel):
         if isinstance(envelope, tuple) and self._door(cell, envelope) is None:
             envelope = round_trip(envelope[0]), envelope[1]
             self.numbers[id(envelope[0])] = envelope[0], 0  # it has been through the codec, and is not sent yet
+        self.again = envelope if id(message_of(envelope)) in self.numbers else None
         try:
             return await super().post_when_room(cell, envelope, timeout)
         except asyncio.CancelledError:
@@ -235,6 +241,8 @@ class SimKernel(Kernel):
             if number and not any(each is envelope for each in (cell.mailbox.work if cell.mailbox else ())):
                 self.simulation.note("withdrawn", cell, number, what=type(message_of(envelope)).__name__)
             raise
+        finally:
+            self.again = None
 
     def _full(self, cell: Cell, entry: Entry, number: int, quiet: bool) -> Refused:
         if not quiet:
@@ -252,11 +260,11 @@ class SimKernel(Kernel):
                 self.simulation.note("lost", cell, number, what=type(message).__name__, detail=repr(fault))
                 return True
             case Duplicate():
-                copy, sender = round_trip(message), sender_of(entry)
-                second = self.number(copy)
+                twin, sender = round_trip(message), sender_of(entry)
+                second = self.number(twin)
                 self.simulation.note("sent", cell, second, sender, type(message).__name__, "duplicate")
                 self.simulation.fault(cell, fault, second)
-                self.loop.call_soon(self._late, cell, (copy, sender), context=self.context.copy())
+                self.loop.call_soon(self._late, cell, (twin, sender), context=self.context.copy())
             case Delay():
                 self.timers.after(fault.seconds, lambda: self._late(cell, entry))
                 return True
@@ -314,6 +322,7 @@ class SimKernel(Kernel):
 
     def begun_at_once(self, cell: Cell, envelope: Envelope) -> int:
         """A request that did not wait is about to begin: the number it gets."""
+        envelope.message = copy.copy(envelope.message)  # the asker may send the same object again
         number = self.number(envelope.message)
         self.simulation.next_sent(cell.path)
         what = type(envelope.message).__name__
@@ -354,6 +363,8 @@ class SimKernel(Kernel):
         """
 
         def run(actor: object, message: Any) -> Any:
+            if self.simulation.dead:
+                raise ProcessKilled
             handling = Handling(self, cell, message)
             try:
                 handling.strike(after=False)
@@ -370,6 +381,14 @@ class SimKernel(Kernel):
             return value
 
         return run
+
+
+def _renewed(entry: Entry) -> Entry:
+    """An entry of an equal message that is nobody else's."""
+    if isinstance(entry, Envelope):
+        entry.message = copy.copy(entry.message)
+        return entry
+    return copy.copy(entry[0]), entry[1]
 
 
 def _look_away(reply: asyncio.Future[Any]) -> None:
@@ -415,10 +434,12 @@ class Handling:
         self.entry = entry
         self.at_once = False
         control = isinstance(entry, Notice)
-        self.message = kernel.number_of(entry if control else message)
-        if not self.message and not control and isinstance(entry, Envelope) and entry.deadline is not None:
+        if simulation.inlined and isinstance(entry, Envelope):
             self.at_once = True
             self.message = kernel.begun_at_once(cell, entry)
+        else:
+            self.message = kernel.number_of(entry if control else message)
+        simulation.inlined = False
         self.incarnation = cell.number
         self.faults = simulation.faults.begin(path, at)
         self.slow = simulation.faults.slowness(path, at)

@@ -109,6 +109,7 @@ class SimLoop(NoOutside):
         self._thread = get_ident()
         self.killed = False
         self._asyncgens = Generators()
+        self._unheard: list[asyncio.Handle] = []
         self.steps = 0
         self.simulation = simulation
         self.failures: list[dict[str, Any]] = []
@@ -285,6 +286,7 @@ class SimLoop(NoOutside):
     def kill(self) -> None:
         """End everything at this moment: no other callback runs, and `run_until_complete` raises `RuntimeError`."""
         self.killed = True
+        self._unheard = list(self._ready)
         self._ready.clear()
         self._ready = deque()  # what the running callback still asks for waits for `bury`
         self._timers.clear()
@@ -328,6 +330,8 @@ class SimLoop(NoOutside):
         left = sorted(asyncio.all_tasks(self), key=order_of)
         for task in left:
             task.cancel()
+        self._ready.extend(self._unheard)  # of a killed one: who was about to be woken hears of its end in no other way
+        self._unheard = []
         if left:
             self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         return left

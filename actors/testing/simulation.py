@@ -8,6 +8,7 @@ does the same.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -107,7 +108,10 @@ class SimScheduler:
     def inline(self, path: str) -> bool:
         """See `Scheduler`."""
         simulation = self._simulation
-        return simulation.plan.inline(path) and not simulation.faults.aims_at(path, simulation.sent(path) + 1)
+        simulation.inlined = simulation.plan.inline(path) and not simulation.faults.aims_at(
+            path, simulation.sent(path) + 1
+        )
+        return simulation.inlined
 
 
 class SimSimulation:
@@ -125,26 +129,37 @@ class SimSimulation:
         self.check = True
         self.dead = False
         """Whether the process was killed: what its end does is neither recorded nor faulted."""
+        self.inlined = False
+        """Whether the next handler to begin is that of an ask which is served at once."""
         self.settle = 0.0
         """Seconds that every kernel goes on for before it is closed; see `World.run`."""
         self.unanswered: dict[int, tuple[str, int]] = {}
         self._sent: dict[str, int] = {}
         self._paths: dict[Cell, str] = {}
         self._messages = 0
+        self._left: SimSimulation | None = None
 
     def die(self, fault: Fault) -> None:
-        """The process was killed by a fault: what is left of it is recorded no more."""
+        """The process was killed by a fault: what its end does is neither recorded nor faulted, and moves no count."""
+        if self.dead:
+            return
         self.trace.add(Event(self.loop.nanoseconds, "fault", "@node", what=type(fault).__name__, detail=repr(fault)))
+        self._left = self._copy(self.loop, self.trace)
         self.dead = True
         self.trace, self.faults = Trace(), ActorFaults(())
 
-    def next_process(self, loop: SimLoop, trace: Trace, faults: ActorFaults) -> SimSimulation:
-        """The simulation of the process that comes after this one: same plan and clocks, counts go on."""
-        after = SimSimulation(loop, self.plan, faults, trace)
-        after.clock, after.ids, after.dice = self.clock, self.ids, self.dice
-        after._sent, after._messages = self._sent, self._messages
+    def next_process(self, loop: SimLoop, trace: Trace) -> SimSimulation:
+        """The simulation of the process that comes after this one: same plan, faults and clocks, counts go on."""
+        after = (self._left or self)._copy(loop, trace)
         loop.simulation = after
+        loop.set_exception_handler(lambda _, context: loop.failures.append(context))
         return after
+
+    def _copy(self, loop: SimLoop, trace: Trace) -> SimSimulation:
+        made = SimSimulation(loop, copy.deepcopy(self.plan), copy.deepcopy(self.faults), trace)
+        made.clock, made.ids, made.dice = copy.copy(self.clock), copy.copy(self.ids), copy.deepcopy(self.dice)
+        made._sent, made._messages = dict(self._sent), self._messages
+        return made
 
     def enter(self, kernel: Kernel) -> None:
         """See `Simulation`."""
@@ -154,7 +169,7 @@ class SimSimulation:
         self.trace.kernels += 1
         kernel.prefix = f"{self.trace.kernels}:" if self.trace.kernels > 1 else ""
         kernel.numbers = {}
-        kernel.done_with = None
+        kernel.done_with = kernel.again = None
         kernel.adrift = []
         kernel._endings.__class__ = SimEndings
         kernel.suspensions.__class__ = SimSuspensions

@@ -27,6 +27,7 @@ class Witness:
         self.inner = inner
         self.base: dict[str, list[Row]] = {}
         self.written: list[Batch] = []
+        self.opened = False
 
     @property
     def path(self) -> str:
@@ -37,6 +38,7 @@ class Witness:
         """Open, and read every stream."""
         await self.inner.open(owner=owner)
         self.base = {head.run: await self.inner.read(head.run) for head in await self.inner.heads()}
+        self.opened = True
 
     async def aclose(self) -> None:
         """See `JournalStore.aclose`."""

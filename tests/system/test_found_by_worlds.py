@@ -1,0 +1,149 @@
+"""What the kill suite found in the product: one test each."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hops import Put, alone, letters, quiet
+from supervised import Child, Desk, High
+
+from understudy.actors.actor import Actor
+from understudy.actors.cell import Cell
+from understudy.actors.errors import ActorStopped
+from understudy.actors.kernel import Kernel
+from understudy.actors.lifecycle import Exit
+from understudy.actors.messages import Message
+from understudy.actors.refs import Ref, Refused
+from understudy.actors.testing.schedule import Hold
+from understudy.actors.testing.world import World
+from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.dynamic import DynamicActor, DynamicPlan
+from understudy.supervisors.handles import DynamicRef
+from understudy.supervisors.plans import ChildPlan
+
+
+class Aside(Message[int]):
+    """Put aside; then the incarnation ends."""
+
+
+class One(Actor[Put | Aside]):
+    """Takes a second for each message; room for one."""
+
+    mailbox_limit = 1
+
+    async def put(self, m: Put) -> int:
+        await asyncio.sleep(1)
+        return m.n
+
+    def aside(self, m: Aside) -> int:
+        self.context.stash()
+        self.context.stop(Exit("error", "over"))
+        return 0
+
+
+def kept(cell: Cell, number: int, exit: Exit) -> None:
+    """A supervisor that does nothing yet."""
+
+
+async def one(kernel: Kernel, on_exit: Callable[[Cell, int, Exit], None] | None = None) -> Ref[Any]:
+    cell = kernel.spawn(One, name="one", on_exit=on_exit)
+    assert await kernel.wait_started(cell) is None
+    return kernel.ref_of(cell)
+
+
+@pytest.mark.promise(118)
+def test_send_waits_for_room_also_in_a_mailbox_of_one() -> None:
+    async def main(kernel: Kernel) -> None:
+        ref = await one(kernel)
+        ref.tell(Put(1))
+        await quiet()
+        assert ref.tell(Put(2))
+        assert await ref.send(Put(3)) is True
+        assert kernel.loop.time() == pytest.approx(1, abs=1e-2)
+        assert letters(kernel) == []
+
+    alone(main)
+
+
+@pytest.mark.promise(1)
+def test_a_mailbox_of_one_takes_one_also_after_somebody_looked_into_its_actor() -> None:
+    async def main(kernel: Kernel) -> None:
+        ref = await one(kernel)
+        assert await kernel.suspensions.peek(ref.cell(), lambda actor: type(actor)) is One
+        assert [ref.tell(Put(1)), ref.tell(Put(2))] == [True, Refused("full", "one")]
+
+    alone(main)
+
+
+@pytest.mark.promise(104)
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_request_that_does_not_wait_for_a_restart_fails_also_from_the_stash(inline: bool) -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            ref = await one(kernel, kept)
+            with pytest.raises(ActorStopped, match="over"):
+                await ref.ask(Aside(), on_restart="fail")
+            assert kernel.loop.time() == 0.0
+            assert letters(kernel) == [(Aside(), "stopped")]
+
+    World(inline=inline).run(main)
+
+
+@pytest.mark.promise(104)
+def test_a_request_that_failed_while_it_waited_for_room_is_a_dead_letter_once() -> None:
+    async def main(kernel: Kernel) -> None:
+        ref = await one(kernel, kept)
+        ref.tell(Put(1))
+        await quiet()
+        assert ref.tell(Put(2))
+        waiting = asyncio.create_task(ref.ask(Put(3), on_restart="fail"))
+        await quiet()
+        kernel.halt(ref.cell(), Exit("error", "over"), deadline=0.1)
+        await asyncio.wait([waiting])
+        assert isinstance(waiting.exception(), ActorStopped)
+        assert [letter for letter in letters(kernel) if letter[0] == Put(3)] == [(Put(3), "stopped")]
+
+    alone(main)
+
+
+@pytest.mark.promise(47)
+@pytest.mark.parametrize("schedule", [(), (Hold("desk", at=1, steps=20),)])
+def test_a_child_that_did_not_start_is_removed_however_late_its_supervisor_is_served(
+    schedule: tuple[Hold, ...],
+) -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            desk = Desk(kernel)
+            template = ChildPlan("", Actor, "permanent")
+            plan = DynamicPlan(template, None, Backoff(first=0.0), High(), desk._observe)
+            await desk.start(lambda: DynamicActor(plan))
+            handle = DynamicRef(kernel, "desk", None)
+            with pytest.raises(ActorStopped, match="no disk"):
+                await handle.start_child(lambda: Child(desk, ["no disk"]), name="x")
+            await quiet()
+            assert handle.children() == ()
+            assert desk.log == []
+
+    World(schedule=schedule).run(main)
+
+
+@pytest.mark.promise(41)
+@pytest.mark.parametrize("schedule", [(), (Hold("desk", at=2, steps=20),)])
+def test_a_manual_start_that_failed_stays_stopped_however_late_its_supervisor_is_served(
+    schedule: tuple[Hold, ...],
+) -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            desk = Desk(kernel)
+            fails: list[str] = []
+            await desk.start(desk.plan(desk.child("x", fails=fails)))
+            await desk.handle().terminate_child("x")
+            await quiet()
+            fails.append("no disk")
+            with pytest.raises(ActorStopped, match="no disk"):
+                await desk.handle().restart_child("x")
+            await asyncio.sleep(10)
+            assert desk.states() == {"x": "stopped"}
+
+    World(schedule=schedule).run(main)
