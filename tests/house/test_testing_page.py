@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
 import understudy.testing
-from understudy.actors.testing import agent_strategies, disk_faults
+from understudy.actors.testing import agent_strategies, disk_faults, play_invariants
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.invariants import SENTENCES
 from understudy.actors.testing.schedule import Demote, Hold
 from understudy.transports.testing import chats
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
-PLAYS = "understudy.actors.testing.play_invariants"
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -65,10 +62,7 @@ def test_both_deviations_are_in_the_table() -> None:
 
 
 def test_every_invariant_is_in_the_table_with_its_sentence() -> None:
-    sentences: dict[int, str] = dict(SENTENCES)
-    if importlib.util.find_spec(PLAYS) is not None:
-        sentences |= importlib.import_module(PLAYS).SENTENCES
-    assert {int(row[0]): row[1] for row in rows("Invariants")[2:]} == sentences
+    assert {int(row[0]): row[1] for row in rows("Invariants")[2:]} == {**SENTENCES, **play_invariants.SENTENCES}
 
 
 def test_every_answer_of_the_model_server_is_named() -> None:
