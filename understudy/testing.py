@@ -186,7 +186,9 @@ def play(
     Raises `Falsified` for a broken invariant, `Deadlock`, `Livelock`, `Escape`, `SpecError` for a tree that is none,
     `UsageError` for a message that nobody takes; with this world as a note.
     """
-    chosen = (*default_invariants(), *plays.default()) if check is None else tuple(check)
+    chosen: tuple[Oracle | PlayInvariant, ...] = (*default_invariants(), *plays.default())
+    if check is not None:
+        chosen = tuple(check)
     of_plays = [each for each in chosen if isinstance(each, PlayInvariant)]
     of_traces = [cast("Oracle", each) for each in chosen if not isinstance(each, PlayInvariant)]
     of_killed = [each for each in of_traces if check is not None or each in KILLED]
