@@ -89,7 +89,7 @@ def compare(said: str, printed: str, where: str) -> None:
     rest = plain(printed)
     for part in re.split(r"^\s*\.\.\.\n", said, flags=re.MULTILINE):
         wanted = plain(part)
-        before, there, rest = ("", wanted, rest) if not wanted else rest.partition(wanted)
+        _, there, rest = rest.partition(wanted) if wanted else ("", "nothing", rest)
         assert there, f"{where}: not printed (any more):\n{part}\nin\n{printed}"
 
 

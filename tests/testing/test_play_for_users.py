@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from understudy import Actor, Agent, Call, Message, OpenAIChat, System, tool
+from understudy import Actor, Agent, Call, Message, OpenAIChat, Prompt, System, tool
+from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import UsageError
 from understudy.actors.testing import report
 from understudy.testing import (
@@ -43,7 +44,7 @@ async def post() -> str:
     return "posted"
 
 
-def clerk_with(*tools: Any) -> Agent[str, Any]:
+def clerk_with(*tools: Tool[..., Any]) -> Agent[str, Prompt]:
     return Agent("clerk", model=OpenAIChat("gpt-5-mini"), tools=tools)
 
 
