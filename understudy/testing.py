@@ -12,7 +12,7 @@ use `ScriptedModel`; code that is no tree `World.run`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from understudy.actors.agents.agent import Agent
 from understudy.actors.messages import Message
@@ -190,7 +190,7 @@ def play(
     if check is not None:
         chosen = tuple(check)
     of_plays = [each for each in chosen if isinstance(each, PlayInvariant)]
-    of_traces = [cast("Oracle", each) for each in chosen if not isinstance(each, PlayInvariant)]
+    of_traces = [each for each in chosen if not isinstance(each, PlayInvariant)]
     of_killed = [each for each in of_traces if check is not None or each in KILLED]
     states = any(each.states for each in of_plays)
     trace = Trace()
