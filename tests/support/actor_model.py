@@ -826,8 +826,9 @@ class Model:
         def give_up() -> None:
             if not ask.done:
                 actor.waiting.remove(entry)
-                self.letter(actor, entry, "full")
-                self.result(ask, "full")
+                dead = actor.state == "stopping"
+                self.letter(actor, entry, "stopped" if dead else "full")
+                self.result(ask, "dead" if dead else "full")
 
         self.after(seconds, give_up)
 
@@ -860,8 +861,9 @@ class Model:
                 return
             if waits and entry in actor.waiting:
                 actor.waiting.remove(entry)
-                self.letter(actor, entry, "full")
-                self.result(ask, ("MailboxFull", ""))
+                dead = actor.state == "stopping"
+                self.letter(actor, entry, "stopped" if dead else "full")
+                self.result(ask, ("ActorStopped", told(actor.exit)) if dead else ("MailboxFull", ""))
             else:
                 self.result(ask, ("AskTimeout", ""))
 
@@ -908,6 +910,7 @@ class Model:
             self.result(ask, ("ActorStopped", told(actor.exit)))
             return
         hold.waiting += 1
+        life = actor.life
 
         def finish(outcome: Any) -> None:
             self.polls.remove(poll)
@@ -927,7 +930,7 @@ class Model:
                 hold.settled = actor.hand is None
                 finish("suspended" if hold.settled else ("AskTimeout", ""))
             else:
-                finish("UsageError" if actor.state in ALIVE else ("ActorStopped", told(actor.exit)))
+                finish("UsageError" if actor.life is life and actor.state in ALIVE else ("ActorStopped", told(actor.exit)))
 
         self.polls.append(poll)
         self.after(seconds, lambda: look() if not ask.done else None)
@@ -944,4 +947,5 @@ class Model:
         if actor.hold is not None:
             actor.hold.over = True
             actor.hold = None
-        actor.state = "running"
+        if actor.state == "suspended":
+            actor.state = "running"

@@ -300,7 +300,95 @@ steps = st.one_of(
 casts = st.sampled_from(
     [(one, two, three) for one in NAMES for two in NAMES for three in NAMES if one <= two and (two < three or one == two)]
 )
-plans = st.tuples(casts, st.lists(steps, min_size=1, max_size=14))
+SHORT = 0.01
+
+
+def tell(program: Any, pause: float = SHORT) -> Any:
+    return ("burst", 0, [("tell", program)], pause)
+
+
+def _cut(program: list[Op], busy: str, how: str, length: float, asked: bool) -> list[Any]:
+    """One that is busy is ended."""
+    work = [(busy, 2.0), *program]
+    first = ("ask", 0, work, 2.0, False, SHORT) if asked else tell(work)
+    inside = [("stop",)] if how == "stop" else [("halt", length)]
+    if how == "gone":
+        return [first, ("burst", 1, [("tell", [("raise",)])], SHORT)]
+    return [first, ("burst", 0, inside, 0.05)]
+
+
+def _flood(program: list[Op], length: float, after: list[Any], kind: str) -> list[Any]:
+    """Somebody waits for room."""
+    full = [tell([("sleep", 0.3)]), ("burst", 0, [("tell", [])] * 4, SHORT)]
+    last = ("send", 0, program, length, SHORT) if kind == "send" else ("ask", 0, program, length, kind == "fast", SHORT)
+    return [*full, last, *after]
+
+
+def _given_up(before: list[Op], after: list[Op], nth: int, wait: float) -> list[Any]:
+    """An asker goes while its request is handled."""
+    return [("ask", 0, [*before, ("sleep", 0.6), *after], 2.0, False, SHORT), ("give up", nth, False, wait)]
+
+
+def _watched(first: str, last: str, ends: Op, busy: bool) -> list[Any]:
+    """A watch or a link is taken back, before or after what it tells of."""
+    end = ("burst", 1, [("tell", [ends])], 0.05)
+    if busy:
+        return [tell([(first, 1)]), tell([("sleep", 0.3), (last, 1)]), end]
+    return [tell([(first, 1)]), tell([(last, 1)]), end]
+
+
+def _ticking(repeat: Any, busy: float, key: str) -> list[Any]:
+    """A timer fires, and is taken back: afterwards, or while its message waits."""
+    return [tell([("timer", "k", 0.1, repeat)], 0.2), tell([("sleep", busy), ("cancel timer", key)])]
+
+
+def _aside(length: float, wait: float, last: Op) -> list[Any]:
+    """The stash is full of what expires."""
+    asked = ("ask", 0, [("stash",)], length, False, SHORT)
+    return [asked, asked, asked, ("burst", 0, [("tell", [("stash",)])], wait), tell([("stash",)]), tell([last])]
+
+
+def _held(one: float, two: float, resumed: bool) -> list[Any]:
+    """Two suspend one that is busy."""
+    steps_ = [tell([("sleep", 0.6)]), ("suspend", 0, one, SHORT), ("suspend", 0, two, SHORT), tell([])]
+    return [*steps_, ("resume", 0, 0.1)] if resumed else steps_
+
+
+scenes = st.one_of(
+    st.builds(
+        _cut,
+        programs,
+        st.sampled_from(["stubborn", "stubborn", "sleep"]),
+        st.sampled_from(["stop", "halt", "halt", "gone"]),
+        seconds,
+        st.booleans(),
+    ),
+    st.builds(
+        _flood,
+        programs,
+        seconds,
+        st.lists(st.sampled_from([("burst", 0, [("stop",)], 0.1), ("burst", 0, [("halt", 0.1)], 0.1)]), max_size=1),
+        st.sampled_from(["send", "ask", "fast"]),
+    ),
+    st.builds(_given_up, programs, programs, st.integers(0, 2), pauses),
+    st.builds(
+        _watched,
+        st.sampled_from(["watch", "link"]),
+        st.sampled_from(["unwatch", "unlink", "note"]),
+        st.sampled_from([("raise",), ("quit", "normal"), ("leave", "shutdown")]),
+        st.booleans(),
+    ),
+    st.builds(_ticking, repeats, st.sampled_from([0.05, 0.3]), keys),
+    st.builds(_aside, st.sampled_from([0.1, 2.0]), st.sampled_from([0.05, 0.2]), st.sampled_from([("unstash",), ("raise",)])),
+    st.builds(_held, st.sampled_from([0.1, 2.0]), st.sampled_from([0.1, 2.0]), st.booleans()),
+)
+"""Steps that belong together: what is rare when every step is drawn alone."""
+plans = st.tuples(
+    casts,
+    st.lists(st.one_of(steps.map(lambda step: [step]), scenes), min_size=1, max_size=9).map(
+        lambda groups: [step for group in groups for step in group]
+    ),
+)
 
 
 def apart() -> Iterator[float]:
@@ -340,6 +428,8 @@ def concrete(given: tuple[tuple[str, ...], list[Any]]) -> list[Any]:
                     out.append(("idle", length + next(times)))
                 case ("watch" | "unwatch" | "link" | "unlink", place):
                     out.append((op[0], cast[place]))
+                case ("note", _):
+                    out.append(("note",))
                 case _:
                     out.append(op)
         return tuple(out)
