@@ -725,7 +725,6 @@ class Model:
             self.notify(actor, restarting=True)
             number = actor.number
 
-
             def restart() -> None:
                 self.restarts -= 1
                 if actor.state == "failed" and actor.number == number:
@@ -930,7 +929,9 @@ class Model:
                 hold.settled = actor.hand is None
                 finish("suspended" if hold.settled else ("AskTimeout", ""))
             else:
-                finish("UsageError" if actor.life is life and actor.state in ALIVE else ("ActorStopped", told(actor.exit)))
+                finish(
+                    "UsageError" if actor.life is life and actor.state in ALIVE else ("ActorStopped", told(actor.exit))
+                )
 
         self.polls.append(poll)
         self.after(seconds, lambda: look() if not ask.done else None)

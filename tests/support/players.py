@@ -385,7 +385,9 @@ scenes = st.one_of(
         st.booleans(),
     ),
     st.builds(_ticking, repeats, st.sampled_from([0.05, 0.3]), keys),
-    st.builds(_aside, st.sampled_from([0.1, 2.0]), st.sampled_from([0.05, 0.2]), st.sampled_from([("unstash",), ("raise",)])),
+    st.builds(
+        _aside, st.sampled_from([0.1, 2.0]), st.sampled_from([0.05, 0.2]), st.sampled_from([("unstash",), ("raise",)])
+    ),
     st.builds(_held, st.sampled_from([0.1, 2.0]), st.sampled_from([0.1, 2.0]), st.booleans()),
 )
 """Steps that belong together: what is rare when every step is drawn alone."""
