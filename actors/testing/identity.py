@@ -56,6 +56,24 @@ def order_of(task: asyncio.Future[Any]) -> int:
     return number
 
 
+def unseen(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
+    """Tasks of the loop that ended with an exception nobody has asked for, in the order they were made."""
+    known: Any = vars(asyncio.tasks).get("_scheduled_tasks")  # every task, ended ones too; private, tried in tests
+    if known is None:
+        known = vars(asyncio.tasks)["_all_tasks"]  # until Python 3.11
+    unseen = [task for task in list(known) if getattr(task, "_log_traceback", False) and task.get_loop() is loop]
+    return sorted(unseen, key=order_of)
+
+
+def for_future(error: BaseException) -> BaseException:
+    """The error as a future takes it: no `StopIteration`."""
+    if isinstance(error, StopIteration):
+        wrapped = RuntimeError("a function for a thread raised StopIteration")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
 # `Any`: the base is a private class of anyio, of which nothing is known.
 def scope_class(base: Any) -> Any:
     """A subclass of anyio's cancel scope with a stable hash."""

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 from understudy.actors.errors import UsageError
 from understudy.actors.testing.edges import NoOutside
-from understudy.actors.testing.identity import Generators, SimFuture, SimTask, order_of
+from understudy.actors.testing.identity import Generators, SimFuture, SimTask, for_future, order_of, unseen
 from understudy.actors.testing.outside import WALL, Escape, in_thread, inside, refuse, thread_of
 from understudy.actors.testing.standing import line_of
 
@@ -320,7 +320,7 @@ class SimLoop(NoOutside):
             self.run_until_complete(self.shutdown_default_executor())
         if len(self._asyncgens):
             self.run_until_complete(self.shutdown_asyncgens())
-        for task in _unseen(self):
+        for task in unseen(self):
             error = task.exception()  # from now on it has been asked for
             message = "Task exception was never retrieved"
             self.call_exception_handler({"message": message, "exception": error, "task": task})
@@ -387,7 +387,7 @@ class SimLoop(NoOutside):
             raise
         except BaseException as error:  # as a worker thread hands it over
             if not future.done():
-                future.set_exception(_for_future(error))
+                future.set_exception(for_future(error))
         else:
             if not future.done():
                 future.set_result(result)
@@ -402,23 +402,6 @@ def _not_before(when: float) -> int:
     """The first nanosecond whose `time()` is not before `when`: who set a timer for then compares floats."""
     nanoseconds = round(when * SECOND)
     return nanoseconds if nanoseconds / SECOND >= when else nanoseconds + 1
-
-
-def _for_future(error: BaseException) -> BaseException:
-    if isinstance(error, StopIteration):  # no future takes it
-        wrapped = RuntimeError("a function for a thread raised StopIteration")
-        wrapped.__cause__ = error
-        return wrapped
-    return error
-
-
-def _unseen(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
-    """Tasks of the loop that ended with an exception nobody has asked for, in the order they were made."""
-    known: Any = vars(asyncio.tasks).get("_scheduled_tasks")  # every task, ended ones too; private, tried in tests
-    if known is None:
-        known = vars(asyncio.tasks)["_all_tasks"]  # until Python 3.11
-    unseen = [task for task in list(known) if getattr(task, "_log_traceback", False) and task.get_loop() is loop]
-    return sorted(unseen, key=order_of)
 
 
 class SimClock:

@@ -160,6 +160,9 @@ class Player(Actor[Any]):
         match op:
             case ("sleep", seconds):
                 await asyncio.sleep(seconds)
+            case ("turns", count):
+                for _ in range(count):
+                    await asyncio.sleep(0)
             case ("scope", seconds):
                 with anyio.move_on_after(seconds):
                     await anyio.sleep(seconds * 2)
