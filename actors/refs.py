@@ -96,7 +96,11 @@ class Ref(Generic[Mr]):
                     if dispatcher.wake is not None:
                         dispatcher.rouse()
                     cell.status = QUEUED
-                    cell.first = (message, sender)
+                    box = cell.mailbox  # kept when it has lost something; what waits is in one place, which is bounded
+                    if box is None:
+                        cell.first = (message, sender)
+                    else:
+                        box.work.append((message, sender))
                     dispatcher.ready.append(cell)
                     return True
                 box = cell.mailbox

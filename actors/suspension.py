@@ -133,7 +133,7 @@ class Suspensions:
             raise AskTimeout(cell.path, timeout) from None
 
     async def _stand_still(self, cell: Cell, hold: _Hold, until: float, timeout: float) -> None:
-        loop = self._kernel.loop
+        loop, life = self._kernel.loop, cell.life
         while cell.state == "suspended" and not hold.over.done():
             if not cell.running:
                 return
@@ -142,7 +142,7 @@ class Suspensions:
                 raise AskTimeout(cell.path, timeout)
             idle = self._kernel.when_idle(cell)
             await asyncio.wait([idle, hold.over], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        if cell.state in ALIVE:
+        if cell.life is life and cell.state in ALIVE:
             raise UsageError(f"{cell.path} was resumed before its handler had ended")
         raise ActorStopped(cell.path, cell.exit)
 

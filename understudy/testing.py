@@ -12,7 +12,7 @@ use `ScriptedModel`; code that is no tree `World.run`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from understudy.actors.agents.agent import Agent
 from understudy.actors.messages import Message
@@ -186,9 +186,11 @@ def play(
     Raises `Falsified` for a broken invariant, `Deadlock`, `Livelock`, `Escape`, `SpecError` for a tree that is none,
     `UsageError` for a message that nobody takes; with this world as a note.
     """
-    chosen = (*default_invariants(), *plays.default()) if check is None else tuple(check)
+    chosen: tuple[Oracle | PlayInvariant, ...] = (*default_invariants(), *plays.default())
+    if check is not None:
+        chosen = tuple(check)
     of_plays = [each for each in chosen if isinstance(each, PlayInvariant)]
-    of_traces = [cast("Oracle", each) for each in chosen if not isinstance(each, PlayInvariant)]
+    of_traces = [each for each in chosen if not isinstance(each, PlayInvariant)]
     of_killed = [each for each in of_traces if check is not None or each in KILLED]
     states = any(each.states for each in of_plays)
     trace = Trace()

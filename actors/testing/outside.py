@@ -60,6 +60,10 @@ _first: Escape | None = None
 """The first of the run. Whoever raised it may be an actor or a tool, whose errors end at its supervisor or model."""
 
 
+def _first_escape() -> Escape | None:
+    return _first
+
+
 @contextlib.contextmanager
 def no_escape() -> Iterator[None]:
     """Raise the first `Escape` of what runs within at its end, whatever became of it there."""
@@ -68,12 +72,12 @@ def no_escape() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _first is not None and error is not _first:
-            raise _first from error
+        if (first := _first_escape()) is not None and error is not first:
+            raise first from error
         raise
     else:
-        if _first is not None:
-            raise _first
+        if (first := _first_escape()) is not None:
+            raise first
     finally:
         _first = before
 

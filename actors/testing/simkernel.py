@@ -468,7 +468,7 @@ class Handling:
             how = type(error).__name__
             raise
         finally:
-            if self.slow and type(value) is _COROUTINE:
+            if type(value) is _COROUTINE:
                 value.close()  # it may never have begun
             self.ended(how)
         return result

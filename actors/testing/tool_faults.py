@@ -132,7 +132,7 @@ class Seen(Struct):
     tools: set[str] = field(default_factory=set[str])
 
     def of(self, tool: str | Tool[..., Any]) -> list[Effect]:
-        """The effects of one tool that count, in the order of their calls. Raises `UsageError` for a tool of no agent."""
+        """The effects of one tool that count, in the order of their calls. Raises `UsageError` for one of no agent."""
         name = tool if isinstance(tool, str) else tool.name
         if name not in self.tools:
             raise UsageError(f"no tool {name!r} in this world; tools: {', '.join(sorted(self.tools)) or 'none'}")

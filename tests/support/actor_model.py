@@ -47,6 +47,8 @@ class Ask:
     n: str
     until: float
     done: bool = False
+    timed: bool = True
+    then: Callable[[Any], None] | None = None
 
 
 @dataclass(eq=False)
@@ -62,6 +64,7 @@ class Entry:
     tries: int = 0
     fast: bool = False
     send: Ask | None = None
+    sender: str = ""
 
 
 @dataclass(eq=False)
@@ -77,6 +80,7 @@ class Handling:
     crash: bool = False
     idle: Idle | None = None
     sleep: int = 0
+    asking: Ask | None = None
 
 
 @dataclass(eq=False)
@@ -84,6 +88,7 @@ class Life:
     """One incarnation."""
 
     number: int
+    begun: bool = False
     ready: bool = False
     fenced: bool = False
     leaving: bool = False
@@ -93,6 +98,7 @@ class Life:
     stash: list[Entry] = field(default_factory=list[Entry])
     idle: Idle | None = None
     stuck: Ask | None = None
+    afters: int = 0
 
 
 @dataclass(eq=False)
@@ -154,6 +160,8 @@ class Model:
         self.results: dict[str, Any] = {}
         self.letters: dict[str, list[tuple[str, str]]] = {name: [] for name in traits}
         self.crashes = dict(crashes)
+        self.asks: list[Ask] = []
+        self.restarts = 0
         self.soon: list[Callable[[], None]] = []
         self.polls: list[Callable[[], bool]] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -164,8 +172,11 @@ class Model:
     # -- time ----------------------------------------------------------------------------------------------
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
+        self.at(self.now + max(0.0, seconds), call)
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
         self._sequence += 1
-        heapq.heappush(self._events, (self.now + max(0.0, seconds), self._sequence, call))
+        heapq.heappush(self._events, (when, self._sequence, call))
 
     def until(self, when: float) -> None:
         while self._events and self._events[0][0] <= when:
@@ -193,7 +204,26 @@ class Model:
     def result(self, ask: Ask, outcome: Any) -> None:
         if not ask.done:
             ask.done = True
-            self.results[ask.n] = (self.now, outcome)
+            if ask.then is not None:
+                ask.then(outcome)
+            else:
+                self.results[ask.n] = (self.now, outcome)
+
+    def timers(self) -> int:
+        """How many there must be: none is left of what is over."""
+        count = self.restarts
+        self.asks = [ask for ask in self.asks if not ask.done]
+        count += len(self.asks)
+        for actor in self.actors.values():
+            if actor.life is not None:
+                life = actor.life
+                count += life.afters + (life.idle is not None) + sum(each.set for each in life.timers.values())
+        return count
+
+    def new_ask(self, n: str, seconds: float) -> Ask:
+        ask = Ask(n, self.now + seconds)
+        self.asks.append(ask)
+        return ask
 
     # -- lives ---------------------------------------------------------------------------------------------
 
@@ -214,10 +244,16 @@ class Model:
             actor.state = "running"
             self.note(actor, "up", actor.number)
 
-        if actor.traits.starts:
-            self.after(actor.traits.starts, started)
-        else:
-            started()
+        def begin() -> None:
+            if actor.life is not life:
+                return
+            life.begun = True
+            if actor.traits.starts:
+                self.after(actor.traits.starts, started)
+            else:
+                started()
+
+        self.soon.append(begin)
 
     def _pump(self, actor: MActor) -> bool:
         """Begin what can begin; whether something did."""
@@ -285,7 +321,7 @@ class Model:
 
     def do(self, actor: MActor, hand: Handling, op: Op) -> str:
         life = hand.life
-        if life.fenced and op[0] not in ("sleep", "stubborn", "raise", "quit", "note"):
+        if life.fenced and op[0] not in ("sleep", "stubborn", "raise", "raise base", "quit", "note"):
             return "Fenced"
         match op:
             case ("sleep", seconds):
@@ -295,6 +331,14 @@ class Model:
                 return self.sleep(actor, hand, seconds)
             case ("raise",):
                 return "ValueError"
+            case ("raise base",):
+                return "GeneratorExit"
+            case ("ask z", n, length, timeout):
+                return self.ask_sink(actor, hand, n, length, timeout)
+            case ("send z", n):
+                self.actors["z"].work.append(Entry(n, sender=actor.name))
+            case ("self suspend" | "self peek",):
+                self.note(actor, "refused", "self")
             case ("quit", kind):
                 return f"Leave {kind}"
             case ("leave", kind):
@@ -322,7 +366,8 @@ class Model:
                     target.life.links.pop(actor.name, None)
                 self._withdraw(actor, lambda entry: entry.about == name and entry.what.startswith("exited"))
             case ("after", seconds, n):
-                self.after(seconds, lambda: self.control(actor, life, Entry(n, what=f"tick {n}")))
+                life.afters += 1
+                self.after(seconds, lambda: self._ring(actor, life, n))
             case ("timer", key, seconds, repeat, n):
                 self.timer(actor, life, key, seconds, repeat, n)
             case ("cancel timer", key):
@@ -338,6 +383,35 @@ class Model:
                     life.idle = Idle(seconds, self.now)
                     self.after(seconds, self._idle(actor, life, life.idle))
         return ""
+
+    def _ring(self, actor: MActor, life: Life, n: str) -> None:
+        life.afters -= 1
+        self.control(actor, life, Entry(n, what=f"tick {n}"))
+
+    def ask_sink(self, actor: MActor, hand: Handling, n: str, length: float, timeout: float) -> str:
+        """Ask the one that everybody asks, and wait; never past the asker's own deadline."""
+        outer = hand.entry.ask
+        ask = self.new_ask(n, timeout)
+        if outer is not None and outer.until < ask.until:
+            ask.until = outer.until
+        if ask.until <= self.now:
+            ask.done = True
+            self.note(actor, "asked", n, ("AskTimeout", ""))
+            return ""
+        hand.sleep += 1
+        number, hand.asking = hand.sleep, ask
+
+        def go_on(outcome: Any) -> None:
+            if not hand.over and hand.sleep == number:
+                hand.asking = None
+                self.note(actor, "asked", n, outcome)
+                self.go(actor, hand)
+
+        ask.then = lambda outcome: self.soon.append(lambda: go_on(outcome))
+        ops = (("sleep", length),) if length else ()
+        self.actors["z"].work.append(Entry(n, ops, ask=ask, sender=actor.name))
+        self.at(ask.until, lambda: self.result(ask, ("AskTimeout", "")))
+        return "sleep"
 
     def _withdraw(self, actor: MActor, wanted: Callable[[Entry], bool]) -> None:
         actor.control = deque(entry for entry in actor.control if not wanted(entry))
@@ -358,6 +432,9 @@ class Model:
         """Its task is cancelled while it sleeps."""
         if hand.over:
             return
+        if hand.asking is not None:
+            hand.asking.done = True
+            hand.asking = None
         if hand.stubborn is not None:
             seconds, hand.stubborn = hand.stubborn, None
             hand.sleep += 1
@@ -382,7 +459,7 @@ class Model:
         if how == "ok":
             if ask is not None and not hand.stashed and entry.what != "peek":
                 if ask.done:
-                    self.letters[""] = [*self.letters.get("", []), (entry.n, "late")]
+                    self.letters.setdefault(entry.sender, []).append((entry.n, "late"))
                 else:
                     self.result(ask, entry.n)
             if life.leaving and actor.state in ("running", "suspended"):
@@ -611,7 +688,7 @@ class Model:
 
         if hand is None:
             over = True
-            if actor.traits.stops or not life.ready:  # that takes turns of the loop, if no time
+            if actor.traits.stops if life.ready else life.begun:  # that takes turns of the loop, if no time
                 self.soon.append(lambda: self._wind_up(actor, life, exit))
             else:
                 self._wind_up(actor, life, exit)
@@ -647,10 +724,17 @@ class Model:
             self._grant(actor)
             self.notify(actor, restarting=True)
             number = actor.number
-            self.after(
-                self.pause(actor),
-                lambda: self._start(actor) if actor.state == "failed" and actor.number == number else None,
-            )
+
+            def restart() -> None:
+                self.restarts -= 1
+                if actor.state == "failed" and actor.number == number:
+                    self._start(actor)
+
+            self.restarts += 1
+            if actor.traits.restart:
+                self.after(self.pause(actor), restart)
+            else:
+                restart()
         else:
             final_exit = actor.exit if life is None or (actor.state == "stopping" and not actor.own_stop) else exit
             actor.state, actor.exit = "stopped", final_exit
@@ -729,7 +813,7 @@ class Model:
 
     def send(self, name: str, n: str, ops: tuple[Op, ...], seconds: float) -> None:
         actor = self.actors[name]
-        ask = Ask(n, self.now + seconds)
+        ask = self.new_ask(n, seconds)
         full = len(actor.work) >= actor.traits.limit or actor.waiting
         if actor.state in ("stopping", "stopped") or not full or actor.traits.overflow != "refuse":
             said = self.tell(name, n, ops)
@@ -741,14 +825,15 @@ class Model:
         def give_up() -> None:
             if not ask.done:
                 actor.waiting.remove(entry)
-                self.letter(actor, entry, "full")
-                self.result(ask, "full")
+                dead = actor.state == "stopping"
+                self.letter(actor, entry, "stopped" if dead else "full")
+                self.result(ask, "dead" if dead else "full")
 
         self.after(seconds, give_up)
 
     def ask(self, name: str, n: str, ops: tuple[Op, ...], seconds: float, *, fast: bool) -> Entry | None:
         actor = self.actors[name]
-        ask = Ask(n, self.now + seconds)
+        ask = self.new_ask(n, seconds)
         entry = Entry(n, ops, ask=ask, fast=fast)
         down = actor.state == "failed" or (actor.state == "starting" and actor.number > 1)
         if fast and down:
@@ -775,8 +860,9 @@ class Model:
                 return
             if waits and entry in actor.waiting:
                 actor.waiting.remove(entry)
-                self.letter(actor, entry, "full")
-                self.result(ask, ("MailboxFull", ""))
+                dead = actor.state == "stopping"
+                self.letter(actor, entry, "stopped" if dead else "full")
+                self.result(ask, ("ActorStopped", told(actor.exit)) if dead else ("MailboxFull", ""))
             else:
                 self.result(ask, ("AskTimeout", ""))
 
@@ -823,6 +909,7 @@ class Model:
             self.result(ask, ("ActorStopped", told(actor.exit)))
             return
         hold.waiting += 1
+        life = actor.life
 
         def finish(outcome: Any) -> None:
             self.polls.remove(poll)
@@ -832,17 +919,22 @@ class Model:
                 self._resume(actor)
 
         def poll() -> bool:
-            if actor.state == "suspended" and not hold.over:
-                if actor.hand is not None:
-                    return False
-                hold.settled = True
-                finish("suspended")
-            else:
-                finish("UsageError" if actor.state in ALIVE else ("ActorStopped", told(actor.exit)))
+            if actor.hand is not None and not hold.over:
+                return False
+            look()
             return True
 
+        def look() -> None:
+            if actor.state == "suspended" and not hold.over:
+                hold.settled = actor.hand is None
+                finish("suspended" if hold.settled else ("AskTimeout", ""))
+            else:
+                finish(
+                    "UsageError" if actor.life is life and actor.state in ALIVE else ("ActorStopped", told(actor.exit))
+                )
+
         self.polls.append(poll)
-        self.after(seconds, lambda: finish(("AskTimeout", "")) if not ask.done else None)
+        self.after(seconds, lambda: look() if not ask.done else None)
 
     def resume(self, name: str) -> str:
         actor = self.actors[name]
@@ -856,4 +948,5 @@ class Model:
         if actor.hold is not None:
             actor.hold.over = True
             actor.hold = None
-        actor.state = "running"
+        if actor.state == "suspended":
+            actor.state = "running"

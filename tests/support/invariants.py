@@ -35,8 +35,7 @@ def check_cell(cell: Cell, *, queued: bool) -> None:
     life, what = cell.life, f"{cell} status={cell.status} plain={cell.plain} waiting={cell.waiting}"
     assert (cell.status == QUEUED) == queued, f"queued or not? {what}"
     assert not cell.runnable() or cell.status == QUEUED, f"could begin something and is not scheduled: {what}"
-    if cell.mailbox is not None and cell.first is not None:
-        assert not cell.mailbox.has_control, f"a notice would be overtaken: {what}"
+    assert cell.mailbox is None or cell.first is None, f"messages wait in two places: {what}"
     if cell.status == IDLE:
         assert cell.plain, f"idle, and not plain: {what}"
         assert cell.waiting == 0, f"idle with waiting messages: {what}"

@@ -21,15 +21,18 @@ from understudy.actors.messages import Down, Exited, Message
 from understudy.actors.refs import Ref
 from understudy.actors.testing.simloop import SimLoop
 
-NAMES = ("a", "b", "c", "d", "e")
+NAMES = ("a", "b", "c", "d", "e", "f")
 TRAITS = {
     "a": Traits(limit=2, overflow="refuse", trap=True),
     "b": Traits(limit=2, overflow="drop_oldest", starts=0.2, stops=0.3, stash=2),
     "c": Traits(limit=3, overflow="drop_newest", redeliver=1, fails=(2,)),
     "d": Traits(restart=None, stops=0.1, stash=1),
     "e": Traits(limit=1, cancel_on_stop=True, stash=1),
+    "f": Traits(restart=0.0, limit=4),
+    "z": Traits(),
 }
-AWAIT = ("sleep", "stubborn")
+"""All restart but `d`; `f` at once. `z` answers the others, and nobody does anything to it."""
+AWAIT = ("sleep", "stubborn", "ask z", "self suspend", "self peek")
 
 
 class Act(Message[object]):
@@ -58,7 +61,7 @@ class Stage:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.cells: dict[str, Cell] = {}
-        self.log: dict[str, list[Any]] = {name: [] for name in NAMES}
+        self.log: dict[str, list[Any]] = {name: [] for name in TRAITS}
         self.stashes: set[tuple[str, str]] = set()
         self.results: dict[str, Any] = {}
         self.asking: dict[str, asyncio.Task[Any]] = {}
@@ -77,6 +80,7 @@ class Player(Actor[Any]):
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
+        self.sink = stage.ref("z") if "z" in stage.cells else None
 
     def note(self, *what: Any) -> None:
         self.stage.log[self.context._cell.label].append((self.stage.now(), *what))
@@ -114,6 +118,8 @@ class Player(Actor[Any]):
                         await asyncio.sleep(op[1])
                     except asyncio.CancelledError:
                         await asyncio.sleep(op[1])
+                elif op[0] in ("ask z", "self suspend", "self peek"):
+                    await self.wait(op)
                 else:
                     self.do(m.n, op)
                 assert asyncio.current_task() is task, "one task for the life of a handler"
@@ -123,6 +129,27 @@ class Player(Actor[Any]):
         finally:
             self.note("end", m.n, how)
         return m.n
+
+    async def wait(self, op: Op) -> None:
+        cell = self.context._cell
+        if op[0] == "ask z":
+            _, n, length, timeout = op
+            try:
+                outcome: Any = await self.sink.ask(
+                    Act(n, (("sleep", length),)) if length else Now(n, ()), timeout=timeout
+                )
+            except UnderstudyError as error:
+                outcome = outcome_of(error)
+            self.note("asked", n, outcome)
+            return
+        suspensions = self.stage.kernel.suspensions
+        try:
+            if op[0] == "self peek":
+                await suspensions.peek(cell, type, 0.5)
+            else:
+                await suspensions.suspend(cell, 0.5)
+        except UsageError:
+            self.note("refused", "self")
 
     def down(self, m: Down) -> None:
         self.note("begin", f"down {m.kind}", m.path)
@@ -139,6 +166,11 @@ class Player(Actor[Any]):
                 pass
             case ("raise",):
                 raise ValueError("raised")
+            case ("raise base",):
+                raise GeneratorExit
+            case ("send z", told):
+                assert self.sink is not None
+                assert self.sink.tell(Now(told, ()))
             case ("quit", kind):
                 raise Leave(Exit(kind, "quit"))
             case ("leave", kind):
@@ -227,7 +259,9 @@ keys = st.sampled_from(["k", "l"])
 repeats = st.sampled_from([False, "delay", "rate"])
 ops = st.one_of(
     st.tuples(st.sampled_from(["sleep", "sleep", "stubborn"]), seconds),
-    st.sampled_from([("note",), ("raise",), ("stash",), ("stash",), ("unstash",)]),
+    st.sampled_from([("note",), ("raise",), ("stash",), ("stash",), ("unstash",), ("raise base",), ("send z",)]),
+    st.tuples(st.just("ask z"), st.sampled_from([0.0, 0.0, 0.5]), seconds),
+    st.sampled_from([("self suspend",), ("self peek",)]),
     st.tuples(st.sampled_from(["quit", "leave"]), kinds),
     st.tuples(st.sampled_from(["watch", "link", "link", "unwatch", "unlink"]), who),
     st.tuples(st.just("after"), seconds),
@@ -272,7 +306,97 @@ casts = st.sampled_from(
         if one <= two and (two < three or one == two)
     ]
 )
-plans = st.tuples(casts, st.lists(steps, min_size=1, max_size=14))
+SHORT = 0.01
+
+
+def tell(program: Any, pause: float = SHORT) -> Any:
+    return ("burst", 0, [("tell", program)], pause)
+
+
+def _cut(program: list[Op], busy: str, how: str, length: float, asked: bool) -> list[Any]:
+    """One that is busy is ended."""
+    work = [(busy, 2.0), *program]
+    first = ("ask", 0, work, 2.0, False, SHORT) if asked else tell(work)
+    inside = [("stop",)] if how == "stop" else [("halt", length)]
+    if how == "gone":
+        return [first, ("burst", 1, [("tell", [("raise",)])], SHORT)]
+    return [first, ("burst", 0, inside, 0.05)]
+
+
+def _flood(program: list[Op], length: float, after: list[Any], kind: str) -> list[Any]:
+    """Somebody waits for room."""
+    full = [tell([("sleep", 0.3)]), ("burst", 0, [("tell", [])] * 4, SHORT)]
+    last = ("send", 0, program, length, SHORT) if kind == "send" else ("ask", 0, program, length, kind == "fast", SHORT)
+    return [*full, last, *after]
+
+
+def _given_up(before: list[Op], after: list[Op], nth: int, wait: float) -> list[Any]:
+    """An asker goes while its request is handled."""
+    return [("ask", 0, [*before, ("sleep", 0.6), *after], 2.0, False, SHORT), ("give up", nth, False, wait)]
+
+
+def _watched(first: str, last: str, ends: Op, busy: bool) -> list[Any]:
+    """A watch or a link is taken back, before or after what it tells of."""
+    end = ("burst", 1, [("tell", [ends])], 0.05)
+    if busy:
+        return [tell([(first, 1)]), tell([("sleep", 0.3), (last, 1)]), end]
+    return [tell([(first, 1)]), tell([(last, 1)]), end]
+
+
+def _ticking(repeat: Any, busy: float, key: str) -> list[Any]:
+    """A timer fires, and is taken back: afterwards, or while its message waits."""
+    return [tell([("timer", "k", 0.1, repeat)], 0.2), tell([("sleep", busy), ("cancel timer", key)])]
+
+
+def _aside(length: float, wait: float, last: Op) -> list[Any]:
+    """The stash is full of what expires."""
+    asked = ("ask", 0, [("stash",)], length, False, SHORT)
+    return [asked, asked, asked, ("burst", 0, [("tell", [("stash",)])], wait), tell([("stash",)]), tell([last])]
+
+
+def _held(one: float, two: float, resumed: bool) -> list[Any]:
+    """Two suspend one that is busy."""
+    steps_ = [tell([("sleep", 0.6)]), ("suspend", 0, one, SHORT), ("suspend", 0, two, SHORT), tell([])]
+    return [*steps_, ("resume", 0, 0.1)] if resumed else steps_
+
+
+scenes = st.one_of(
+    st.builds(
+        _cut,
+        programs,
+        st.sampled_from(["stubborn", "stubborn", "sleep"]),
+        st.sampled_from(["stop", "halt", "halt", "gone"]),
+        seconds,
+        st.booleans(),
+    ),
+    st.builds(
+        _flood,
+        programs,
+        seconds,
+        st.lists(st.sampled_from([("burst", 0, [("stop",)], 0.1), ("burst", 0, [("halt", 0.1)], 0.1)]), max_size=1),
+        st.sampled_from(["send", "ask", "fast"]),
+    ),
+    st.builds(_given_up, programs, programs, st.integers(0, 2), pauses),
+    st.builds(
+        _watched,
+        st.sampled_from(["watch", "link"]),
+        st.sampled_from(["unwatch", "unlink", "note"]),
+        st.sampled_from([("raise",), ("quit", "normal"), ("leave", "shutdown")]),
+        st.booleans(),
+    ),
+    st.builds(_ticking, repeats, st.sampled_from([0.05, 0.3]), keys),
+    st.builds(
+        _aside, st.sampled_from([0.1, 2.0]), st.sampled_from([0.05, 0.2]), st.sampled_from([("unstash",), ("raise",)])
+    ),
+    st.builds(_held, st.sampled_from([0.1, 2.0]), st.sampled_from([0.1, 2.0]), st.booleans()),
+)
+"""Steps that belong together: what is rare when every step is drawn alone."""
+plans = st.tuples(
+    casts,
+    st.lists(st.one_of(steps.map(lambda step: [step]), scenes), min_size=1, max_size=9).map(
+        lambda groups: [step for group in groups for step in group]
+    ),
+)
 
 
 def apart() -> Iterator[float]:
@@ -294,10 +418,16 @@ def concrete(given: tuple[tuple[str, ...], list[Any]]) -> list[Any]:
 
     def of(program: list[Op]) -> tuple[Op, ...]:
         out: list[Op] = []
+        if any(op[0] == "link" for op in program):  # who is ended by it is cancelled at the next true wait: no ask here
+            program = [op for op in program if op[0] != "ask z"]
         for op in program:
             match op:
                 case ("sleep" | "stubborn", length):
                     out.append((op[0], length + next(times)))
+                case ("ask z", length, timeout):
+                    out.append(("ask z", fresh(), length and length + next(times), timeout + next(times)))
+                case ("send z",):
+                    out.append(("send z", fresh()))
                 case ("after", length):
                     out.append(("after", length + next(times), fresh()))
                 case ("timer", key, length, repeat):
@@ -306,6 +436,8 @@ def concrete(given: tuple[tuple[str, ...], list[Any]]) -> list[Any]:
                     out.append(("idle", length + next(times)))
                 case ("watch" | "unwatch" | "link" | "unlink", place):
                     out.append((op[0], cast[place]))
+                case ("note", _):
+                    out.append(("note",))
                 case _:
                     out.append(op)
         return tuple(out)
@@ -379,6 +511,7 @@ def by_model(plan: list[Any], crashes: dict[tuple[str, int], bool]) -> dict[str,
         model.settle()
         now += step[-1]
         model.until(now)
+        said.append(model.timers())
     model.until(now + LONG)
     states = {name: (each.state, each.number, each.exit[0]) for name, each in model.actors.items()}
     return {"said": said, "results": model.results, "states": states, "letters": model.letters, **model.log}
@@ -445,12 +578,15 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
             kernel.will_restart(cell)
             pause = TRAITS[cell.label].restart
             assert pause is not None
+            if not pause:
+                kernel.restart(cell)
+                return
             pause += ((ord(cell.label) * 31 + number * 17) % 97) * 1.3e-5
             kernel.timers.after(
                 pause, lambda: kernel.restart(cell) if cell.state == "failed" and cell.number == number else None
             )
 
-        for name, traits in TRAITS.items():
+        for name, traits in sorted(TRAITS.items(), key=lambda pair: pair[0] != "z"):
             kind = KINDS[name]
             stage.cells[name] = kernel.spawn(
                 lambda kind=kind: kind(stage),  # type: ignore[misc]  # its own
@@ -462,10 +598,11 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
         for step in plan:
             await _step(stage, step, said)
             await asyncio.sleep(step[-1])
+            said.append(sum(entry[3].call is not None for entry in kernel.timers._heap))
         await asyncio.sleep(LONG)
         states = {name: (each.state, each.number, each.exit.kind) for name, each in stage.cells.items()}
         log, results = {name: list(each) for name, each in stage.log.items()}, dict(stage.results)
-        letters: dict[str, list[tuple[str, str]]] = {name: [] for name in NAMES}
+        letters: dict[str, list[tuple[str, str]]] = {name: [] for name in TRAITS}
         for letter in kernel.telemetry.dead_letters():
             n = letter.message if letter.reason == "late" else getattr(letter.message, "n", None)
             letters.setdefault(letter.target, []).append((n or type(letter.message).__name__, letter.reason))
@@ -488,7 +625,7 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
 
 def difference(said: dict[str, Any], done: dict[str, Any]) -> str:
     """The first difference between what the rules say and what was done, as a line; "" for none."""
-    for what in (*NAMES, "results", "said", "letters", "states"):
+    for what in (*TRAITS, "results", "said", "letters", "states"):
         rules, deeds = said[what], done[what]
         if isinstance(rules, list):
             rules, deeds = dict(enumerate(rules)), dict(enumerate(deeds))

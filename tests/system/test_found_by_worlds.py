@@ -76,6 +76,17 @@ def test_a_mailbox_of_one_takes_one_also_after_somebody_looked_into_its_actor() 
     alone(main)
 
 
+@pytest.mark.promise(1)
+def test_a_mailbox_that_has_once_refused_a_message_is_as_large_as_before() -> None:
+    async def main(kernel: Kernel) -> None:
+        ref = await one(kernel)
+        for n in (1, 2):
+            assert [ref.tell(Put(n)), ref.tell(Put(n))] == [True, Refused("full", "one")]
+            await asyncio.sleep(5)
+
+    alone(main)
+
+
 @pytest.mark.promise(104)
 @pytest.mark.parametrize("inline", [True, False])
 def test_a_request_that_does_not_wait_for_a_restart_fails_also_from_the_stash(inline: bool) -> None:
@@ -103,6 +114,35 @@ def test_a_request_that_failed_while_it_waited_for_room_is_a_dead_letter_once() 
         await asyncio.wait([waiting])
         assert isinstance(waiting.exception(), ActorStopped)
         assert [letter for letter in letters(kernel) if letter[0] == Put(3)] == [(Put(3), "stopped")]
+
+    alone(main)
+
+
+class Deaf(Actor[Put]):
+    """Does not hear that it is cancelled."""
+
+    async def put(self, m: Put) -> int:
+        for _ in range(2):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                continue
+        return m.n
+
+
+@pytest.mark.promise(77)
+def test_who_suspends_is_told_that_the_incarnation_ended_also_when_the_next_one_runs_already() -> None:
+    async def main(kernel: Kernel) -> None:
+        cell = kernel.spawn(Deaf, on_exit=lambda cell, number, exit: kernel.restart(cell))
+        await kernel.wait_started(cell)
+        kernel.ref_of(cell).tell(Put(1))
+        await quiet()
+        suspending = asyncio.create_task(kernel.suspensions.suspend(cell, 20.0))
+        await quiet()
+        kernel.halt(cell, deadline=0.1)
+        await asyncio.wait([suspending])
+        assert isinstance(suspending.exception(), ActorStopped)
+        assert (cell.number, cell.state) == (2, "running")
 
     alone(main)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
-from understudy import Actor, Agent, Call, Message, OpenAIChat, System, tool
+from understudy import Actor, Agent, Call, Message, OpenAIChat, Prompt, System, tool
+from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import UsageError
 from understudy.actors.testing import report
 from understudy.testing import (
@@ -42,8 +44,8 @@ async def post() -> str:
     return "posted"
 
 
-def clerk_with(*tools: object) -> Agent[str, object]:
-    return Agent("clerk", model=OpenAIChat("gpt-5-mini"), tools=tools)  # type: ignore[arg-type]  # of any tools
+def clerk_with(*tools: Tool[..., Any]) -> Agent[str, Prompt]:
+    return Agent("clerk", model=OpenAIChat("gpt-5-mini"), tools=tools)
 
 
 CALLS = World(says=(("clerk", (1,)),))
