@@ -1,7 +1,7 @@
 """Property tests of two trees of this folder, in worlds where models, tools, disk and processes fail as they like.
 
-    pytest examples/test_trees.py
-    pytest examples/test_trees.py --sim-soak=600
+pytest examples/test_trees.py
+pytest examples/test_trees.py --sim-soak=600
 """
 
 from hypothesis import given, settings

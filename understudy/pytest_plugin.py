@@ -48,10 +48,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _seconds(config: pytest.Config) -> float:
+    """What `--sim-soak` says."""
+    return float(config.getoption("--sim-soak") or 0.0)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the kit. Raises `pytest.UsageError` for options that cannot be meant."""
-    token: str = config.getoption("--sim-replay").strip()
-    seconds: float = config.getoption("--sim-soak")
+    token = str(config.getoption("--sim-replay")).strip()
+    seconds = _seconds(config)
     if token and not re.fullmatch(r"w\d+:[\w-]+=*", token):
         raise pytest.UsageError(f"--sim-replay={token[:20]}...: a token begins with w1: and has no spaces")
     if not 0 <= seconds < float("inf"):
@@ -126,7 +131,7 @@ def _blob_of(error: BaseException) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """With `--sim-soak`: run a test that takes a world again and again. Each failure is of one World, with a token."""
-    seconds: float = pyfuncitem.config.getoption("--sim-soak")
+    seconds = _seconds(pyfuncitem.config)
     test = pyfuncitem.obj
     if not seconds or inspect.iscoroutinefunction(test):
         return None

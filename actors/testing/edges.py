@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
+from typing import Any
 
 from understudy.actors.testing.outside import refuse
 
@@ -13,10 +13,11 @@ _WHAT = "a socket, pipe, process or signal was asked of the simulated loop"
 class NoOutside(asyncio.BaseEventLoop):
     """The base of the simulated loop: what is about files, sockets, processes and signals raises `Escape`."""
 
-    def _refuse(self, *args: object, **more: object) -> NoReturn:
+    # Each stands for methods of several types, so it is of none.
+    def _refuse(self, *args: Any, **more: Any) -> Any:
         refuse(_WHAT)
 
-    async def _refuse_later(self, *args: object, **more: object) -> NoReturn:
+    async def _refuse_later(self, *args: Any, **more: Any) -> Any:
         refuse(_WHAT)
 
     add_reader = remove_reader = add_writer = remove_writer = add_signal_handler = remove_signal_handler = _refuse

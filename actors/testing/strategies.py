@@ -117,6 +117,10 @@ def made(draw: st.DrawFn, /, kind: Callable[..., T], *fields: SearchStrategy[Any
 # -- schedules ---------------------------------------------------------------------------------------------------
 
 
+def _joined(some: Sequence[Deviation], more: Sequence[Deviation]) -> list[Deviation]:
+    return [*some, *more]
+
+
 def schedules(
     max_holds: int = MAX_HOLDS, depth: int = 3, *, actors: Actors = ACTORS, messages: int = MESSAGES
 ) -> SearchStrategy[tuple[Deviation, ...]]:
@@ -137,7 +141,7 @@ def schedules(
     if depth:
         ways.append(demotions.map(list))
     if depth or max_holds > 2:
-        ways.append(made(lambda some, more: [*some, *more], st.lists(hold, max_size=max_holds), demotions))
+        ways.append(made(_joined, st.lists(hold, max_size=max_holds), demotions))
     if depth and len(names) > 1:
         ways.append(st.permutations(range(len(names))).map(lambda order: ordered(names, order)))
     return st.one_of(ways).map(tuple)

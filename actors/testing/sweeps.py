@@ -54,7 +54,9 @@ def sweep(
             if n == 1:
                 raise UsageError(f"sweep: {planned!r} did not come true; nothing was tried")
             return n - 1
-    raise UsageError(f"sweep: {limit:,} worlds, and {planned!r} still comes true; raise `limit`, or let main do less")
+    raise UsageError(
+        f"sweep: {limit:,} worlds, and {fault(limit)!r} still comes true; raise `limit`, or let main do less"
+    )
 
 
 def smallest(world: World, fails: Callable[[World], bool], *, tries: int = TRIES) -> World:
