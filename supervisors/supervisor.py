@@ -69,12 +69,15 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         Addresses that a group restart above has kept are taken up again; those of no child of the plan are stopped.
         """
         own, names = self._own, {plan.name for plan in self._plan.children}
+        some_kept = bool(own.children)
         for name, cell in list(own.children.items()):
             if name not in names:
                 self._kernel.begin_stop(cell)
         for plan in self._plan.children:
             adopted = plan.name in own.children
             kept = self._begin_new(plan)
+            if some_kept:
+                self._in_order()
             failed: Exit | None = late_start(plan.start_within)
             with anyio.move_on_after(plan.start_within):
                 failed = await self._kernel.wait_started(kept.cell)
@@ -347,7 +350,10 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._kernel.begin_stop(kept.cell)
             if kept.cell.state == "stopped":
                 kept.phase = "stopped"
-                self._kept.pop(kept.plan.name, None)
+                if kept.plan.restart == "temporary":
+                    self._kept.pop(kept.plan.name, None)
+                elif self._group is not None:  # somebody stopped it, and that is about to be reported
+                    self._group.held.add(kept.plan.name)
         elif kept.cell.state in ALIVE:
             self._kernel.halt(kept.cell, SHUTDOWN)
         # else it has just failed by itself: its exit is on its way, and is one of this group

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,10 @@ ROUNDS: Final = (10, 40, 120, 330)
 HANG_SECONDS: Final = 10.0
 """Of CPU, of one example; an ordinary one takes a hundredth of a second."""
 MEMORY: Final = 2_000_000_000
+
+
+DROPPED: Final[list[str]] = []
+"""What nobody could raise: a coroutine that was never awaited, say."""
 
 
 class Hang(BaseException):
@@ -68,6 +73,7 @@ class Property:
                 self.check(value)
             finally:
                 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            assert not DROPPED, f"dropped: {DROPPED[0]}"
 
         one()
 
@@ -125,12 +131,13 @@ def main() -> int:
         return 3
     warnings.simplefilter("error")
     logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda what: DROPPED.append(repr(what.exc_value))
     signal.signal(signal.SIGVTALRM, _hang)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if given_.plant:
-        import mutants
+        from mutants import MUTANTS
 
-        mutants.plant(given_.plant)
+        next(each for each in MUTANTS if each.name == given_.plant).patch(pytest.MonkeyPatch())
     rounds = ROUNDS
     if given_.worlds:
         shares = sum(each.share for each in properties() if given_.only in each.name)

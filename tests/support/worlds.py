@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import campaigns
+import extremes
 import players
+import plays
+import slow_trees
 import trees
 import watches
 from hypothesis import strategies as st
@@ -103,9 +107,56 @@ dynamic_schedules = st.lists(
     st.builds(Hold, st.sampled_from(["desk", "desk/x", "desk/y"]), st.integers(0, 6), st.integers(1, 12)), max_size=3
 ).map(tuple)
 
+# -- large numbers, and mistakes -------------------------------------------------------------------------------
+
+
+def check_large(drawn: Any) -> None:
+    """What holds of few holds of many."""
+    given, inline, driven = drawn
+    _run_either(lambda: extremes.play_large(given), inline, driven)
+
+
+def check_mistakes(drawn: Any) -> None:
+    """A mistake is one clear error, and changes nothing."""
+    given, inline, driven = drawn
+    _run_either(lambda: extremes.play_mistakes(given), inline, driven)
+
+
+def _run_either(main: Any, inline: bool, driven: bool) -> None:
+    if driven:
+        run_world(World(inline=inline), main)
+    else:
+        run(main, loop=SimLoop(idle_steps=IDLE_STEPS))
+
+
+# -- random plays, held against the invariants alone -----------------------------------------------------------
+
+
+def check_plays(drawn: Any) -> None:
+    """The invariants hold in every world, with faults."""
+    play, world, settle = drawn
+    campaigns.run(play, world, settle)
+
+
+some_plays = st.tuples(
+    st.one_of(plays.plays(8), plays.crashing(), plays.flooding(), plays.watching()),
+    plays.worlds(),
+    st.sampled_from([0.0, 60.0]),
+)
+
+def check_slow(drawn: Any) -> None:
+    """Starts and stops that take time, one supervisor below another, go by the rules."""
+    given, schedule, inline = drawn
+    run_world(World(schedule=schedule, inline=inline), lambda: slow_trees.play_slow(given))
+
+
 PROPERTIES: Final = [
     ("players", played, check_players, 1.0),
     ("tree", st.tuples(trees.trees, tree_schedules, st.booleans()), check_tree, 0.8),
     ("watch", st.tuples(watches.watched, st.booleans()), check_watch, 0.3),
     ("dynamic", st.tuples(watches.dynamics, dynamic_schedules, st.booleans()), check_dynamic, 0.6),
+    ("slow", st.tuples(slow_trees.slow_trees, tree_schedules, st.booleans()), check_slow, 0.7),
+    ("large", st.tuples(extremes.large, st.booleans(), st.booleans()), check_large, 0.12),
+    ("mistakes", st.tuples(extremes.mistakes, st.booleans(), st.booleans()), check_mistakes, 0.3),
+    ("plays", some_plays, check_plays, 0.5),
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hops import Put, alone, letters, quiet
-from supervised import Child, Desk, High
+from supervised import Child, Desk, End, High
 
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
@@ -166,6 +166,42 @@ def test_a_child_that_did_not_start_is_removed_however_late_its_supervisor_is_se
             assert desk.log == []
 
     World(schedule=schedule).run(main)
+
+
+@pytest.mark.promise(36)
+def test_children_stop_in_reverse_order_of_their_specs_also_when_some_of_their_addresses_were_kept() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            desk = Desk(kernel)
+            sub = desk.plan(desk.child("d"), desk.child("e"))
+            below = ChildPlan("sub", sub, shutdown=60.0)
+            cell = await desk.start(desk.plan(desk.child("a"), below, strategy="one_for_all"))
+            await desk.handle("desk/sub").terminate_child("d")
+            desk.tell("desk/a", End("error"))
+            await asyncio.sleep(10)
+            assert desk.log[-3:] == ["desk/a up #2", "desk/sub/d up #1", "desk/sub/e up #2"]
+            await kernel.stop(cell)
+            assert desk.log[-3:] == ["desk/sub/e shutdown", "desk/sub/d shutdown", "desk/a shutdown"]
+
+    World().run(main)
+
+
+@pytest.mark.promise(41)
+def test_a_child_that_was_stopped_by_hand_as_a_group_restart_began_keeps_its_spec() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            desk = Desk(kernel)
+            plain = [ChildPlan(name, One) for name in "de"]
+            await desk.start(desk.plan(*plain, strategy="one_for_all"))
+            await quiet()
+            kernel.halt(desk.cell("desk/e"), Exit("error", "over"))
+            kernel.begin_stop(desk.cell("desk/d"))
+            await asyncio.sleep(10)
+            assert desk.states() == {"d": "stopped", "e": "running"}
+            await desk.handle().restart_child("d")
+            assert desk.states() == {"d": "running", "e": "running"}
+
+    World().run(main)
 
 
 @pytest.mark.promise(41)
