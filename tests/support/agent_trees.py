@@ -262,11 +262,22 @@ clerk = Agent(
     budget=Budget(steps=16),
 )
 
+# --- nothing but a gate ----------------------------------------------------------------------------------------------
+
+porter = Agent(
+    "porter",
+    model=model,
+    tools=[destroy],
+    approvals=Approvals(expires=600, by={"boss": ["bo"]}),
+    instructions="Ask before you destroy.",
+)
+
 TREES: Final[Mapping[str, Case]] = {
     "desk": Case(desk, Ticket("My parcel is late.")),
     "refunds": Case(refunds, Prompt("Order 1042 arrived broken.")),
     "store": Case(store, "Parcel 7 is to leave."),
     "office": Case(office, Question("How many lamps are left?")),
+    "porter": Case(porter, "Away with 3 lamps."),
     "clerk": Case(clerk, "Find 3 lamps."),
 }
 
