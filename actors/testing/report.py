@@ -51,7 +51,8 @@ class Falsified(AssertionError):
 def verify(world: World, trace: Trace, check: Iterable[Callable[[Trace], Iterable[str]]]) -> None:
     """Raise `Falsified` if an oracle finds something, or if `always` or `eventually` did."""
     with untraced():
-        found = tuple([*trace.broken, *(sentence for oracle in check for sentence in oracle(trace))])
+        said = [sentence for oracle in check for sentence in oracle(trace)]
+        found: tuple[str, ...] = tuple(trace.broken + said)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         error = Falsified(f"{found[0]}{more}", found, page(world, trace, found))

@@ -121,6 +121,10 @@ def _joined(some: Sequence[Deviation], more: Sequence[Deviation]) -> list[Deviat
     return [*some, *more]
 
 
+def _only(demotions: Sequence[Demote]) -> list[Deviation]:
+    return [*demotions]
+
+
 def schedules(
     max_holds: int = MAX_HOLDS, depth: int = 3, *, actors: Actors = ACTORS, messages: int = MESSAGES
 ) -> SearchStrategy[tuple[Deviation, ...]]:
@@ -139,7 +143,7 @@ def schedules(
     names = _names(actors)
     ways: list[SearchStrategy[list[Deviation]]] = [st.lists(hold, max_size=min(2, max_holds))]
     if depth:
-        ways.append(demotions.map(list))
+        ways.append(demotions.map(_only))
     if depth or max_holds > 2:
         ways.append(made(_joined, st.lists(hold, max_size=max_holds), demotions))
     if depth and len(names) > 1:

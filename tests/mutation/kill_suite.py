@@ -3,8 +3,8 @@
     PYTHONPATH=.:tests/support python tests/mutation/kill_suite.py                    # once, as for a mutant
     PYTHONPATH=.:tests/support python tests/mutation/kill_suite.py --worlds 100000    # for false alarms; counts them
 
-At most 500 examples of each property, in rounds, so that what is easily seen is seen early. Nothing is shrunk: a kill is
-all that is wanted. With `--seed` other examples are drawn.
+At most 500 examples of each property, in rounds, so that what is easily seen is seen early. Nothing is shrunk: a kill
+is all that is wanted. With `--seed` other examples are drawn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plain statement of what an actor does with its messages: one at a time, mailbox, stash, timers, watches, links, ends.
+"""A plain statement of what an actor does with its messages: one at a time, stash, timers, watches, links, ends.
 
 `Model` plays a program in time of its own, with no event loop, no queue of ready actors and no tasks. What it says is
 compared with what a kernel did. At any moment one thing happens: all times of a program are apart.
@@ -190,9 +190,7 @@ class Model:
         while True:
             if self.soon:
                 self.soon.pop(0)()
-            elif not any([self._pump(each) for each in self.actors.values()]) and not any(
-                [poll() for poll in self.polls[:]]
-            ):
+            elif not self._pump_all() and not self._poll_all():
                 return
 
     def note(self, actor: MActor, *what: Any) -> None:
@@ -254,6 +252,15 @@ class Model:
                 started()
 
         self.soon.append(begin)
+
+    def _pump_all(self) -> bool:
+        """Let every actor go on; whether one could."""
+        went = [self._pump(each) for each in self.actors.values()]
+        return any(went)
+
+    def _poll_all(self) -> bool:
+        went = [poll() for poll in self.polls[:]]
+        return any(went)
 
     def _pump(self, actor: MActor) -> bool:
         """Begin what can begin; whether something did."""

@@ -170,9 +170,9 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        if isinstance(node.op, ast.Add | ast.Sub) and isinstance(node.right, ast.Constant):
-            if isinstance(node.right.value, int):
-                self._add("off by one", node, f"({ast.unparse(node.left)})")
+        number = isinstance(node.right, ast.Constant) and isinstance(node.right.value, int)
+        if isinstance(node.op, ast.Add | ast.Sub) and number:
+            self._add("off by one", node, f"({ast.unparse(node.left)})")
         self.generic_visit(node)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:

@@ -135,6 +135,7 @@ class Player(Actor[Any]):
         if op[0] == "ask z":
             _, n, length, timeout = op
             try:
+                assert self.sink is not None
                 outcome: Any = await self.sink.ask(
                     Act(n, (("sleep", length),)) if length else Now(n, ()), timeout=timeout
                 )
@@ -231,6 +232,10 @@ class Trapping(Player):
     def exited(self, m: Exited) -> None:
         self.note("begin", f"exited {m.kind}", m.path)
         self.note("end", f"exited {m.kind}", "ok")
+
+
+def _peeked(actor: Any) -> Any:
+    return "peeked", actor.context.incarnation
 
 
 def kind_of(given: Traits) -> type[Player]:
@@ -496,7 +501,7 @@ def by_model(plan: list[Any], crashes: dict[tuple[str, int], bool]) -> dict[str,
                     asked.append((name, entry))
             case ("send", name, n, program, length, _):
                 model.send(name, n, program, length)
-            case ("give up", nth, cancel, _):
+            case ("give up", nth, _, _):
                 waiting = [(name, entry) for name, entry in asked if not entry.ask.done]
                 if waiting:
                     name, entry = waiting[nth % len(waiting)]
@@ -605,7 +610,7 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
         letters: dict[str, list[tuple[str, str]]] = {name: [] for name in TRAITS}
         for letter in kernel.telemetry.dead_letters():
             n = letter.message if letter.reason == "late" else getattr(letter.message, "n", None)
-            letters.setdefault(letter.target, []).append((n or type(letter.message).__name__, letter.reason))
+            letters.setdefault(letter.target, []).append((str(n or type(letter.message).__name__), str(letter.reason)))
         for n, task in stage.asking.items():
             assert task.done(), f"{n} has not ended"
         waiting = sum(cell.waiting for cell in stage.cells.values() if cell.state == "running" and not cell.running)
@@ -652,7 +657,7 @@ async def _step(stage: Stage, step: Any, said: list[Any]) -> None:
                 match each:
                     case ("tell", n, program):
                         told = stage.ref(name).tell(_message(n, program))
-                        said.append("True" if told else told.reason)  # type: ignore[union-attr]  # refused
+                        said.append("True" if told else told.reason)
                     case ("halt", length):
                         kernel.halt(stage.cells[name], deadline=length)
                     case ("stop",):
@@ -678,9 +683,7 @@ async def _step(stage: Stage, step: Any, said: list[Any]) -> None:
         case ("resume", name, _):
             said.append(_resume(stage, name))
         case ("peek", name, n, length, _):
-            work = kernel.suspensions.peek(
-                stage.cells[name], lambda actor: ("peeked", actor.context.incarnation), length
-            )
+            work = kernel.suspensions.peek(stage.cells[name], _peeked, length)
             stage.asking[f"peek {n}"] = asyncio.create_task(_noted(stage, n, work))
 
 

@@ -144,6 +144,7 @@ some_plays = st.tuples(
     st.sampled_from([0.0, 60.0]),
 )
 
+
 def check_slow(drawn: Any) -> None:
     """Starts and stops that take time, one supervisor below another, go by the rules."""
     given, schedule, inline = drawn
