@@ -55,7 +55,7 @@ def verify(world: World, trace: Trace, check: Iterable[Callable[[Trace], Iterabl
         found: tuple[str, ...] = tuple(trace.broken + said)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        error = Falsified(f"{found[0]}{more}", found, page(world, trace, found))
+        error = Falsified(f"{next(iter(found))}{more}", found, page(world, trace, found))
         explain(error, world, trace, error.page)
         raise error
 

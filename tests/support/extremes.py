@@ -100,6 +100,11 @@ large = st.tuples(
 )
 
 
+def _calls(handle: Any) -> object:
+    """What a handle of the loop calls: it has no public name."""
+    return handle._callback
+
+
 async def play_large(drawn: Any) -> None:
     """One of the programs, in some size."""
     what, count, more = drawn
@@ -212,8 +217,7 @@ async def _timers(kernel: Kernel, count: int, more: int) -> None:
     assert len(heap) <= live + max(64, live), f"{len(heap)} timers are kept for {live}"
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimLoop)
-    heap: Any = loop._timers  # what a handle keeps has no promise
-    armed = [entry for entry in heap if entry[2]._callback == kernel.timers._fire and not entry[2].cancelled()]
+    armed = [each for _, _, each in loop._timers if _calls(each) == kernel.timers._fire and not each.cancelled()]
     assert len(armed) == 1, f"{len(armed)} timers of the loop for one heap"
     await asyncio.sleep(10)
     kept = list(range(0, count, 4))
