@@ -9,7 +9,7 @@ other functions change. Excluded by rule, because nothing promised could tell: w
 from __future__ import annotations
 
 import ast
-import random
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,20 +245,22 @@ def all_of(root: Path) -> list[Mutant]:
 
 
 def sample(mutants: list[Mutant], count: int = SAMPLE, seed: int = SEED) -> list[Mutant]:
-    """`count` of them: the operators take turns, and within one the files; which place is drawn with `seed`."""
-    dice = random.Random(seed)
-    return sorted(_in_turn(mutants, dice)[:count])
+    """`count` of them: the operators take turns, and within one the files; which place is drawn with `seed`.
 
+    Drawn by the hash of the id: a change of the product changes the sample only where it changes the mutants.
+    """
 
-def _in_turn(mutants: list[Mutant], dice: random.Random) -> list[Mutant]:
+    def drawn(name: str) -> bytes:
+        return hashlib.sha256(f"{seed} {name}".encode()).digest()
+
     queues: dict[str, dict[str, list[Mutant]]] = {}
-    for each in mutants:
+    for each in sorted(mutants, key=lambda mutant: drawn(mutant.id)):
         queues.setdefault(each.operator, {}).setdefault(each.file, []).append(each)
-    lines: list[list[Mutant]] = []
-    for operator in sorted(queues):
-        files = [dice.sample(line, len(line)) for _, line in sorted(queues[operator].items())]
-        lines.append(list(_turns(dice.sample(files, len(files)))))
-    return list(_turns(lines))
+    lines = [
+        list(_turns([files[file] for file in sorted(files, key=lambda file: drawn(f"{operator} {file}"))]))
+        for operator, files in sorted(queues.items())
+    ]
+    return sorted(list(_turns(lines))[:count])
 
 
 def _turns(lines: list[list[Mutant]]) -> Iterator[Mutant]:
