@@ -335,8 +335,8 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         """Stop the members one after another, each fully; True when all are down."""
         while group.todo:
             kept = self._kept.get(group.todo[-1])
-            if kept is not None and kept.phase in ("up", "starting"):
-                self._end(kept)
+            if kept is not None and (kept.phase in ("up", "starting") or kept.cell.state == "stopping"):
+                self._end(kept)  # also one that is to stay stopped: its address must be free before anybody starts
             if kept is not None and kept.phase in ("ending", "leaving"):
                 return False
             group.todo.pop()

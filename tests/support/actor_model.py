@@ -35,6 +35,15 @@ class Traits:
     cancel_on_stop: bool = False
 
 
+AWAIT: Final = ("sleep", "stubborn", "ask z", "self suspend", "self peek")
+"""What only an `async def` handler can do."""
+
+
+def waits(ops: tuple[Op, ...]) -> bool:
+    """Whether a program is for an `async def` handler."""
+    return any(op[0] in AWAIT for op in ops)
+
+
 def told(exit: tuple[str, str]) -> str:
     """As an exit is written."""
     return f"{exit[0]}({exit[1]})" if exit[1] else exit[0]
@@ -344,6 +353,9 @@ class Model:
                 return self.ask_sink(actor, hand, n, length, timeout)
             case ("send z", n):
                 self.actors["z"].work.append(Entry(n, sender=actor.name))
+            case ("later", length, how, n):
+                outer = hand.entry.ask if waits(hand.entry.ops) else None
+                self.after(length, lambda: self._later(actor, life, how, n, outer))
             case ("self suspend" | "self peek",):
                 self.note(actor, "refused", "self")
             case ("quit", kind):
@@ -390,6 +402,36 @@ class Model:
                     life.idle = Idle(seconds, self.now)
                     self.after(seconds, self._idle(actor, life, life.idle))
         return ""
+
+    def _later(self, actor: MActor, life: Life, how: str, n: str, outer: Ask | None) -> None:
+        """What a handler has left behind, which runs for the incarnation that began it."""
+        outcome: Any = "done"
+        if life.fenced:
+            outcome = "Fenced"
+        elif how == "ask":
+            ask = self.new_ask(n, 0.5)
+            ask.until = min(ask.until, outer.until) if outer is not None else ask.until
+            ask.then = lambda outcome: self.note(actor, "later", n, outcome)
+            if ask.until <= self.now:
+                self.result(ask, ("AskTimeout", ""))
+                return
+            self.actors["z"].work.append(Entry(n, ask=ask, sender=actor.name))
+            self.at(ask.until, lambda: self.result(ask, ("AskTimeout", "")))
+            return
+        elif how == "tell":
+            self.actors["z"].work.append(Entry(n, sender=actor.name))
+        elif how == "unstash":
+            kept, life.stash = life.stash, []
+            actor.work.extendleft(reversed(kept))
+        elif how == "after":
+            life.afters += 1
+            self.after(0.05, lambda: self._ring(actor, life, n))
+        elif actor.state in ALIVE:
+            actor.exit = ("error", "later")
+            life.leaving = True
+            if actor.hand is None and actor.state != "starting":
+                self.end(actor, actor.exit)
+        self.note(actor, "later", n, outcome)
 
     def _ring(self, actor: MActor, life: Life, n: str) -> None:
         life.afters -= 1
@@ -481,6 +523,8 @@ class Model:
         cut = how == "CancelledError"
         if cut and entry.cancelled and actor.state in ("running", "suspended"):
             life.stash = [kept for kept in life.stash if kept is not entry]
+            if hand.stashed:
+                actor.work = deque(kept for kept in actor.work if kept is not entry)
             if life.leaving:
                 self.end(actor, actor.exit)
             return
@@ -812,6 +856,14 @@ class Model:
             self._drop(actor, actor.work.popleft())
             actor.work.append(entry)
         return "True"
+
+    def force(self, name: str, n: str, ops: tuple[Op, ...]) -> None:
+        """Put in, whatever the size."""
+        actor = self.actors[name]
+        if actor.state in ("stopping", "stopped"):
+            self.letter(actor, Entry(n, ops), "stopped")
+        else:
+            actor.work.append(Entry(n, ops))
 
     def _drop(self, actor: MActor, oldest: Entry) -> None:
         if oldest.ask is not None:

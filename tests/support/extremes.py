@@ -459,6 +459,26 @@ MISTAKES_OUTSIDE: dict[str, tuple[Outside, type[Exception]]] = {
     "stash of nothing": (lambda b: Stash(b.cell, 0), SpecError),
 }
 
+stamps = st.lists(st.sampled_from([0.0, 0.5, 1.0, 4.5, 5.0, 5.5]), max_size=12)
+
+
+def check_window(drawn: tuple[int, list[float], int]) -> None:
+    """A window of restarts, kept over a restart of the process at some time, against a plain list."""
+    restarts, gaps, kept_at = drawn
+    intensity = Intensity(restarts, 5.0)
+    window, plain, now = RestartWindow(intensity), [0.0][:0], 0.0
+    for place, gap in enumerate(gaps):
+        now += gap
+        if place == kept_at:
+            snapshot = window.snapshot()
+            window = RestartWindow(intensity)
+            window.restore(snapshot)
+        plain = [stamp for stamp in plain if now - stamp <= 5.0]
+        assert window.count(now) == min(len(plain), restarts + 1), f"{window.count(now)}, and not {len(plain)}"
+        plain.append(now)
+        assert window.admit(now) == (len(plain) <= restarts), f"at {now:g} s"
+
+
 mistakes = st.lists(
     st.one_of(
         st.tuples(st.just("inside"), st.sampled_from(sorted(MISTAKES_INSIDE))),

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from actor_model import Model, Op, Traits
+from actor_model import Model, Op, Traits, waits
 from hypothesis import strategies as st
 from invariants import check
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import Cell
-from understudy.actors.errors import ActorStopped, StashFull, UnderstudyError, UsageError
+from understudy.actors.delivery import Life
+from understudy.actors.errors import ActorStopped, Fenced, StashFull, UnderstudyError, UsageError
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Down, Exited, Message
@@ -28,11 +29,10 @@ TRAITS = {
     "c": Traits(limit=3, overflow="drop_newest", redeliver=1, fails=(2,)),
     "d": Traits(restart=None, stops=0.1, stash=1),
     "e": Traits(limit=1, cancel_on_stop=True, stash=1),
-    "f": Traits(restart=0.0, limit=4),
+    "f": Traits(restart=0.0, limit=4, trap=True),
     "z": Traits(),
 }
 """All restart but `d`; `f` at once. `z` answers the others, and nobody does anything to it."""
-AWAIT = ("sleep", "stubborn", "ask z", "self suspend", "self peek")
 
 
 class Act(Message[object]):
@@ -65,6 +65,9 @@ class Stage:
         self.stashes: set[tuple[str, str]] = set()
         self.results: dict[str, Any] = {}
         self.asking: dict[str, asyncio.Task[Any]] = {}
+        self.sent: dict[str, Message[Any]] = {}
+        self.lives: list[Life] = []
+        self.left: list[asyncio.Task[Any]] = []
 
     def now(self) -> float:
         return self.kernel.loop.time()
@@ -86,7 +89,9 @@ class Player(Actor[Any]):
         self.stage.log[self.context._cell.label].append((self.stage.now(), *what))
 
     async def on_start(self) -> None:
-        traits = self.traits
+        traits, life = self.traits, self.context._cell.life
+        assert life is not None
+        self.stage.lives.append(life)
         if traits.starts:
             await asyncio.sleep(traits.starts)
         if self.context.incarnation in traits.fails:
@@ -94,6 +99,7 @@ class Player(Actor[Any]):
         self.note("up", self.context.incarnation)
 
     def now(self, m: Now) -> object:
+        self.look(m)
         self.note("begin", m.n, "")
         how = "ok"
         try:
@@ -107,6 +113,7 @@ class Player(Actor[Any]):
         return m.n
 
     async def act(self, m: Act) -> object:
+        self.look(m)
         self.note("begin", m.n, "")
         how, task = "ok", asyncio.current_task()
         try:
@@ -129,6 +136,33 @@ class Player(Actor[Any]):
         finally:
             self.note("end", m.n, how)
         return m.n
+
+    def look(self, m: Act | Now) -> None:
+        """Where messages go through the codec, what comes is never what was sent."""
+        assert not self.stage.kernel.check or m is not self.stage.sent.get(m.n), "not by the codec"
+
+    async def later(self, seconds: float, how: str, n: str) -> None:
+        """Goes on after its handler."""
+        await asyncio.sleep(seconds)
+        outcome: Any = "done"
+        try:
+            assert self.sink is not None
+            match how:
+                case "ask":
+                    outcome = await self.sink.ask(Now(n, ()), timeout=0.5)
+                case "tell":
+                    assert self.sink.tell(Now(n, ()))
+                case "unstash":
+                    self.context.unstash_all()
+                case "after":
+                    self.context.after(0.05, Tock(n))
+                case _:
+                    self.context.stop(Exit("error", "later"))
+        except Fenced:
+            outcome = "Fenced"
+        except UnderstudyError as error:
+            outcome = outcome_of(error)
+        self.note("later", n, outcome)
 
     async def wait(self, op: Op) -> None:
         cell = self.context._cell
@@ -169,6 +203,8 @@ class Player(Actor[Any]):
                 raise ValueError("raised")
             case ("raise base",):
                 raise GeneratorExit
+            case ("later", seconds, how, left):
+                stage.left.append(asyncio.ensure_future(self.later(seconds, how, left)))
             case ("send z", told):
                 assert self.sink is not None
                 assert self.sink.tell(Now(told, ()))
@@ -267,6 +303,7 @@ ops = st.one_of(
     st.sampled_from([("note",), ("raise",), ("stash",), ("stash",), ("unstash",), ("raise base",), ("send z",)]),
     st.tuples(st.just("ask z"), st.sampled_from([0.0, 0.0, 0.5]), seconds),
     st.sampled_from([("self suspend",), ("self peek",)]),
+    st.tuples(st.just("later"), seconds, st.sampled_from(["ask", "ask", "tell", "unstash", "after", "stop"])),
     st.tuples(st.sampled_from(["quit", "leave"]), kinds),
     st.tuples(st.sampled_from(["watch", "link", "link", "unwatch", "unlink"]), who),
     st.tuples(st.just("after"), seconds),
@@ -286,6 +323,7 @@ steps = st.one_of(
                 st.tuples(st.just("tell"), programs),
                 st.tuples(st.just("tell"), programs),
                 st.tuples(st.just("halt"), seconds),
+                st.tuples(st.just("force"), programs),
                 st.just(("stop",)),
                 st.just(("resume",)),
             ),
@@ -340,12 +378,12 @@ def _given_up(before: list[Op], after: list[Op], nth: int, wait: float) -> list[
     return [("ask", 0, [*before, ("sleep", 0.6), *after], 2.0, False, SHORT), ("give up", nth, False, wait)]
 
 
-def _watched(first: str, last: str, ends: Op, busy: bool) -> list[Any]:
-    """A watch or a link is taken back, before or after what it tells of."""
+def _watched(first: str, last: str, ends: Op, busy: bool, again: bool) -> list[Any]:
+    """A watch or a link is taken back, before or after what it tells of; and made again."""
     end = ("burst", 1, [("tell", [ends])], 0.05)
     if busy:
         return [tell([(first, 1)]), tell([("sleep", 0.3), (last, 1)]), end]
-    return [tell([(first, 1)]), tell([(last, 1)]), end]
+    return [tell([(first, 1)]), tell([(last, 1)]), *([tell([(first, 1)])] if again else []), end]
 
 
 def _ticking(repeat: Any, busy: float, key: str) -> list[Any]:
@@ -385,8 +423,9 @@ scenes = st.one_of(
     st.builds(
         _watched,
         st.sampled_from(["watch", "link"]),
-        st.sampled_from(["unwatch", "unlink", "note"]),
+        st.sampled_from(["unwatch", "unlink"]),
         st.sampled_from([("raise",), ("quit", "normal"), ("leave", "shutdown")]),
+        st.booleans(),
         st.booleans(),
     ),
     st.builds(_ticking, repeats, st.sampled_from([0.05, 0.3]), keys),
@@ -431,6 +470,8 @@ def concrete(given: tuple[tuple[str, ...], list[Any]]) -> list[Any]:
                     out.append((op[0], length + next(times)))
                 case ("ask z", length, timeout):
                     out.append(("ask z", fresh(), length and length + next(times), timeout + next(times)))
+                case ("later", length, how):
+                    out.append(("later", length + next(times), how, fresh()))
                 case ("send z",):
                     out.append(("send z", fresh()))
                 case ("after", length):
@@ -441,15 +482,13 @@ def concrete(given: tuple[tuple[str, ...], list[Any]]) -> list[Any]:
                     out.append(("idle", length + next(times)))
                 case ("watch" | "unwatch" | "link" | "unlink", place):
                     out.append((op[0], cast[place]))
-                case ("note", _):
-                    out.append(("note",))
                 case _:
                     out.append(op)
         return tuple(out)
 
     def inner(each: Op) -> Op:
-        if each[0] == "tell":
-            return ("tell", fresh(), of(each[1]))
+        if each[0] in ("tell", "force"):
+            return (each[0], fresh(), of(each[1]))
         return ("halt", each[1] + next(times)) if each[0] == "halt" else each
 
     made: list[Any] = []
@@ -489,6 +528,8 @@ def by_model(plan: list[Any], crashes: dict[tuple[str, int], bool]) -> dict[str,
                     match each:
                         case ("tell", n, program):
                             said.append(model.tell(name, n, program))
+                        case ("force", n, program):
+                            model.force(name, n, program)
                         case ("halt", length):
                             model.halt(model.actors[name], length)
                         case ("stop",):
@@ -528,7 +569,7 @@ def _cancels(n: str) -> bool:
 
 # -- by a kernel -----------------------------------------------------------------------------------------------
 
-_DETAILS = re.compile(r": (raised|no|planned: \w+\(.*?\))")
+_DETAILS = re.compile(r": (raised|no\b|planned: \w+\(.*?\))")
 
 
 def outcome_of(error: BaseException) -> Any:
@@ -615,6 +656,10 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
             assert task.done(), f"{n} has not ended"
         waiting = sum(cell.waiting for cell in stage.cells.values() if cell.state == "running" and not cell.running)
         assert not waiting, "messages that wait, and nobody handles them"
+        assert all(task.done() for task in stage.left), "what a handler left behind has not ended"
+        for life in stage.lives:
+            if life.fenced:
+                _nothing_left(life)
         for cell in stage.cells.values():
             if cell.state == "stopped":
                 assert cell.life is None, "a life after the end"
@@ -626,6 +671,21 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
     assert len(asyncio.all_tasks()) == 1, f"left: {asyncio.all_tasks()}"
     assert not kernel.timers._heap, "timers are left"
     return {"said": said, "results": results, "states": states, "letters": letters, **log}
+
+
+def _nothing_left(life: Life) -> None:
+    """An incarnation that ended holds nothing."""
+    what = f"{life.cell.path} #{life.number}"
+    assert not life.tasks, what
+    assert not life.timers, f"{what}: timers"
+    assert not life.watching, f"{what}: watches"
+    assert life.context is None, f"{what}: a context"
+    kit = life.kit
+    if kit is not None:
+        assert not kit.timers, f"{what}: keyed timers"
+        assert not kit.links, f"{what}: links"
+        assert kit.stash is None, f"{what}: a stash"
+        assert kit.idle is None, f"{what}: an idle timeout"
 
 
 def difference(said: dict[str, Any], done: dict[str, Any]) -> str:
@@ -656,8 +716,11 @@ async def _step(stage: Stage, step: Any, said: list[Any]) -> None:
             for each in inside:
                 match each:
                     case ("tell", n, program):
-                        told = stage.ref(name).tell(_message(n, program))
+                        told = stage.ref(name).tell(_message(stage, n, program))
                         said.append("True" if told else told.reason)
+                    case ("force", n, program):
+                        kernel.force(stage.cells[name], _message(stage, n, program))
+                        del stage.sent[n]  # accepted before, so not looked at again
                     case ("halt", length):
                         kernel.halt(stage.cells[name], deadline=length)
                     case ("stop",):
@@ -666,11 +729,11 @@ async def _step(stage: Stage, step: Any, said: list[Any]) -> None:
                         said.append(_resume(stage, name))
         case ("ask", name, n, program, length, fast, _):
             asking = stage.ref(name).ask(
-                _message(n, program), timeout=length, cancel=_cancels(n), on_restart="fail" if fast else "wait"
+                _message(stage, n, program), timeout=length, cancel=_cancels(n), on_restart="fail" if fast else "wait"
             )
             stage.asking[n] = asyncio.create_task(_noted(stage, n, asking))
         case ("send", name, n, program, length, _):
-            sending = stage.ref(name).send(_message(n, program), timeout=length)
+            sending = stage.ref(name).send(_message(stage, n, program), timeout=length)
             stage.asking[f"send {n}"] = asyncio.create_task(_noted(stage, n, sending))
         case ("give up", nth, _, _):
             waiting = [task for n, task in stage.asking.items() if n.isdigit() and not task.done()]
@@ -687,8 +750,9 @@ async def _step(stage: Stage, step: Any, said: list[Any]) -> None:
             stage.asking[f"peek {n}"] = asyncio.create_task(_noted(stage, n, work))
 
 
-def _message(n: str, program: tuple[Op, ...]) -> Message[Any]:
-    return (Act if any(op[0] in AWAIT for op in program) else Now)(n, program)
+def _message(stage: Stage, n: str, program: tuple[Op, ...]) -> Message[Any]:
+    made = stage.sent[n] = (Act if waits(program) else Now)(n, program)
+    return made
 
 
 def _resume(stage: Stage, name: str) -> str:

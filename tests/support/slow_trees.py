@@ -28,6 +28,8 @@ from understudy.supervisors.strategies import STRATEGIES
 from understudy.supervisors.supervisor import SupervisorActor
 
 WITHIN: Final = 1.0
+HEALTHY: Final = 20.0
+CAP: Final = 4.0
 KIDS: Final = ("desk/a", "desk/sub/d", "desk/sub/e", "desk/c")
 ORDER: Final = {"desk": ("desk/a", "desk/sub", "desk/c"), "desk/sub": ("desk/sub/d", "desk/sub/e")}
 
@@ -49,7 +51,8 @@ slow_trees = st.tuples(
     st.sampled_from(STRATEGIES),
     st.sampled_from(STRATEGIES),
     st.lists(
-        st.tuples(kid, st.integers(2, 4), st.sampled_from([0.3, 0.3, 0.8, 5.0])), max_size=4
+        st.tuples(kid, st.integers(2, 4), st.sampled_from([0.3, 0.3, 0.8, 5.0]), st.sampled_from([False, False, True])),
+        max_size=4,
     ),  # the starts that take time: of whom, of which incarnation, how long
     st.tuples(*(st.sampled_from([0.0, 0.0, 0.4]),) * 4),
     st.sampled_from([0.0, 0.5, 1.0]),
@@ -81,6 +84,8 @@ class Kid(Actor[End | Echo]):
         seconds = self.tree.slow.get((path, number), 0.0)
         if seconds:
             await asyncio.sleep(seconds)
+        if (path, number) in self.tree.fails:
+            raise LookupError("no disk")
         self.tree.see(path, "up", number)
 
     async def on_stop(self, exit: Exit) -> None:
@@ -105,9 +110,10 @@ class Tree:
     def __init__(self, kernel: Kernel, drawn: Any) -> None:
         self.kernel = kernel
         self.strategies = {"desk": drawn[0], "desk/sub": drawn[1]}
-        self.slow = {(KIDS[who], number): seconds for who, number, seconds in drawn[2]}
+        self.slow = {(KIDS[who], number): seconds for who, number, seconds, _ in drawn[2]}
+        self.fails = {(KIDS[who], number) for who, number, _, fails in drawn[2] if fails}
         self.stops = dict(zip(KIDS, drawn[3], strict=True))
-        self.backoff = Backoff(first=drawn[4], factor=2, cap=4, jitter=0.5, healthy=20)
+        self.backoff = Backoff(first=drawn[4], factor=2, cap=CAP, jitter=0.5, healthy=HEALTHY)
         self.limit = drawn[5]
         self.seen: list[Seen] = []
         self.texts: dict[str, list[str]] = defaultdict(list)
@@ -241,11 +247,15 @@ def looked_through(tree: Tree) -> None:
 
 def _lives(tree: Tree, path: str, own: list[Seen]) -> None:
     number, up, begun = 0, False, 0.0
+    said: set[int] = set()
     for each in own:
         if each.path != path:
             if each.number:
                 number = 0 if tree.strategies["desk"] == "one_for_one" else -1  # a new address, or one that was kept
+        elif each.what == "started":
+            said.add(each.number)
         elif each.what == "begin":
+            assert each.number in said, f"{path}: nobody was told that incarnation {each.number} began"
             number = each.number - 1 if number < 0 and each.number > 0 else number
             assert each.number > number, f"{path}: incarnation {each.number} after {number}"
             number, begun, up = each.number, each.at, False
@@ -278,9 +288,9 @@ def _delays(tree: Tree, path: str, own: list[Seen]) -> None:
             exit, _ = each.detail
         elif each.what == "delay":
             delay, count = each.detail
-            before = failures if exit.kind == "start" or each.at - began < tree.backoff.healthy_after else 0
+            before = failures if exit.kind == "start" or each.at - began < HEALTHY else 0
             failures = before + 1
-            wanted = tree.backoff.delay(before, 0.75) if tree.backoff.first else 0.0
+            wanted = min(CAP, tree.backoff.first * 2**before) * 1.25
             assert (abs(delay - wanted) < 1e-9, count) == (True, failures), f"{path}: waits {delay:g}, not {wanted:g}"
             due = each.at + delay
 

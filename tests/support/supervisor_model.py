@@ -104,7 +104,8 @@ class Model:
         if len(self.stamps) > self.intensity.restarts:
             self.end()
             return
-        if kind != "start" and self.now - kid.began >= self.backoff.healthy_after:
+        healthy = self.backoff.healthy or (self.backoff.first + self.backoff.cap) / 2
+        if kind != "start" and self.now - kid.began >= healthy:
             kid.failures = 0
         delay = min(self.backoff.cap, self.backoff.first * 2**kid.failures)
         delay *= self.jitter

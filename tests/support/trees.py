@@ -11,7 +11,7 @@ from supervised import Desk, Echo, End, High
 from supervisor_model import KINDS, NAMES, Kid, Model
 
 from understudy.actors.errors import ActorStopped
-from understudy.actors.journal.events import ChildExited, GaveUp
+from understudy.actors.journal.events import ChildExited, ChildStarted, GaveUp
 from understudy.actors.kernel import Kernel
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.intensity import Intensity
@@ -53,7 +53,7 @@ class Match:
         strategy, given, limit, first, auto, self.moves = tree
         self.desk = desk
         intensity = Intensity(limit, within=20)
-        backoff = Backoff(first=first, factor=2, cap=8, jitter=0.5, healthy=10)
+        backoff = Backoff(first=first, factor=2, cap=8, jitter=0.5, healthy=10 if limit % 2 else None)
         self.fails: dict[str, list[str]] = {name: [] for name in NAMES}
         self.model = Model(strategy, intensity, backoff, {}, auto=auto, jitter=1.25)
         plans = []
@@ -136,6 +136,9 @@ class Match:
             return
         seen = {child.name: (child.state, child.incarnation) for child in desk.handle().children()}
         assert seen == {kid.name: (kid.state, kid.number) for kid in model.kids.values()}
+        told = {(event.child, event.number) for event in desk.events if isinstance(event, ChildStarted)}
+        ups = {(line.split()[0], int(line.split("#")[1])) for line in desk.log if " up #" in line}
+        assert ups <= told, "a start that nobody was told of"
         ended = sum(isinstance(event, ChildExited) and not event.intended for event in desk.events)
         assert ended >= len(model.delays)
         assert not any(isinstance(event, GaveUp) and event.supervisor != "desk" for event in desk.events)

@@ -15,6 +15,7 @@ from trees import settle
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import Cell
+from understudy.actors.journal.events import ChildStarted
 from understudy.actors.errors import ActorStopped, SpecError, UsageError, WatchTimeout
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
@@ -36,6 +37,7 @@ watch_moves = st.lists(
         st.tuples(st.just("next"), st.sampled_from([0.3, 1.0, 3.0])),
         st.tuples(st.just("add"), st.integers(0, 3)),
         st.tuples(st.just("give up"), st.integers(0, 3)),
+        st.tuples(st.just("halt and give up"), st.integers(0, 3), st.integers(0, 1)),
         st.tuples(st.just("wait"), st.sampled_from([0.1, 0.5, 2.0])),
         st.just(("close",)),
         st.just(("all",)),
@@ -154,6 +156,10 @@ async def play_watch(drawn: Any) -> None:
                         task.cancel()
                         waiter.outcome = "CancelledError"
                         rules.waiting.remove(waiter)
+                case ("halt and give up", who, nth):
+                    _halt_and_give_up(kernel, cells[who], rules, asked, nth)
+                    if who >= 2:
+                        rules.gone[who] = "gone"
                 case ("wait", seconds):
                     await _pass(rules, seconds + shift)
                 case _:
@@ -168,6 +174,22 @@ async def play_watch(drawn: Any) -> None:
         assert len(watch) == 0
         assert not any(cell.watchers for cell in cells), "a closed watch watches"
         del loop._run_once  # type: ignore[attr-defined]  # as it was
+
+
+def _halt_and_give_up(
+    kernel: Kernel, cell: Cell, rules: Rules, asked: list[tuple[Waiter, asyncio.Task[Any]]], nth: int
+) -> None:
+    """The notice comes, and in the same moment somebody gives up who waits for it: it is the next one's."""
+    open_ = [(waiter, task) for waiter, task in asked if not task.done()]
+    chosen = open_[nth % len(open_)] if open_ else None
+    alive = cell.state == "running"
+    kernel.halt(cell, Exit("error", "halted"))
+    if chosen is not None:
+        chosen[1].cancel()
+        chosen[0].outcome = "CancelledError"
+        rules.waiting.remove(chosen[0])
+    if alive:
+        rules.ended(int(cell.label[1:]), "error", final=False)
 
 
 async def _pass(rules: Rules, seconds: float) -> None:
@@ -289,7 +311,8 @@ class DynamicModel:
                 return
             if not kid.failed_once:
                 kid.failed_once, kid.began = True, self.now
-            if kind != "start" and self.now - kid.began >= self.backoff.healthy_after:
+            healthy = self.backoff.healthy or (self.backoff.first + self.backoff.cap) / 2
+            if kind != "start" and self.now - kid.began >= healthy:
                 kid.failures = 0
             delay = min(self.backoff.cap, self.backoff.first * 2**kid.failures) * 1.25
             kid.failures += 1
@@ -391,6 +414,9 @@ async def play_dynamic(drawn: Any) -> None:
             assert len(actor._records) <= len(model.kids)
             assert len(actor._plans) <= len(model.kids)
             assert not actor._by_hand
+            told = {(event.child, event.number) for event in desk.events if isinstance(event, ChildStarted)}
+            ups = {(line.split()[0], int(line.split("#")[1])) for line in desk.log if " up #" in line}
+            assert {up for up in ups if up[1] > 1} <= told, "a start that nobody was told of"
         else:
             await kernel.stop(cell)
             model.end()

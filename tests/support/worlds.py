@@ -159,5 +159,6 @@ PROPERTIES: Final = [
     ("slow", st.tuples(slow_trees.slow_trees, tree_schedules, st.booleans()), check_slow, 0.7),
     ("large", st.tuples(extremes.large, st.booleans(), st.booleans()), check_large, 0.12),
     ("mistakes", st.tuples(extremes.mistakes, st.booleans(), st.booleans()), check_mistakes, 0.3),
+    ("window", st.tuples(st.integers(0, 4), extremes.stamps, st.integers(0, 12)), extremes.check_window, 0.2),
     ("plays", some_plays, check_plays, 0.5),
 ]

@@ -204,6 +204,30 @@ def test_a_child_that_was_stopped_by_hand_as_a_group_restart_began_keeps_its_spe
     World().run(main)
 
 
+class Lingering(Child):
+    async def on_stop(self, exit: Exit) -> None:
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.promise(41)
+def test_a_group_restart_waits_for_a_child_that_is_stopped_by_hand_and_does_not_give_up() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            desk = Desk(kernel)
+            lingering = ChildPlan("d", lambda: Lingering(desk))
+            await desk.start(desk.plan(lingering, desk.child("e"), strategy="one_for_all", backoff=Backoff(first=0.0)))
+            await quiet()
+            kernel.begin_stop(desk.cell("desk/d"))
+            terminating = asyncio.create_task(desk.handle().terminate_child("d"))
+            await quiet()
+            desk.tell("desk/e", End("error"))
+            await asyncio.wait([terminating])
+            await asyncio.sleep(10)
+            assert desk.states() == {"d": "stopped", "e": "running"}
+
+    World().run(main)
+
+
 @pytest.mark.promise(41)
 @pytest.mark.parametrize("schedule", [(), (Hold("desk", at=2, steps=20),)])
 def test_a_manual_start_that_failed_stays_stopped_however_late_its_supervisor_is_served(
