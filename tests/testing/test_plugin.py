@@ -13,7 +13,11 @@ from understudy.actors.testing.world import World
 
 pytest_plugins = ["pytester"]
 
-INSTALLED = any(each.name == "understudy" for each in entry_points(group="pytest11"))
+INSTALLED = any(
+    each.value == "understudy.pytest_plugin"
+    for found in importlib.metadata.distributions()
+    for each in found.entry_points.select(group="pytest11")
+)
 PLUGIN = [] if INSTALLED else ["-p", "understudy.pytest_plugin"]
 """An installation of before this plugin does not name it."""
 
