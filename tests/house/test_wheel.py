@@ -103,7 +103,7 @@ def test_the_installed_copy_is_used_and_the_sources_are_out_of_reach(installed: 
     assert [entry for entry in path if Path(entry).is_relative_to(ROOT)] == []
 
 
-UNIMPORTABLE = (".__main__", ".testing.strategies", ".testing.agent_strategies", ".testing.machine")
+UNIMPORTABLE = (".__main__", ".pytest_plugin", ".testing.strategies", ".testing.agent_strategies", ".testing.machine")
 """The command, and what needs the extra `testing`."""
 
 
