@@ -148,10 +148,10 @@ def test_a_search_is_soaked_from_one_seed_after_another(pytester: pytest.Pyteste
         pass
 
     def test_count():
-        assert len(seen) > 9 and len(set(map(repr, seen))) > 3
+        assert len(seen) > 6 and len(set(map(repr, seen))) > 3  # more than two searches of three worlds
 """
     )
-    run(pytester, program, "--sim-soak=1.5").assert_outcomes(passed=3)
+    run(pytester, program, "--sim-soak=4").assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize(
