@@ -462,10 +462,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         return kept.cell
 
     def started(self, cell: Cell) -> None:
-        """Nobody waits for the manual start of this child any more: from now on its ends are decided as any.
-
-        If it has just failed to start, that end may still be on its way, and is the end of the manual start.
-        """
+        """The manual start of this child is over: its ends are decided as any, but for one of that start on its way."""
         kept = self._kept.get(cell.label)
         failed = cell.state == "failed" and cell.exit.kind == "start"
         if kept is not None and kept.cell is cell and not failed:

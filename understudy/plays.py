@@ -45,7 +45,7 @@ PROCESSES: Final = 32
 """Processes of one world, each but the last killed, before `play` gives up."""
 ASK_SECONDS: Final = 60.0
 """Virtual seconds that a client waits for the answer of a plain actor."""
-ANSWERS: Final = 100
+ANSWERS: Final = 1_000
 """Questions to people that are answered in one world."""
 DOWN_SECONDS: Final = 1.0
 """Virtual seconds between the end of a process and the start of the next."""

@@ -22,7 +22,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "testing-tutorial.md"
 BLOCK = re.compile(r"^```(\w+)(?: (file|add)=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INSTALLED = any(each.value == "understudy.pytest_plugin" for each in importlib.metadata.entry_points(group="pytest11"))
+INSTALLED = any(
+    each.value == "understudy.pytest_plugin"
+    for found in importlib.metadata.distributions()
+    for each in found.entry_points.select(group="pytest11")
+)
 OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-seed=0", *([] if INSTALLED else ["-p", "understudy.pytest_plugin"])]
 VARIES = (
     (r"0x[0-9a-f]+", "0x"),

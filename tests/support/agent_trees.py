@@ -270,6 +270,7 @@ porter = Agent(
     tools=[destroy],
     approvals=Approvals(expires=600, by={"boss": ["bo"]}),
     instructions="Ask before you destroy.",
+    budget=Budget(steps=16),
 )
 
 TREES: Final[Mapping[str, Case]] = {

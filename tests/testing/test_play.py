@@ -184,7 +184,7 @@ def test_a_broken_invariant_names_its_number_and_the_world(monkeypatch: pytest.M
 
     next(each for each in MUTANTS if each.name == "it is done before it is written").patch(monkeypatch)
     world = World(says=(("keeper", (1, 1)),))
-    with pytest.raises(Falsified, match=r"#33 'write-ahead'.*\n(.*\n)*.*World") as caught:
+    with pytest.raises(Falsified, match=r"#33 'write-ahead'.*\n(.*\n)*.*world") as caught:
         play(store, world, "x")
     assert caught.value.violations[0].startswith("invariant #33")
     assert play(store, world, "x", check=()).result.status == "complete"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
-from importlib.metadata import entry_points
 
 import pytest
 
@@ -13,7 +13,11 @@ from understudy.actors.testing.world import World
 
 pytest_plugins = ["pytester"]
 
-INSTALLED = any(each.name == "understudy" for each in entry_points(group="pytest11"))
+INSTALLED = any(
+    each.value == "understudy.pytest_plugin"
+    for found in importlib.metadata.distributions()
+    for each in found.entry_points.select(group="pytest11")
+)
 PLUGIN = [] if INSTALLED else ["-p", "understudy.pytest_plugin"]
 """An installation of before this plugin does not name it."""
 
@@ -144,10 +148,10 @@ def test_a_search_is_soaked_from_one_seed_after_another(pytester: pytest.Pyteste
         pass
 
     def test_count():
-        assert len(seen) > 9 and len(set(map(repr, seen))) > 3
+        assert len(seen) > 6 and len(set(map(repr, seen))) > 3  # more than two searches of three worlds
 """
     )
-    run(pytester, program, "--sim-soak=1.5").assert_outcomes(passed=3)
+    run(pytester, program, "--sim-soak=4").assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize(

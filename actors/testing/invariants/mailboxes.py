@@ -40,6 +40,7 @@ def bounded_mailbox(trace: Trace) -> Iterator[str]:
             continue
         if kind == "known":
             box.limit = event.size
+            box.mixed = box.mixed or len(box.queue) > event.size  # what came before the class was known stays
         elif kind == "sent":
             box.mixed = box.mixed or event.detail == "forced"
             if event.size:
