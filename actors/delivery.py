@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,6 +61,22 @@ class Envelope(Struct, eq=False):
     """Incarnations that failed while they handled it; see `Actor.redeliver`."""
     fail_fast: bool = False
     cancelled: bool = False
+    next: Envelope | None = None
+    """The same request, delivered again: what a delivery leaves behind goes on with its own record, and life."""
+
+    def again(self) -> Envelope:
+        """The envelope for another delivery of a message that was put aside, or is redelivered."""
+        self.next = following = copy.copy(self)
+        following.life = None
+        return following
+
+    @property
+    def last(self) -> Envelope:
+        """The envelope of the latest delivery."""
+        envelope = self
+        while envelope.next is not None:
+            envelope = envelope.next
+        return envelope
 
     def answer(self, value: object) -> bool:
         """Give the reply; False when nobody waits any more."""

@@ -264,6 +264,8 @@ class Dispatcher(Workers):
         if found is None:
             return None
         envelope = entry if isinstance(entry, Envelope) else Envelope(entry[0], entry[1])
+        if envelope.life is not None:  # of a former delivery, of which something may still run
+            envelope = envelope.again()
         envelope.life = life
         self._flights.append((self._clock(), cell, type(envelope.message), envelope.sender))
         return self._run(envelope, found[0], life.actor, is_async=found[1])

@@ -134,6 +134,7 @@ class Posting:
 
     def cancel_request(self, cell: Cell, envelope: Envelope) -> None:
         """End the handler of one request, or let it never begin."""
+        envelope = envelope.last
         envelope.cancelled = True
         tasks = cell.life.tasks if cell.life is not None else None
         if tasks is not None and envelope in tasks:

@@ -337,7 +337,7 @@ class Model:
 
     def do(self, actor: MActor, hand: Handling, op: Op) -> str:
         life = hand.life
-        if life.fenced and op[0] not in ("sleep", "stubborn", "raise", "raise base", "quit", "note"):
+        if life.fenced and op[0] not in ("sleep", "stubborn", "raise", "raise base", "quit", "note", "later"):
             return "Fenced"
         match op:
             case ("sleep", seconds):

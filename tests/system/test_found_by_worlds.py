@@ -10,7 +10,7 @@ from supervised import Child, Desk, End, High
 
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
-from understudy.actors.errors import ActorStopped
+from understudy.actors.errors import ActorStopped, Fenced
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
@@ -143,6 +143,56 @@ def test_who_suspends_is_told_that_the_incarnation_ended_also_when_the_next_one_
         await asyncio.wait([suspending])
         assert isinstance(suspending.exception(), ActorStopped)
         assert (cell.number, cell.state) == (2, "running")
+
+    alone(main)
+
+
+class Later(Message[None]):
+    """Leaves a task behind, and comes again."""
+
+
+class Leaver(Actor[Later | Put]):
+    redeliver = 1
+
+    def __init__(self, ref: list[Any], said: list[str], how: str) -> None:
+        self.ref, self.said, self.how = ref, said, how
+
+    async def behind(self, number: int) -> None:
+        await asyncio.sleep(5)
+        try:
+            self.ref[0].tell(Put(number))
+        except Fenced:
+            self.said.append(f"#{number} fenced")
+
+    async def later(self, m: Later) -> None:
+        number = self.context.incarnation
+        if number == 1:
+            self.ref.append(asyncio.ensure_future(self.behind(number)))
+            if self.how == "redelivered":
+                raise ValueError("once more")
+            self.context.stash()
+
+    def put(self, m: Put) -> int:
+        self.said.append(f"told by #{m.n}")
+        return m.n
+
+
+@pytest.mark.promise(5)
+@pytest.mark.parametrize("how", ["redelivered", "put aside"])
+def test_what_an_incarnation_left_behind_is_fenced_also_when_its_message_comes_again(how: str) -> None:
+    async def main(kernel: Kernel) -> None:
+        refs: list[Any] = []
+        said: list[str] = []
+        cell = kernel.spawn(lambda: Leaver(refs, said, how), on_exit=lambda cell, number, exit: kernel.restart(cell))
+        await kernel.wait_started(cell)
+        refs.append(kernel.ref_of(cell))
+        kernel.ref_of(cell).tell(Later())
+        await quiet()
+        if how == "put aside":
+            kernel.halt(cell, Exit("error", "over"))
+        await asyncio.sleep(10)
+        assert cell.number == 2
+        assert said == ["#1 fenced"]
 
     alone(main)
 
