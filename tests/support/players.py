@@ -21,6 +21,7 @@ from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Down, Exited, Message
 from understudy.actors.refs import Ref
 from understudy.actors.testing.simloop import SimLoop
+from understudy.actors.workers import SPARES, SPARES_KEPT
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 TRAITS = {
@@ -657,6 +658,8 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
         waiting = sum(cell.waiting for cell in stage.cells.values() if cell.state == "running" and not cell.running)
         assert not waiting, "messages that wait, and nobody handles them"
         assert all(task.done() for task in stage.left), "what a handler left behind has not ended"
+        spares = len(kernel.dispatcher._spares)
+        assert SPARES <= spares <= SPARES_KEPT, f"{spares} spare workers are ready"
         for life in stage.lives:
             if life.fenced:
                 _nothing_left(life)
