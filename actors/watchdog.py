@@ -4,8 +4,9 @@ Handlers share one thread. One that computes or blocks for long holds up every o
 deadline, and nothing in the loop can tell (Erlang preempts, and has `long_schedule` of its system monitor for what
 cannot be). So a timer in the loop beats every half `threshold`, and a thread looks whether the beats come. When one
 is late by `threshold` seconds it looks at the stack of the loop's thread, finds the actor in it, and reports; again
-at 2, 4, 8 … thresholds, and once more when the loop came back. So a blockage is noticed between 1 and 1.5 thresholds
-after it began. Handling a message costs nothing for it; an idle loop wakes up twice per `threshold`.
+at 2, 4, 8 … thresholds, and once more when the loop came back, or when somebody else is seen to hold it. So a blockage
+is noticed between 1 and 1.5 thresholds after it began. Handling a message costs nothing for it; an idle loop wakes up
+twice per `threshold`.
 
 What it cannot see: C code that holds the interpreter's lock stops the watchdog, too; it is seen when it returns. A
 process that was stopped (a debugger, a suspended machine) has late beats as well: what was on the stack then is
@@ -115,8 +116,7 @@ class Watchdog:
         if now - before - self._interval >= self._threshold:
             self._late = before, now
             if (seen := self._seen) is not None:
-                text = f"{seen.report.message} {now - before - self._interval:.3g} s".strip()
-                self._kernel.telemetry.flight(seen.report.path, "blocked the loop", text)
+                self._record(seen.report, now - before - self._interval)
         self._watched = threading.get_ident()
         self._beat = now
         self._arm()
@@ -156,7 +156,10 @@ class Watchdog:
         again = self._threshold
         while again <= late:
             again *= 2
-        self._seen = _Seen(beat, report, again)
+        former, self._seen = self._seen, _Seen(beat, report, again)
+        if former is not None and (former.report.path, former.report.message) != (report.path, report.message):
+            self._record(former.report, late)
+            self._tell(Blocked(former.report.path, former.report.message, late, former.report.stack, ended=True))
         self._tell(report)
 
     def _report(self, frame: FrameType, late: float) -> Blocked | None:
@@ -178,6 +181,10 @@ class Watchdog:
         seconds = late[1] - late[0] - self._interval if late is not None else 0.0
         who = seen.report if seen is not None else Blocked("", "", 0.0, "")
         self._tell(Blocked(who.path, who.message, seconds, who.stack, ended=True))
+
+    def _record(self, report: Blocked, seconds: float) -> None:
+        text = f"{report.message} {seconds:.3g} s".strip()
+        self._kernel.telemetry.flight(report.path, "blocked the loop", text)
 
     def _tell(self, report: Blocked) -> None:
         doing = f" ({report.message})" if report.message else ""

@@ -110,6 +110,32 @@ def test_a_handler_that_blocks_the_loop_is_reported_with_path_message_and_stack(
 
 
 @pytest.mark.promise(84)
+def test_when_another_holds_the_loop_the_end_of_the_first_is_told() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            with watched(kernel, wanted=lambda report: report.stack) as reports:
+                doer = kernel.spawn(lambda: PlainDoer(lambda: busy(lambda: reports and reports[-1].path)), name="hog")
+                # The ask is served at once: up to its end nothing goes back to the loop.
+                await kernel.ref_of(doer).ask(Do(), timeout=20)
+                busy(lambda: not reports[-1].path)
+                await told(reports)
+            flights = [f.path for f in kernel.telemetry.flights() if f.what == "blocked the loop"]
+        heard = [(report.path, report.message, report.ended) for report in reports]
+        start = heard.index(("hog", "Do", False))
+        assert [who for who, _ in itertools.groupby(heard[start:])] == [
+            ("hog", "Do", False),
+            ("hog", "Do", True),
+            ("", "", False),
+            ("", "", True),
+        ]
+        seconds = [report.seconds for report in reports[start:]]
+        assert seconds == sorted(seconds)
+        assert flights[-2:] == ["hog", ""]
+
+    run(main)
+
+
+@pytest.mark.promise(84)
 def test_a_blockage_is_reported_again_with_doubling_intervals() -> None:
     async def main() -> None:
         async with Kernel() as kernel:

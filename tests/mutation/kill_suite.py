@@ -34,7 +34,7 @@ HANG_SECONDS: Final = 10.0
 """Of CPU, of one example; an ordinary one takes a hundredth of a second."""
 MEMORY: Final = 2_000_000_000
 CPU_SECONDS: Final = 120
-"""Of the whole suite for one mutant, which takes an eighth of it on what is not mutated; then it is ended by the system.
+"""Of the whole suite for one mutant, which takes an eighth of it on what is not mutated; then the system ends it.
 CPU time, so that a busy machine, or one that pauses it, makes no kill."""
 
 

@@ -15,8 +15,8 @@ from trees import settle
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.cell import Cell
-from understudy.actors.journal.events import ChildStarted
 from understudy.actors.errors import ActorStopped, SpecError, UsageError, WatchTimeout
+from understudy.actors.journal.events import ChildStarted
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.watching import Watch
