@@ -7,9 +7,7 @@ not `read` is committed before the next command. A call that was cut by a crash 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import math
 from typing import Any, Final, cast
 
@@ -17,15 +15,16 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from understudy.actors.agents.agent import Delegate
+from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
 from understudy.actors.agents.context import request_of
 from understudy.actors.agents.guards import Busy, Denied
 from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, input_cap
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, delegate_outcome
-from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
-from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, ModelTimeout, UsageError
+from understudy.actors.agents.tools import Call, Tool, described
+from understudy.actors.agents.trying import try_tool
+from understudy.actors.errors import BadReply, JournalError, ModelError, ModelTimeout, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState, Run, Sub
 
@@ -36,8 +35,8 @@ MOST_TOKENS: Final = 10**12
 """What a provider may say that one call took; more is a mistake of its own."""
 MOST_CALLS: Final = 1_000
 """Calls that one reply may ask for; a reply with more is a bad one."""
-UNKNOWN: Final = frozenset({"timeout", "lost"})
-"""Kinds of a tool's error after which the call may have happened: no reply in time, or the connection broke."""
+STEP_RETRIES: Final = 8
+"""Further tries that all calls of one model step have together."""
 ROOM_SECONDS: Final = 60.0
 """Seconds to wait for room in a pool at a time, when the run has no limit in seconds."""
 
@@ -52,6 +51,7 @@ class Acts:
         self._sub = sub
         self._path = path
         self._incarnation = incarnation
+        self._retried = (0, 0)
 
     def append(self, event: ev.AnyEvent, cause: int = 0) -> ev.Record:
         """Journal an event in this incarnation's name."""
@@ -64,11 +64,25 @@ class Acts:
             cause=cause or self._sub.seq,
         )
 
+    def slots(self, act: Tool[..., Any]) -> anyio.CapacityLimiter | None:
+        """The places that a tool with a limit has in this system; None without one."""
+        return self._runs.slots_of(act)
+
+    @property
+    def agent(self) -> Agent[Any, Any]:
+        """Whose acts they are."""
+        return self._policy.agent
+
+    def ticket(self, step: int) -> str:
+        """A name for a reservation that no other has had."""
+        return f"{self._run.id}/{self._sub.id}:{step}#{self._run.seq}"
+
     async def commit(self) -> None:
         """Wait until everything so far is committed."""
         await self._runs.journal.barrier()
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """The monotonic clock, in seconds."""
         return self._runs.kernel.clock.monotonic()
 
     # -- budget --------------------------------------------------------------------------------------------
@@ -86,6 +100,14 @@ class Acts:
             if self.out_of_time() or self._unwanted():
                 return False
             await self._runs.room(min(ROOM_SECONDS, self.seconds_left(), self.state_left()))
+
+    async def take(self, ticket: str, amounts: dict[str, int]) -> tuple[str, ...] | None:
+        """Spend amounts that are known beforehand: the pools that were charged, None when it was denied."""
+        pools = self._runs.pools_of(self._run, self._sub)
+        if not await self._reserve(ticket, pools, amounts):
+            return None
+        self._runs.ledger.settle(ticket, amounts)
+        return pools
 
     def _settle(self, ticket: str, spent: dict[str, int], reserved: dict[str, int]) -> dict[str, int]:
         """Settle with the ledger; what counts as spent. Excess in a limited unit is journalled as a breach instead."""
@@ -124,7 +146,7 @@ class Acts:
     async def call_model(self, command: CallModel) -> None:
         """Make one call of the model."""
         request = request_of(self._run.id, self._sub, self._policy)
-        ticket = f"{self._run.id}/{self._sub.id}:{command.step}#{self._run.seq}"
+        ticket = self.ticket(command.step)
         pools = self._runs.pools_of(self._run, self._sub)
         reserved = self._caps(request, new_step=command.step > self._sub.step)
         if command.try_ > 1:
@@ -170,7 +192,7 @@ class Acts:
 
     async def _ask_model(self, step: int, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
         session = self._runs.sessions[id(self._policy.agent.model)]
-        began = self._now()
+        began = self.now()
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
             reply = _checked(await session.complete(request, timeout=timeout))
@@ -179,13 +201,13 @@ class Acts:
                 text = f"cut when state {self._sub.state!r} timed out"
                 self._interrupted(step, ticket, reserved, dict(reserved), text)
                 return
-            seconds = self._now() - began
+            seconds = self.now() - began
             self._model_failed(step, ticket, error, reserved, seconds)
             return
         except BaseException:
             self._interrupted(step, ticket, reserved, dict(reserved))
             raise
-        seconds = self._now() - began
+        seconds = self.now() - began
         spent = self._bill(reply, reserved)
         kept = self._settle(ticket, spent, reserved)
         self.append(ev.ModelAnswered(step, ticket, reply, kept, reply.usage is None, round(seconds, 6)))
@@ -260,11 +282,10 @@ class Acts:
 
     async def _intents(self, calls: tuple[PlannedCall, ...]) -> list[ev.ToolAsked] | None:
         """Reserve for all calls or for none, then journal the intents."""
-        pools = self._runs.pools_of(self._run, self._sub)
-        prefix = f"{self._run.id}/{self._sub.id}:{calls[0].step}#{self._run.seq}"
-        if not await self._reserve(prefix, pools, {"tool_calls": len(calls)}):
+        prefix = self.ticket(calls[0].step)
+        pools = await self.take(prefix, {"tool_calls": len(calls)})
+        if pools is None:
             return None
-        self._runs.ledger.settle(prefix, {"tool_calls": len(calls)})
         events: list[ev.ToolAsked] = []
         for planned in calls:
             number = self._runs.next_sub(self._run) if planned.delegate else 0
@@ -298,7 +319,7 @@ class Acts:
     async def run_tool(self, event: ev.ToolAsked) -> None:
         """Run a tool whose intent is journalled, and journal what came of it."""
         act = self._policy.acts.get(event.name)
-        outcome = await self._try_tool(act, event) if isinstance(act, Tool) else _without_tool(event)
+        outcome = await try_tool(self, act, event) if isinstance(act, Tool) else _without_tool(event)
         if outcome is None:
             self.doubt(event)
         else:
@@ -306,27 +327,12 @@ class Acts:
         if event.effect != "read":
             await self.commit()
 
-    async def _try_tool(self, act: Tool[..., Any], event: ev.ToolAsked) -> ev.ToolAnswered | ev.ToolFailed | None:
-        """The outcome after the allowed tries; None when nobody can say whether it happened."""
-        began = self._now()
-        arguments, error = act.bind(event.arguments)
-        if arguments is None:
-            return ev.ToolFailed(event.step, event.index, "arguments", error)
-        kind, text = "error", ""
-        for number in range(act.retries + 1):
-            call = self._call_of(event) if act.takes_call else None
-            kind, text = await self._once(act, call, arguments)
-            if not kind:
-                return ev.ToolAnswered(event.step, event.index, text, round(self._now() - began, 6))
-            if kind in UNKNOWN and act.effect in ("irreversible", "verifiable"):
-                return None
-            if number < act.retries:
-                if self.seconds_left() <= 0:
-                    break
-                await anyio.sleep(min(RETRY_CAP, RETRY_FIRST * 2.0**number, self.seconds_left()))
-        return ev.ToolFailed(event.step, event.index, kind, text, round(self._now() - began, 6))
+    async def back_off(self, number: int) -> None:
+        """Wait before a call's `number`-th further try (from 1): doubling, with jitter, never beyond what is left."""
+        seconds = RETRY_FIRST * 2.0 ** (number - 1) * (0.5 + self._runs.dice.random())
+        await anyio.sleep(max(0.0, min(RETRY_CAP, seconds, self.seconds_left(), self.state_left())))
 
-    def _call_of(self, event: ev.ToolAsked) -> Call:
+    def call_of(self, event: ev.ToolAsked) -> Call:
         """What a tool may know of its call, with the steps that were recorded before."""
         state = self._sub.find(event.step, event.index)
 
@@ -336,29 +342,11 @@ class Acts:
 
         return Call(event.key, self._sub.attempt, state.recorded if state is not None else {}, record)
 
-    async def _once(self, act: Tool[..., Any], call: Call | None, arguments: dict[str, Any]) -> tuple[str, str]:
-        """One try: ("", JSON) or (kind, error text)."""
-        before = () if call is None else (call,)
-        seconds = max(0.001, min(act.timeout, self.seconds_left()))
-        value: Any = None
-        scope = anyio.move_on_after(seconds)
-        try:
-            with scope:
-                if act.is_async:
-                    value = await act.fn(*before, **arguments)
-                else:
-                    function = functools.partial(act.fn, *before, **arguments)
-                    value = await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
-            if scope.cancelled_caught:
-                return "timeout", f"no result within {seconds:g} s"
-            text = msgspec.json.encode(value)
-        except BaseException as error:
-            if _is_ours(error):
-                raise
-            return _kind_of(error), described(error)
-        if len(text) > RESULT_LIMIT:
-            return "too_large", f"the result has {len(text)} bytes, the limit is {RESULT_LIMIT}"
-        return "", text.decode()
+    def may_retry(self, step: int) -> bool:
+        """Whether one more further try fits into what a step has for all its calls; if so, it is taken."""
+        taken = self._retried[1] if self._retried[0] == step else 0
+        self._retried = step, taken + 1
+        return taken < STEP_RETRIES
 
     def doubt(self, event: ev.ToolAsked) -> None:
         """Nobody knows whether the call happened: a person settles it."""
@@ -463,23 +451,6 @@ def _checked(reply: object) -> ModelReply:
     counts = (kept.usage.input_tokens, kept.usage.output_tokens)
     usage = Usage(*(max(0, min(count, MOST_TOKENS)) for count in counts))
     return msgspec.structs.replace(kept, usage=usage)
-
-
-def _kind_of(error: BaseException) -> str:
-    """What the journal calls a tool's error."""
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError):
-        return "lost"
-    return type(error).__name__
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether what came out of a tool is not its own failure: a stop, an interrupt, a kill."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | Fenced)
 
 
 def _without_tool(event: ev.ToolAsked) -> ev.ToolFailed | None:

@@ -10,12 +10,13 @@ and `output` both given, `output` is the agent's own answer; members of it that 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, get_args, overload
 
 import msgspec
 
+from understudy.actors.agents.checks import PLACEHOLDERS, Check, Checks
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.machine import MOVE, table_of, tools_of
 from understudy.actors.agents.models import Model, ToolSchema
@@ -115,8 +116,9 @@ class Agent(Generic[O, M]):
     the provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
     invalid answer is handed back. `model_tries` (3): calls of the model for one step. `concurrency` (1): active runs
     at a time. `on_abandon`: what happens when the asker is gone. `checkpoint`: a pure function that makes a partial
-    output of what there is, for a run that is stopped. `budget`, `loops`, `approvals`: guards of its own, beside those
-    of its supervisor.
+    output of what there is, for a run that is stopped. `checks`: what its answers must pass beside the schema, and
+    `placeholders` the texts that are no answer, see `checks`. `budget`, `loops`, `approvals`: guards of its own, beside
+    those of its supervisor.
 
     Raises `SpecError` for bad values.
     """
@@ -140,6 +142,8 @@ class Agent(Generic[O, M]):
             concurrency: int = ...,
             on_abandon: OnAbandon = ...,
             checkpoint: Callable[[Ctx], str | None] | None = ...,
+            checks: Sequence[Check] = ...,
+            placeholders: Collection[str] = ...,
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
@@ -162,6 +166,8 @@ class Agent(Generic[O, M]):
             concurrency: int = ...,
             on_abandon: OnAbandon = ...,
             checkpoint: Callable[[Ctx], T | None] | None = ...,
+            checks: Sequence[Check] = ...,
+            placeholders: Collection[str] = ...,
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
@@ -184,6 +190,8 @@ class Agent(Generic[O, M]):
             concurrency: int = ...,
             on_abandon: OnAbandon = ...,
             checkpoint: Callable[[Ctx], T | None] | None = ...,
+            checks: Sequence[Check] = ...,
+            placeholders: Collection[str] = ...,
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
@@ -207,6 +215,8 @@ class Agent(Generic[O, M]):
             concurrency: int = ...,
             on_abandon: OnAbandon = ...,
             checkpoint: Callable[[Ctx], T | None] | None = ...,
+            checks: Sequence[Check] = ...,
+            placeholders: Collection[str] = ...,
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
@@ -230,6 +240,8 @@ class Agent(Generic[O, M]):
         concurrency: int = 1,
         on_abandon: OnAbandon = "stop",
         checkpoint: Callable[[Ctx], Any] | None = None,
+        checks: Sequence[Check] = (),
+        placeholders: Collection[str] = PLACEHOLDERS,
         budget: BudgetRule | None = None,
         loops: LoopGuard | None = None,
         approvals: ApprovalRule | None = None,
@@ -262,8 +274,9 @@ class Agent(Generic[O, M]):
         self.loops = loops
         self.approvals = approvals
         self.accepts: type[Message[Any]] = accepts if accepts is not None else Prompt
-        self.result = OutputSpec(_result_form(self.accepts, output, where), where)
-        self.output = self.result if output is None else OutputSpec(output, where)
+        self.checks = Checks(checks, where)
+        self.result = OutputSpec(_result_form(self.accepts, output, where), where, placeholders)
+        self.output = self.result if output is None else OutputSpec(output, where, placeholders)
         self._check_names(where)
 
     def __repr__(self) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import anyio
 
 from understudy.actors.agents.guards import Breach, Ledger
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import Run, Sub
@@ -23,6 +27,7 @@ class Books:
         self.policies = policies
         self.closing = False
         self._freed: list[asyncio.Future[None]] = []
+        self._slots: dict[int, anyio.CapacityLimiter] = {}
         self._pauses: set[asyncio.Future[None]] = set()
 
     def policy(self, agent: str) -> Policy:
@@ -32,6 +37,15 @@ class Books:
         except KeyError:
             known = ", ".join(sorted(self.policies)) or "none"
             raise UsageError(f"agent {agent!r} is not part of this system; its agents: {known}") from None
+
+    def slots_of(self, act: Tool[..., Any]) -> anyio.CapacityLimiter | None:
+        """The places of a tool in this node; None for one without a limit."""
+        if act.concurrency is None:
+            return None
+        found = self._slots.get(id(act))
+        if found is None:
+            found = self._slots[id(act)] = anyio.CapacityLimiter(act.concurrency)
+        return found
 
     # -- waiting -------------------------------------------------------------------------------------------
 

@@ -63,6 +63,14 @@ class RejectOutput(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=T
     told: str = ""
 
 
+class CheckOutput(Struct, frozen=True, tag=True, tag_field="$"):
+    """Let a check look at the answer of a step, which is `output` as JSON."""
+
+    step: int
+    check: str
+    output: str
+
+
 class Move(Struct, frozen=True, tag=True, tag_field="$"):
     """The agent's machine goes to another state, which lasts `seconds` at most (None: no limit). See `events.Moved`.
 
@@ -148,6 +156,7 @@ Command = (
     | CallTools
     | Reject
     | RejectOutput
+    | CheckOutput
     | Move
     | Judge
     | AskYes

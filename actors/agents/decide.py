@@ -18,6 +18,7 @@ from understudy.actors.agents.commands import (
     AskYes,
     CallModel,
     CallTools,
+    CheckOutput,
     Command,
     EndIncarnation,
     Finish,
@@ -43,6 +44,9 @@ from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes
 
 USABLE: Final = frozenset({"complete", "degraded", "partial"})
 """Statuses of a delegation whose result can be built on."""
+
+RUN_REPAIRS: Final = 8
+"""Answers that a run may hand back in all its sub-runs together, unless one agent alone may more."""
 
 NUDGE: Final = (
     "Note from the supervisor: {what}. Repeating it will not change the outcome. Take another way, or answer with"
@@ -326,23 +330,38 @@ def _answer(run: Run, sub: Sub, policy: Policy) -> Command | None:
     output, error = policy.agent.output.accept(turn.reply.content)
     if not error and turn.reply.finish == "length":
         output, error = "", f"the answer was cut at {policy.agent.max_tokens} tokens"
+    if not error:
+        error = policy.agent.checks.objection(policy.agent.output.decode(output))
+        for name in () if error else policy.agent.checks.looks:
+            if name not in turn.checked:
+                return CheckOutput(turn.step, name, output)
+            error = error or turn.checked[name].error
     if error:
-        if sub.repairs >= policy.agent.repairs:
-            text = f"invalid output after {sub.repairs} repairs: {error}"
-            return Finish("failed", checkpoint(run, sub, policy), text)
-        return RejectOutput(turn.step, error, sub.repairs + 1)
+        return _reject(run, sub, policy, turn.step, error, ("invalid output", f": {error}"))
     return _deliver(run, sub, policy, output)
+
+
+def _reject(
+    run: Run, sub: Sub, policy: Policy, step: int, error: str, failed: tuple[str, str], told: str = ""
+) -> Command:
+    """Hand an answer back, as often as the agent and the whole run may: repairs of one layer must not multiply those
+    of another. `failed` are the words before and after how often it was.
+    """
+    often = f"after {sub.repairs} repairs"
+    if sub.repairs < policy.agent.repairs:
+        if run.repairs < max(RUN_REPAIRS, policy.agent.repairs):
+            return RejectOutput(step, error, sub.repairs + 1, told)
+        often = f"after {run.repairs} repairs in the whole run"
+    return Finish("failed", checkpoint(run, sub, policy), f"{failed[0]} {often}{failed[1]}")
 
 
 def _too_early(run: Run, sub: Sub, policy: Policy, step: int, row: Row) -> Command:
     """An answer in a state that is not final is none. Each state has its own repairs."""
     error = f"an answer in state {row.state!r}, which is not final"
-    if sub.repairs >= policy.agent.repairs:
-        return Finish("failed", checkpoint(run, sub, policy), f"{error}, after {sub.repairs} repairs")
     told = f"The request is in state {row.state!r}, which is not final: an answer is not wanted yet. "
     if row.events:
         told += f"Call {MOVE} when one of its events has happened: {', '.join(row.events)}."
-    return RejectOutput(step, error, sub.repairs + 1, told)
+    return _reject(run, sub, policy, step, error, (f"{error},", ""), told)
 
 
 def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:
@@ -351,12 +370,21 @@ def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:
     kind = policy.agent.output.class_of(value)
     target = policy.routes.get(kind)
     if target is None:
-        missing = _missing(run, sub)
-        return Finish("partial" if missing else "complete", output, missing)
+        if missing := _missing(run, sub):
+            return Finish("partial", output, missing)
+        if skipped := _skipped(sub):
+            return Finish("degraded", output, skipped)
+        return Finish("complete", output, "")
     if sub.hops >= policy.hops:
         text = f"handed on {sub.hops} times, the limit; the next would be {target}"
         return Finish("stopped", checkpoint(run, sub, policy), text)
     return HandOff(target, kind.__name__, output, sub.hops + 1)
+
+
+def _skipped(sub: Sub) -> str:
+    """The checks that could not look at the answer, "" for none."""
+    checked = sub.last.checked.values() if sub.last is not None else ()
+    return "; ".join(f"check {each.check!r} was skipped: {each.skipped}" for each in checked if each.skipped)
 
 
 def _missing(run: Run, sub: Sub) -> str:

@@ -12,10 +12,12 @@ from typing import ClassVar, Final
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.agents.acting import Acts
+from understudy.actors.agents.checking import check_output
 from understudy.actors.agents.commands import (
     AskYes,
     CallModel,
     CallTools,
+    CheckOutput,
     Command,
     EndIncarnation,
     Finish,
@@ -148,6 +150,8 @@ class _Drive:
                 await self._acts.call_tools(command)
             case Judge() | Reject() | RejectOutput() | RefuseYes() | Move():
                 self._note(command)
+            case CheckOutput():
+                await check_output(self._acts, command)
             case AskYes():
                 self._ask_person(command)
             case EndIncarnation():

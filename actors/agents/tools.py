@@ -53,7 +53,7 @@ def described(error: BaseException) -> str:
 class Call:
     """What a tool may know of its own call: `key` (stable across tries), `attempt` (from 1) and recorded steps.
 
-    Outside a run, as in unit tests, it keeps steps in memory.
+    `said` is its last word of `progress`. Outside a run, as in unit tests, it keeps steps in memory.
     """
 
     def __init__(
@@ -67,6 +67,18 @@ class Call:
         self.attempt = attempt
         self._recorded = dict(recorded or {})
         self._record = record
+        self.said = ""
+        self._heard: Callable[[], None] | None = None
+
+    def progress(self, said: str = "") -> None:
+        """Say that the call gets on: its `idle` timeout is put off. `said` is told if it times out. From any thread."""
+        self.said = said[:200]
+        if self._heard is not None:
+            self._heard()
+
+    def on_progress(self, heard: Callable[[], None]) -> None:
+        """Whom to tell of progress; for the runtime."""
+        self._heard = heard
 
     # A step's result is any JSON value; it comes back as such after a crash.
     async def step(self, name: str, fn: Callable[[], Any]) -> Any:
@@ -96,6 +108,8 @@ class Tool(Generic[P, T]):
         approve: str | None,
         polling: bool,
         name: str | None,
+        idle: float | None = None,
+        concurrency: int | None = None,
     ) -> None:
         self.fn = fn
         self.name = name or fn.__name__
@@ -108,13 +122,21 @@ class Tool(Generic[P, T]):
             raise SpecError(f"{where}: retries {retries!r}; 0 or more")
         if retries and effect in ("verifiable", "irreversible"):
             raise SpecError(f"{where}: retries need an effect that may be repeated, not {effect!r}")
+        if idle is not None and not 0 < idle <= timeout:
+            raise SpecError(f"{where}: idle {idle!r} seconds; more than 0, and no more than its timeout of {timeout:g}")
+        if concurrency is not None and concurrency < 1:
+            raise SpecError(f"{where}: concurrency {concurrency!r}; at least 1, or None for no limit")
         self.effect: Effect = effect
         self.timeout = timeout
         self.retries = retries
         self.policy = approve
         self.polling = polling
         self.is_async = inspect.iscoroutinefunction(fn)
+        self.idle = idle
+        self.concurrency = concurrency
         self.takes_call, self.parameters = _parameters(fn, where)
+        if idle is not None and not self.takes_call:
+            raise SpecError(f"{where}: idle needs a first parameter `call: Call`, to say call.progress()")
         doc = (inspect.getdoc(fn) or "").strip()
         self.schema = ToolSchema(self.name, doc, strict(schema_of(self.parameters)))
         self._decoder = msgspec.json.Decoder(self.parameters)
@@ -235,15 +257,29 @@ def tool(
     approve: str | None = None,
     polling: bool = False,
     name: str | None = None,
+    idle: float | None = None,
+    concurrency: int | None = None,
 ) -> _Decorator:
     """Declare a tool. `effect` is required (see the module).
 
     `timeout` is seconds for one try; `retries` further tries after an error, only for effects that may be repeated;
     `approve` names the policy under which a person must say yes first; `polling` says that the call is meant to be
-    repeated while its result changes. Raises `SpecError`.
+    repeated while its result changes. `idle` (None: no limit) is seconds without a `call.progress()`, after which a try
+    has timed out before its `timeout`. `concurrency` (None: no limit) is how many calls of it one system makes at a
+    time, of all its agents. Raises `SpecError`.
     """
 
     def decorate(fn: Callable[..., Any]) -> Tool[..., Any]:
-        return Tool(fn, effect=effect, timeout=timeout, retries=retries, approve=approve, polling=polling, name=name)
+        return Tool(
+            fn,
+            effect=effect,
+            timeout=timeout,
+            retries=retries,
+            approve=approve,
+            polling=polling,
+            name=name,
+            idle=idle,
+            concurrency=concurrency,
+        )
 
     return cast("_Decorator", decorate)

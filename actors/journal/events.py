@@ -230,6 +230,22 @@ class OutputRejected(Event, frozen=True):
     told: str = ""
 
 
+class OutputChecked(Event, frozen=True):
+    """A check that looks at the world has seen the answer of `step`: `error` is its objection, "" for none.
+
+    `skipped` says why it could not look; then the answer counts without it, and the run is `degraded`.
+    """
+
+    step: int
+    check: str
+    error: str
+    skipped: str = ""
+    pools: tuple[str, ...] = ()
+    spent: dict[str, int] = field(default_factory=dict[str, int])
+    seconds: float = 0.0
+    command: str = ""
+
+
 # --- state machines --------------------------------------------------------------------------------------
 
 
@@ -408,6 +424,7 @@ AnyEvent = (
     | ToolFailed
     | ToolRejected
     | OutputRejected
+    | OutputChecked
     | Moved
     | StateTimedOut
     | Judged
@@ -430,6 +447,7 @@ COMMANDS: Final = (
     ToolAsked,
     ToolRejected,
     OutputRejected,
+    OutputChecked,
     Moved,
     Judged,
     ApprovalAsked,

@@ -26,6 +26,7 @@ OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
         ev.HandedOff,
         ev.Unparked,
         ev.StateTimedOut,
+        ev.OutputChecked,
     }
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
@@ -178,6 +179,10 @@ def _model_asked(run: Run, record: Record, event: ev.ModelAsked) -> None:
 
 def _settle(run: Run, sub: Sub, ticket: str, spent: dict[str, int], *, estimated: bool = False) -> None:
     pools, _ = run.tickets.pop(ticket, ((), {}))
+    _book(run, sub, pools, spent, estimated=estimated)
+
+
+def _book(run: Run, sub: Sub, pools: tuple[str, ...], spent: dict[str, int], *, estimated: bool = False) -> None:
     for pool in pools:
         booked = run.booked.setdefault(pool, {})
         for unit, amount in spent.items():
@@ -278,9 +283,17 @@ def _tool_rejected(run: Run, record: Record, event: ev.ToolRejected) -> None:
 def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None:
     sub = run.subs[record.sub]
     sub.repairs = event.repairs
+    run.repairs += 1
     if sub.last is not None:
         sub.last.rejected, sub.last.told = event.error, event.told
         sub.last.seal()
+
+
+def _output_checked(run: Run, record: Record, event: ev.OutputChecked) -> None:
+    sub = run.subs[record.sub]
+    if sub.last is not None and sub.last.step == event.step:
+        sub.last.checked[event.check] = event
+    _book(run, sub, event.pools, event.spent)
 
 
 # --- state machines --------------------------------------------------------------------------------------
@@ -406,6 +419,7 @@ _HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = 
     ev.ToolFailed: _tool_failed,
     ev.ToolRejected: _tool_rejected,
     ev.OutputRejected: _output_rejected,
+    ev.OutputChecked: _output_checked,
     ev.Moved: _moved,
     ev.StateTimedOut: _state_timed_out,
     ev.Judged: _judged,

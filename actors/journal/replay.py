@@ -112,6 +112,8 @@ def describe_event(event: ev.AnyEvent) -> str:
             return _short(f"reject {event.name}({event.arguments}): {event.error}")
         case ev.OutputRejected():
             return _short(f"reject the answer: {event.error}")
+        case ev.OutputChecked():
+            return _short(f"check the answer of step {event.step} with {event.check}")
         case ev.Moved():
             return _move(event.source, event.to, event.cause, event.event)
         case ev.Judged():
@@ -139,6 +141,8 @@ def describe(command: Command | PlannedCall) -> str:
             return _short(f"reject {command.name}({command.arguments}): {command.error}")
         case cmd.RejectOutput():
             return _short(f"reject the answer: {command.error}")
+        case cmd.CheckOutput():
+            return _short(f"check the answer of step {command.step} with {command.check}")
         case cmd.Move():
             seconds = f", for {command.seconds:g} s" if command.seconds is not None else ""
             return _move(command.source, command.to, command.cause, command.event) + seconds

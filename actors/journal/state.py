@@ -87,7 +87,7 @@ class CallState(Struct):
 
 
 class Turn(Struct):
-    """One reply and its calls, or a note (`reply` is None)."""
+    """One reply and its calls, or a note (`reply` is None). `checked` holds what was said of an answer, by check."""
 
     step: int
     reply: ModelReply | None = None
@@ -97,6 +97,7 @@ class Turn(Struct):
     told: str = ""
     seq: int = 0
     mark: str = ""
+    checked: dict[str, ev.OutputChecked] = field(default_factory=dict[str, ev.OutputChecked])
 
     @property
     def open(self) -> bool:
@@ -206,6 +207,8 @@ class Run(Struct):
     spend: Spend = field(default_factory=Spend)
     restarts: int = 0
     fruitless: int = 0
+    repairs: int = 0
+    """Answers handed back, of all its sub-runs together."""
     seq: int = 0
     started_at: float = 0.0
     last_at: float = 0.0

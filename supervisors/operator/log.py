@@ -107,6 +107,9 @@ class Log:
                 return self._new(record, path, "attempt", f"attempt {attempt}")
             case ev.OutputRejected(error=error, repairs=repairs):
                 return self._new(record, path, "output", "rejected", f"× {error}; repair {repairs}")
+            case ev.OutputChecked(check=check, error=error, skipped=skipped):
+                found = f"× {error}" if error else f"! skipped: {skipped}" if skipped else "fits"
+                return self._new(record, path, "output", f"checked by {check}", found)
             case ev.Moved(source=source, to=to, event=moved_by, cause=cause):
                 what = f"{source} → {to}" if source else f"begins in {to}"
                 return self._new(record, path, "state", what, f"on {moved_by or cause}" if source else "")

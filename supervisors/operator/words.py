@@ -205,6 +205,13 @@ class Narrator:
         event = _typed(record, ev.OutputRejected)
         return [Fact("Rejected", who, f"its answer: {clean(event.error, 120)}", f"repair {event.repairs}")]
 
+    def checked(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A check could not look at an answer; what one objects is told when the answer is rejected."""
+        event = _typed(record, ev.OutputChecked)
+        if not event.skipped:
+            return []
+        return [Fact("Skipped", who, f"check {clean(event.check)}: {clean(event.skipped, 120)}", self._at(record))]
+
     def moved(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """The agent's machine is in another state."""
         event = _typed(record, ev.Moved)
@@ -283,6 +290,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.InDoubt: Narrator.doubted,
     ev.DoubtSettled: Narrator.settled,
     ev.OutputRejected: Narrator.rejected,
+    ev.OutputChecked: Narrator.checked,
     ev.Moved: Narrator.moved,
     ev.ModelFailed: Narrator.erred,
     ev.StopAsked: Narrator.stopping,

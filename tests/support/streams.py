@@ -61,7 +61,14 @@ def send(what: str) -> str:
     return what
 
 
-def make_policy(*, loops: Loops | None = None, instructions: str = "Do it.", repairs: int = 2) -> Policy:
+async def fits(answer: Answer) -> str | None:
+    """A check that looks at the world; what it says is drawn."""
+    return None
+
+
+def make_policy(
+    *, loops: Loops | None = None, instructions: str = "Do it.", repairs: int = 2, checked: bool = False
+) -> Policy:
     agent = Agent(
         "clerk",
         model=NoModel(),
@@ -69,6 +76,7 @@ def make_policy(*, loops: Loops | None = None, instructions: str = "Do it.", rep
         tools=[look, put, send],
         instructions=instructions,
         repairs=repairs,
+        checks=[fits] if checked else [],
         checkpoint=lambda ctx: Answer(f"{len(ctx.results('look'))} looked at") if ctx.results("look") else None,
     )
     return Policy(agent, "main/clerk", loops=loops if loops is not None else Loops())
@@ -164,6 +172,11 @@ class Play:
                 )
             case cmd.RejectOutput():
                 self.add(ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told))
+            case cmd.CheckOutput():
+                said = self.choose("check", ["", "objection", "skipped"])
+                error, skipped = said if said == "objection" else "", said if said == "skipped" else ""
+                spent = {"tool_calls": 1}
+                self.add(ev.OutputChecked(command.step, command.check, error, skipped, ("p",), spent, 0.0, digest))
             case cmd.Move():
                 until = self.state.main.until if command.source == command.to else 0.0
                 if command.seconds is not None:
