@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from understudy.actors.agents.agent import Agent
+    from understudy.actors.agents.machine import Table
     from understudy.actors.journal.events import Record
     from understudy.actors.journal.replay import ReplayReport
     from understudy.supervisors.operator.desk import ConnectOptions
@@ -65,6 +66,16 @@ async def connect(options: ConnectOptions) -> AsyncGenerator[System, None]:
             yield system
 
 
+def tables(options: ConnectOptions) -> dict[str, Table]:
+    """The state machines of the app's agents; the demo has none."""
+    from understudy.supervisors import tree
+
+    if options.app is None:
+        return {}
+    policies = tree.plan(tree.root_of(load_app(options.app))).policies
+    return {name: policy.table for name, policy in policies.items() if policy.table is not None}
+
+
 def replayer(options: ConnectOptions, records: list[Record]) -> ReplayReport:
     """Replay without network, tools or ownership."""
     from understudy.actors.journal.replay import replay
@@ -95,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stdin=sys.stdin,
         stdout=sys.stdout,
         stderr=sys.stderr,
+        tables=tables,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TextIO
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
 from understudy.supervisors.operator import answering, looking
-from understudy.supervisors.operator.desk import Connect, Replayer
+from understudy.supervisors.operator.desk import Connect, Replayer, Tables, no_tables
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
 from understudy.supervisors.operator.text import clean, say
@@ -34,6 +34,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "tree": "the actors of a run: status, restarts, steps, tokens",
     "log": "what happened in a run, an act a row",
     "why": "what went wrong in a run, with proof",
+    "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
 }
 _DEMO: Final = "a supervised team audits the Python environment it runs in"
@@ -109,7 +110,7 @@ def _parser(command: str) -> _Parser:
             how.add_argument("--json", action="store_true", help="every event as JSON, one a line")
             parser.add_argument("--actor", metavar="NAME", help="of one actor or pool only")
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
-        case "replay":
+        case "replay" | "machine":
             parser.place().app()
         case _:
             parser.place().add_argument("--json", action="store_true", help="as one line of JSON")
@@ -124,6 +125,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "tree": looking.show_tree,
     "log": looking.show_log,
     "why": looking.show_why,
+    "machine": looking.show_machine,
     "replay": looking.replay,
 }
 
@@ -138,13 +140,14 @@ def main(
     stdin: TextIO,
     stdout: TextIO,
     stderr: TextIO,
+    tables: Tables = no_tables,
 ) -> int:
     """Run one command (`argv` without the program's name) and return the exit status; see the module.
 
     `commands` are run elsewhere: their arguments are passed on as they are. What they and the rest raise of
     `UnderstudyError`, `OSError` and `KeyboardInterrupt` becomes one line; anything else is a defect and is raised.
     """
-    shell = Shell(connect, replayer, clock, stdin, stdout, stderr, os.environ, Path())
+    shell = Shell(connect, replayer, clock, stdin, stdout, stderr, os.environ, Path(), tables)
     try:
         return _dispatch(shell, argv, commands)
     except _Shown as text:

@@ -1,4 +1,4 @@
-"""The commands that only look: `tree`, `log`, `why`, `replay`. None owns the journal; `replay` alone needs the app."""
+"""The commands that only look: `tree`, `log`, `why`, `machine`, `replay`. None owns the journal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final
 import anyio
 import msgspec
 
+from understudy.actors.agents.diagram import mermaid, path_of
 from understudy.actors.errors import UnknownRun, UsageError
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Record, RunStarted
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
 from understudy.supervisors.operator import why as whys
@@ -127,6 +128,21 @@ async def _follow(shell: Shell, args: Namespace, reader: Reader, run: str) -> No
 
 def _wanted(args: Namespace, row: logs.Entry) -> bool:
     return args.actor is None or bool(logs.of_actor([row], args.actor))
+
+
+async def show_machine(shell: Shell, args: Namespace) -> int:
+    """`understudy machine [RUN[:EVENT]]`: the agent's machine with the run's way; the way alone if no app is known."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        options = shell.options(args.app, reader)
+    path = path_of(records[: place.seq or None])
+    if not path:
+        raise UsageError(f"run {reader.short(place.run)} has no state machine, or has not begun")
+    first = records[0].event
+    agent = first.agent if isinstance(first, RunStarted) else ""
+    table = shell.tables(options).get(agent) if options.runnable else None
+    shell.data(*mermaid(table, path).splitlines())
+    return COMPLETE
 
 
 async def replay(shell: Shell, args: Namespace) -> int:

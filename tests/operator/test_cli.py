@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from understudy.actors.agents.machine import Row, Table
 from understudy.actors.clock import SystemClock
 from understudy.actors.errors import JournalFailed, UsageError
+from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.supervisors.operator.cli import main
-from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed
+from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed, no_tables
 
 Make = Callable[..., Path]
 OPTIONS = ("--journal", "--app", "--by", "--yes", "--did", "--did-not", "--raw", "--json", "--", "@", "-")
-COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "replay")
+COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "machine", "replay")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def no_replay(options: ConnectOptions, records: list[Record]) -> Replayed:
 def call(
     *argv: str,
     replayer: Callable[[ConnectOptions, list[Record]], Replayed] = no_replay,
+    tables: Callable[[ConnectOptions], Mapping[str, Table]] = no_tables,
     commands: dict[str, Callable[[Sequence[str]], int]] | None = None,
 ) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
@@ -61,6 +64,7 @@ def call(
         stdin=io.StringIO(),
         stdout=out,
         stderr=err,
+        tables=tables,
     )
     return code, out.getvalue(), err.getvalue()
 
@@ -282,3 +286,27 @@ def test_a_terminal_without_unicode_gets_question_marks(desk_db: Path) -> None:
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(argv, capture_output=True, timeout=30, env=environ, check=True)
     assert done.stdout.startswith(b"run c0ff ? complete")
+
+
+@pytest.mark.promise(242)
+def test_the_machine_of_a_run_is_drawn_as_mermaid_and_a_run_without_one_says_so(desk_db: Path, journal: Make) -> None:
+    code, out, err = call("machine", "--journal", str(desk_db))
+    assert (code, out) == (2, "")
+    assert "has no state machine, or has not begun" in err
+    moved: list[ev.AnyEvent] = [
+        ev.RunStarted("refunds", "Prompt", '{"text": "go"}'),
+        ev.Moved("", "check", "start"),
+        ev.Moved("check", "pay", "model", "owed", 1, 0),
+    ]
+    stream = [Record("feed0001", n, 0.0, 0.0, 0, "", 0, 0, event) for n, event in enumerate(moved, 1)]
+    path = str(journal("machine.db", stream))
+    code, out, err = call("machine", "--journal", path)
+    assert (code, err) == (0, "")
+    assert "    check --> pay: 1 · owed\n" in out
+    rows = {"check": Row("check", {"owed": "pay", "no": "pay"}, (), None, ""), "pay": Row("pay", {}, (), None, "")}
+    found = {"refunds": Table("check", rows)}
+    code, out, err = call("machine", "@", "--app", "shop:tree", "--journal", path, tables=lambda options: found)
+    assert "    check --> pay: no\n" in out
+    assert "    pay --> [*]\n" in out
+    code, out, err = call("machine", "@:2", "--journal", path)
+    assert "1 ·" not in out
