@@ -100,7 +100,7 @@ def plan(root: Supervisor) -> Tree:
     for path, supervisor in builder.supervisors.items():
         for route in supervisor.routes:
             _check_route(builder, path, route)
-    models = {id(policy.agent.model): policy.agent.model for policy in policies.values()}
+    models = {id(model): model for policy in policies.values() for model in policy.agent.models}
     return Tree(root, policies, builder.places, builder.supervisors, tuple(models.values()), builder.dynamic)
 
 
@@ -216,9 +216,9 @@ def _form_name(form: object) -> str:
 
 def _check_money(policy: Policy) -> None:
     for owner, budget in policy.budgets:
-        if "usd" in budget.pool(owner, "").limits and policy.agent.model.price is None:
-            model = policy.agent.model.name
-            raise SpecError(f"{policy.path}: the budget of {owner!r} counts money, but model {model!r} has no price")
+        unpriced = next((model.name for model in policy.agent.models if model.price is None), None)
+        if "usd" in budget.pool(owner, "").limits and unpriced is not None:
+            raise SpecError(f"{policy.path}: the budget of {owner!r} counts money, but model {unpriced!r} has no price")
 
 
 def _check_approvals(policy: Policy) -> None:

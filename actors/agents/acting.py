@@ -17,7 +17,7 @@ import msgspec
 
 from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
-from understudy.actors.agents.context import request_of
+from understudy.actors.agents.context import model_of, request_of
 from understudy.actors.agents.guards import Busy, Denied
 from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, input_cap
 from understudy.actors.agents.policy import Policy
@@ -179,7 +179,7 @@ class Acts:
         """The most this call can cost, in every unit: what is reserved."""
         tokens_in = input_cap(request)
         caps = {"steps": int(new_step), "model_calls": 1, "tokens": tokens_in + request.max_tokens}
-        if (price := self._policy.agent.model.price) is not None:
+        if (price := model_of(self._sub, self._policy).price) is not None:
             caps["usd"] = price.cost(tokens_in, request.max_tokens)
         return caps
 
@@ -191,7 +191,7 @@ class Acts:
         return min(RETRY_CAP, RETRY_FIRST * 2.0 ** (try_ - 2)) * (0.5 + self._runs.dice.random())
 
     async def _ask_model(self, step: int, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
-        session = self._runs.sessions[id(self._policy.agent.model)]
+        session = self._runs.sessions[id(model_of(self._sub, self._policy))]
         began = self.now()
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
@@ -218,7 +218,7 @@ class Acts:
             return dict(reserved)
         tokens_in, tokens_out = reply.usage.input_tokens, reply.usage.output_tokens
         spent = {**reserved, "tokens": tokens_in + tokens_out}
-        if (price := self._policy.agent.model.price) is not None:
+        if (price := model_of(self._sub, self._policy).price) is not None:
             spent["usd"] = price.cost(tokens_in, tokens_out)
         return spent
 

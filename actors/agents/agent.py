@@ -110,7 +110,8 @@ Instructions = str | Callable[[Ctx], str]
 class Agent(Generic[O, M]):
     """See the module.
 
-    `model`: whose `session` answers. `instructions`: text, or a pure function of `Ctx`. `tools`: made by `@tool`.
+    `model`: whose `session` answers; `fallback`: the model that does when it fails for good, and then the result is
+    `degraded`. `instructions`: text, or a pure function of `Ctx`. `tools`: made by `@tool`.
     `delegates`: agents it may ask as if they were tools, each named by its agent. `machine`: its states, what each
     offers and where it leads; `tools` and `delegates` are then offered in every state. `temperature` None leaves it to
     the provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
@@ -131,6 +132,7 @@ class Agent(Generic[O, M]):
             name: str,
             *,
             model: Model,
+            fallback: Model | None = ...,
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
             delegates: Sequence[Agent[Any, Any]] = ...,
@@ -154,6 +156,7 @@ class Agent(Generic[O, M]):
             name: str,
             *,
             model: Model,
+            fallback: Model | None = ...,
             output: TypeForm[T],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
@@ -178,6 +181,7 @@ class Agent(Generic[O, M]):
             name: str,
             *,
             model: Model,
+            fallback: Model | None = ...,
             accepts: type[Asks[X, Result[T]]],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
@@ -202,6 +206,7 @@ class Agent(Generic[O, M]):
             name: str,
             *,
             model: Model,
+            fallback: Model | None = ...,
             accepts: type[Asks[X, Result[T]]],
             output: TypeForm[Any],
             instructions: Instructions = ...,
@@ -227,6 +232,7 @@ class Agent(Generic[O, M]):
         name: str,
         *,
         model: Model,
+        fallback: Model | None = None,
         accepts: Any = None,
         output: Any = None,
         instructions: Instructions = "",
@@ -258,6 +264,7 @@ class Agent(Generic[O, M]):
             raise SpecError(f"{where}: on_abandon {on_abandon!r}; one of {', '.join(get_args(OnAbandon))}")
         self.name = name
         self.model = model
+        self.fallback = fallback
         self.instructions = instructions
         self.tools = tuple(tools)
         self.delegates = tuple(delegates)
@@ -308,6 +315,11 @@ class Agent(Generic[O, M]):
             if name == MOVE and self.table is not None:
                 raise SpecError(f"{where}: a tool or delegate is named {name!r}, which its machine moves by")
             seen.add(name)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """Its model, and its fallback if it has one."""
+        return (self.model,) if self.fallback is None else (self.model, self.fallback)
 
     @property
     def all_tools(self) -> tuple[Tool[..., Any], ...]:

@@ -21,6 +21,14 @@ class CallModel(Struct, frozen=True, tag=True, tag_field="$"):
     max_tokens: int
 
 
+class SwitchModel(Struct, frozen=True, tag=True, tag_field="$"):
+    """Ask the agent's fallback model from now on."""
+
+    step: int
+    model: str
+    reason: str
+
+
 class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
     """One call to make. `delegate` names the agent of a delegation, whose request is `message`."""
 
@@ -153,6 +161,7 @@ class Wait(Struct, frozen=True, tag=True, tag_field="$"):
 
 Command = (
     CallModel
+    | SwitchModel
     | CallTools
     | Reject
     | RejectOutput

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from understudy.actors.agents.agent import Ctx
-from understudy.actors.agents.models import ChatMessage, ModelRequest, ToolCall
+from understudy.actors.agents.models import ChatMessage, Model, ModelRequest, ToolCall
 from understudy.actors.agents.policy import Policy
 from understudy.actors.journal.state import CallState, Sub, Turn, digest
 
@@ -39,8 +39,14 @@ def parts_of(run: str, sub: Sub, policy: Policy) -> dict[str, str]:
         "history": digest(*(turn.mark for turn in sub.turns)),
         "tools": policy.offer(sub.state).digest,
         "output": policy.output_digest,
-        "options": digest(policy.agent.model.name, repr(temperature_of(sub, policy)), str(policy.agent.max_tokens)),
+        "options": digest(model_of(sub, policy).name, repr(temperature_of(sub, policy)), str(policy.agent.max_tokens)),
     }
+
+
+def model_of(sub: Sub, policy: Policy) -> Model:
+    """The model that is asked: the agent's own, or its fallback."""
+    fallback = policy.agent.fallback
+    return fallback if sub.switched and fallback is not None else policy.agent.model
 
 
 def temperature_of(sub: Sub, policy: Policy) -> float | None:

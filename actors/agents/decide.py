@@ -30,6 +30,7 @@ from understudy.actors.agents.commands import (
     RefuseYes,
     Reject,
     RejectOutput,
+    SwitchModel,
     Wait,
     call_digest,
 )
@@ -372,8 +373,8 @@ def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:
     if target is None:
         if missing := _missing(run, sub):
             return Finish("partial", output, missing)
-        if skipped := _skipped(sub):
-            return Finish("degraded", output, skipped)
+        if fallbacks := _fallbacks(sub):
+            return Finish("degraded", output, fallbacks)
         return Finish("complete", output, "")
     if sub.hops >= policy.hops:
         text = f"handed on {sub.hops} times, the limit; the next would be {target}"
@@ -381,10 +382,11 @@ def _deliver(run: Run, sub: Sub, policy: Policy, output: str) -> Command:
     return HandOff(target, kind.__name__, output, sub.hops + 1)
 
 
-def _skipped(sub: Sub) -> str:
-    """The checks that could not look at the answer, "" for none."""
+def _fallbacks(sub: Sub) -> str:
+    """What stood in for something better: another model, a check that could not look at the answer; "" for nothing."""
     checked = sub.last.checked.values() if sub.last is not None else ()
-    return "; ".join(f"check {each.check!r} was skipped: {each.skipped}" for each in checked if each.skipped)
+    skipped = [f"check {each.check!r} was skipped: {each.skipped}" for each in checked if each.skipped]
+    return "; ".join([sub.switched, *skipped] if sub.switched else skipped)
 
 
 def _missing(run: Run, sub: Sub) -> str:
@@ -405,6 +407,9 @@ def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:
         tries = policy.agent.model_tries
         if not failure.retryable or sub.failures >= tries:
             text = f"model {failure.kind}: {failure.error}"
+            fallback = policy.agent.fallback
+            if fallback is not None and not sub.switched:
+                return SwitchModel(sub.step, fallback.name, f"{text}; answered by {fallback.name}")
             return Finish("failed", checkpoint(run, sub, policy), text)
     # A step that was asked for and got no reply (an error, a crash) is asked again, not counted anew.
     step = sub.step if sub.step > sub.answered else sub.step + 1

@@ -28,6 +28,7 @@ from understudy.actors.agents.commands import (
     RefuseYes,
     Reject,
     RejectOutput,
+    SwitchModel,
     command_digest,
 )
 from understudy.actors.agents.decide import decide_safely
@@ -148,7 +149,7 @@ class _Drive:
                 await self._acts.call_model(command)
             case CallTools():
                 await self._acts.call_tools(command)
-            case Judge() | Reject() | RejectOutput() | RefuseYes() | Move():
+            case Judge() | Reject() | RejectOutput() | RefuseYes() | SwitchModel() | Move():
                 self._note(command)
             case CheckOutput():
                 await check_output(self._acts, command)
@@ -170,7 +171,7 @@ class _Drive:
                 return await self._acts.await_open()
         return True
 
-    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes | Move) -> None:
+    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes | SwitchModel | Move) -> None:
         """Commands that are nothing but their event."""
         digest = command_digest(command)
         match command:
@@ -192,6 +193,8 @@ class _Drive:
             case RejectOutput():
                 event = ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told)
                 self._acts.append(event)
+            case SwitchModel():
+                self._acts.append(ev.ModelSwitched(command.step, command.model, command.reason, digest))
             case Move():
                 self._move(command, digest)
             case RefuseYes():

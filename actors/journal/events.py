@@ -158,6 +158,15 @@ class ModelFailed(Event, frozen=True):
     seconds: float = 0.0
 
 
+class ModelSwitched(Event, frozen=True):
+    """The agent's model did not answer; from `step` on its fallback is asked. `reason` says which and why."""
+
+    step: int
+    model: str
+    reason: str
+    command: str = ""
+
+
 class ToolAsked(Event, frozen=True):
     """Intent: one tool call or delegation, keyed (`step`, `index`).
 
@@ -418,6 +427,7 @@ AnyEvent = (
     | ModelAsked
     | ModelAnswered
     | ModelFailed
+    | ModelSwitched
     | ToolAsked
     | ToolStepped
     | ToolAnswered
@@ -444,6 +454,7 @@ AnyEvent = (
 COMMANDS: Final = (
     HandedOff,
     ModelAsked,
+    ModelSwitched,
     ToolAsked,
     ToolRejected,
     OutputRejected,

@@ -156,7 +156,7 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub.agent, sub.type, sub.message, sub.hops = event.to, event.type, event.message, event.hops
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
-    sub.temperature = None
+    sub.temperature, sub.switched = None, ""
     sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
 
 
@@ -208,6 +208,11 @@ def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
     if event.kind not in ("interrupted", "budget"):
         sub.failures += 1
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+
+
+def _model_switched(run: Run, record: Record, event: ev.ModelSwitched) -> None:
+    sub = run.subs[record.sub]
+    sub.switched, sub.failures = event.reason, 0
 
 
 def _witness(sub: Sub, step: Step) -> None:
@@ -413,6 +418,7 @@ _HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = 
     ev.ModelAsked: _model_asked,
     ev.ModelAnswered: _model_answered,
     ev.ModelFailed: _model_failed,
+    ev.ModelSwitched: _model_switched,
     ev.ToolAsked: _tool_asked,
     ev.ToolStepped: _tool_stepped,
     ev.ToolAnswered: _tool_answered,

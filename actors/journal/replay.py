@@ -112,6 +112,8 @@ def describe_event(event: ev.AnyEvent) -> str:
             return _short(f"reject {event.name}({event.arguments}): {event.error}")
         case ev.OutputRejected():
             return _short(f"reject the answer: {event.error}")
+        case ev.ModelSwitched():
+            return _short(f"ask the model {event.model} instead: {event.reason}")
         case ev.OutputChecked():
             return _short(f"check the answer of step {event.step} with {event.check}")
         case ev.Moved():
@@ -141,6 +143,8 @@ def describe(command: Command | PlannedCall) -> str:
             return _short(f"reject {command.name}({command.arguments}): {command.error}")
         case cmd.RejectOutput():
             return _short(f"reject the answer: {command.error}")
+        case cmd.SwitchModel():
+            return _short(f"ask the model {command.model} instead: {command.reason}")
         case cmd.CheckOutput():
             return _short(f"check the answer of step {command.step} with {command.check}")
         case cmd.Move():

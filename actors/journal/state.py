@@ -152,6 +152,8 @@ class Sub(Struct):
     turns: list[Turn] = field(default_factory=list[Turn])
     asking: ev.ModelAsked | None = None
     failures: int = 0
+    switched: str = ""
+    """Why the fallback model is asked, "" while the agent's own is."""
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
     evidence: list[Step] = field(default_factory=list[Step])

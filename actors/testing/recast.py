@@ -41,6 +41,7 @@ class Recast:
             _check_drawable(agent)
             made = copy.copy(agent)
             made.model = self._model(agent)
+            made.fallback = made.model if agent.fallback is not None else None  # one script plays both
             made.tools = tuple(self.tool(each) for each in agent.tools)
             made.delegates = tuple(self.agent(each) for each in agent.delegates)
             made.machine = None if agent.machine is None else self._machine(agent.machine)

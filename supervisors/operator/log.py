@@ -107,6 +107,8 @@ class Log:
                 return self._new(record, path, "attempt", f"attempt {attempt}")
             case ev.OutputRejected(error=error, repairs=repairs):
                 return self._new(record, path, "output", "rejected", f"× {error}; repair {repairs}")
+            case ev.ModelSwitched(model=model, reason=reason):
+                return self._new(record, path, "fallback", f"asks {model}", f"! {reason}")
             case ev.OutputChecked(check=check, error=error, skipped=skipped):
                 found = f"× {error}" if error else f"! skipped: {skipped}" if skipped else "fits"
                 return self._new(record, path, "output", f"checked by {check}", found)

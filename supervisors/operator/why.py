@@ -98,6 +98,10 @@ class _Finder:
                 return self._make("budget", record, f"overspend: {pool}: {over} {unit} over the cap")
             case ev.ModelFailed() as event:
                 return self._model_error(record, event)
+            case ev.ModelSwitched(model=model, reason=reason):
+                return self._make("fallback", record, reason, [("done", f"asked {model} from then on")])
+            case ev.OutputChecked(check=check, skipped=skipped) if skipped:
+                return self._make("skipped", record, f"check {check}: {skipped}", [("done", "the result is degraded")])
             case ev.OutputRejected(error=error, repairs=repairs):
                 return self._make(
                     "output", record, f"rejected: {error}", [("done", f"told what is wrong, repair {repairs}")]

@@ -212,6 +212,11 @@ class Narrator:
             return []
         return [Fact("Skipped", who, f"check {clean(event.check)}: {clean(event.skipped, 120)}", self._at(record))]
 
+    def switched(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The fallback model is asked from now on."""
+        event = _typed(record, ev.ModelSwitched)
+        return [Fact("Switched", who, f"to {clean(event.model)}: {clean(event.reason, 120)}", self._at(record))]
+
     def moved(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """The agent's machine is in another state."""
         event = _typed(record, ev.Moved)
@@ -291,6 +296,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.DoubtSettled: Narrator.settled,
     ev.OutputRejected: Narrator.rejected,
     ev.OutputChecked: Narrator.checked,
+    ev.ModelSwitched: Narrator.switched,
     ev.Moved: Narrator.moved,
     ev.ModelFailed: Narrator.erred,
     ev.StopAsked: Narrator.stopping,

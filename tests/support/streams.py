@@ -77,6 +77,7 @@ def make_policy(
         instructions=instructions,
         repairs=repairs,
         checks=[fits] if checked else [],
+        fallback=NoModel() if checked else None,
         checkpoint=lambda ctx: Answer(f"{len(ctx.results('look'))} looked at") if ctx.results("look") else None,
     )
     return Policy(agent, "main/clerk", loops=loops if loops is not None else Loops())
@@ -172,6 +173,8 @@ class Play:
                 )
             case cmd.RejectOutput():
                 self.add(ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told))
+            case cmd.SwitchModel():
+                self.add(ev.ModelSwitched(command.step, command.model, command.reason, digest))
             case cmd.CheckOutput():
                 said = self.choose("check", ["", "objection", "skipped"])
                 error, skipped = said if said == "objection" else "", said if said == "skipped" else ""
@@ -244,7 +247,12 @@ class Play:
         options = ["answer", "look", "looks", "put", "send", "mixed", "nonsense", "unknown", "fail"]
         if self.policy.table is not None:
             options += ["move", "moves", "lost"]
+        if self.policy.agent.fallback is not None:
+            options += ["gone"]
         what = self.choose("reply", options)
+        if what == "gone":
+            self.add(ev.ModelFailed(command.step, ticket, "refused", "404", False, {"steps": 1}))
+            return
         if what == "fail":
             self.add(ev.ModelFailed(command.step, ticket, "overloaded", "503", True, dict(reserved), estimated=True))
             return

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from msgspec import Struct
 
-from understudy import Agent, Budget, Supervisor, System, tool
-from understudy.actors.errors import SpecError
+from understudy import Agent, Budget, Price, Supervisor, System, tool
+from understudy.actors.errors import ModelRefused, SpecError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.replay import replay
 from understudy.actors.testing.scripted_model import ScriptedModel, Step, call
@@ -181,3 +181,36 @@ def test_a_placeholder_never_passes_as_complete() -> None:
 def test_an_agent_that_is_given_what_is_no_check_is_refused() -> None:
     with pytest.raises(SpecError, match="agent 'clerk': check 'x' is not a function"):
         Agent("clerk", model=ScriptedModel([]), output=Answer, checks=["x"])  # type: ignore[list-item]
+
+
+@pytest.mark.promise(243)
+def test_when_the_model_fails_for_good_the_fallback_is_asked_and_the_result_says_so() -> None:
+    spare = ScriptedModel([Answer("lamp")], name="spare")
+    result, records, model = go([ModelRefused("no such deployment")], fallback=spare)
+    assert result.status == "degraded"
+    assert result.output == Answer("lamp")
+    assert "no such deployment" in result.reason
+    assert result.reason.endswith("; answered by spare")
+    assert sum(isinstance(r.event, ev.ModelSwitched) for r in records) == 1
+    spare.done()
+    model.done()
+
+
+@pytest.mark.promise(243)
+def test_when_the_fallback_fails_too_the_run_fails_with_its_reason() -> None:
+    spare = ScriptedModel([ModelRefused("not here either")], name="spare")
+    result, _, _ = go([ModelRefused("no such deployment")], fallback=spare)
+    assert result.status == "failed"
+    assert "not here either" in result.reason
+
+
+@pytest.mark.promise(243)
+def test_a_budget_in_money_wants_a_price_of_the_fallback_too() -> None:
+    agent: Agent[Any, Any] = Agent(
+        "clerk",
+        model=ScriptedModel([], price=Price(1, 1)),
+        fallback=ScriptedModel([], name="spare"),
+        budget=Budget(usd=1.0),
+    )
+    with pytest.raises(SpecError, match="model 'spare' has no price"):
+        System(agent)
