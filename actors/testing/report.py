@@ -9,14 +9,17 @@ plugin the page is a note of the exception.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from understudy.actors.errors import UsageError
 from understudy.actors.testing import options
 from understudy.actors.testing.outside import untraced
 from understudy.actors.testing.trace import Event, Trace
 
 if TYPE_CHECKING:
     from understudy.actors.testing.world import World
+
+T = TypeVar("T")
 
 SHOWN: Final = 24
 """Events that a timeline shows, the last ones."""
@@ -48,10 +51,19 @@ class Falsified(AssertionError):
         self.page = page
 
 
+def sentences(oracle: Callable[[T], Iterable[str]], what: T) -> list[str]:
+    """What an oracle finds wrong. Raises `UsageError` for one that returns a text, or nothing at all."""
+    found: object = oracle(what)
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        name = getattr(oracle, "__qualname__", repr(oracle))
+        raise UsageError(f"check: {name} returned {found!r}; it yields a sentence for each thing that is wrong")
+    return list(found)
+
+
 def verify(world: World, trace: Trace, check: Iterable[Callable[[Trace], Iterable[str]]]) -> None:
     """Raise `Falsified` if an oracle finds something, or if `always` or `eventually` did."""
     with untraced():
-        said = [sentence for oracle in check for sentence in oracle(trace)]
+        said = [sentence for oracle in check for sentence in sentences(oracle, trace)]
         found: tuple[str, ...] = tuple(trace.broken + said)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
