@@ -1,4 +1,4 @@
-"""What is given to the testing kit by mistake is one clear error, before anything runs: it names the value and the place."""
+"""What is given to the testing kit by mistake is one clear error: it names the value and the place."""
 
 import base64
 import json
@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from understudy import Agent, OpenAIChat, Supervisor, System, tool
-from understudy.actors.errors import SpecError, UsageError
+from understudy.actors.errors import UsageError
 from understudy.actors.testing import report
 from understudy.testing import (
     Buggify,
@@ -18,6 +19,7 @@ from understudy.testing import (
     Delay,
     Demote,
     Drop,
+    Escape,
     Fault,
     Hold,
     KillAfter,
@@ -200,6 +202,19 @@ def test_a_play_of_something_else_is_refused(given: Any, said: str) -> None:
 )
 def test_a_world_of_another_tree_is_refused_since_nothing_of_it_would_happen(world: World, said: str) -> None:
     refused(lambda: play(desk, world, "x"), said)
+
+
+@tool(effect="read")
+async def page() -> str:
+    """Read it."""
+    async with httpx.AsyncClient() as client:
+        return (await client.get("http://127.0.0.1:9/")).text
+
+
+def test_a_tool_that_reaches_the_network_through_a_library_is_named_with_its_line() -> None:
+    reader = Agent("reader", model=OpenAIChat("none"), tools=[page])
+    with pytest.raises(Escape, match=rf"{__file__}:\d+ page, in its task"):
+        play(reader, World(says=(("reader", (1,)),)), "Read it.")
 
 
 def test_a_sweep_of_one_fault_for_ever_ends_at_once() -> None:
