@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from understudy.actors.errors import UsageError
+from understudy.actors.testing import options
 from understudy.actors.testing.faults import Fault
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ def resumed(run: Run) -> Iterator[None]:
 def running(world: World, trace: Trace) -> Iterator[Run]:
     """A run, from its beginning to its end. For `World.run` and its like."""
     run = Run(world, trace)
+    options.begins()
     try:
         with resumed(run):
             yield run

@@ -92,7 +92,7 @@ def page(
         kind = type(trace.error).__name__
         lines.append(f"Raised {kind}: {_first_line(str(trace.error))}")
     lines.append(f"  at t={trace.seconds:g} s, trace {trace.fingerprint()}, {len(trace):,} events")
-    lines.append(f"  world: {_counts(world, trace)}")
+    lines.append(f"  world: {came_true(world, trace)}")
     lines += [f"{_INDENT}{each!r}" for each in (*world.schedule, *world.faults)]
     lines += [f"{_INDENT}{each}" for each in _rest(world)]
     lines += timeline(trace)
@@ -106,7 +106,7 @@ def page(
     return "\n".join(lines)
 
 
-def _counts(world: World, trace: Trace) -> str:
+def came_true(world: World, trace: Trace) -> str:
     """One line: what came true of what the world holds."""
     fired = sum(trace.came_true(fault) for fault in world.faults)
     holds, faults = len(world.schedule), len(world.faults)

@@ -77,21 +77,11 @@ class World(Struct, frozen=True, omit_defaults=True):
     @classmethod
     def from_token(cls, token: str) -> World:
         """The world of a token. Raises `UsageError` for one that is cut, of another version, or of no world."""
-        if not isinstance(token, str):
-            raise UsageError(f"replay token {token!r}: it is a text that begins with {VERSION}:")
-        version, _, text = token.strip().partition(":")
-        where = f"replay token {token[:20]!r}{'...' * (len(token) > 20)}"
-        if version != VERSION:
-            raise UsageError(f"{where}: this kit reads {VERSION}:...")
-        try:
-            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            raw = msgspec.json.decode(zlib.decompress(packed))
-        except (ValueError, RecursionError, zlib.error) as error:
-            raise UsageError(f"{where}: not whole ({error})") from None
+        raw = unpacked(token)
         try:
             return _world_of(raw)
         except ValueError as error:
-            raise UsageError(f"{where}: {error}") from None
+            raise UsageError(f"replay token {token[:20]!r}...: {error}") from None
 
     # -- runs ----------------------------------------------------------------------------------------------
 
@@ -225,6 +215,20 @@ def _is_saying(each: object) -> bool:
         case (str(), tuple(choices)) if isinstance(each, tuple):
             return all(map(_is_choice, choices))
     return False
+
+
+def unpacked(token: object) -> object:
+    """What a token holds. Raises `UsageError` for one that is cut, or of another version."""
+    if not isinstance(token, str):
+        raise UsageError(f"replay token {token!r}: it is a text that begins with {VERSION}:")
+    version, _, text = token.strip().partition(":")
+    where = f"replay token {token[:20]!r}{'...' * (len(token) > 20)}"
+    if version != VERSION:
+        raise UsageError(f"{where}: this kit reads {VERSION}:...")
+    try:
+        return msgspec.json.decode(zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+    except (ValueError, RecursionError, zlib.error) as error:
+        raise UsageError(f"{where}: not whole ({error})") from None
 
 
 def _world_of(raw: object) -> World:
