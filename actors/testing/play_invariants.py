@@ -215,8 +215,3 @@ def _read(rows: Sequence[Row]) -> Sequence[Row] | JournalDamaged:
     except JournalDamaged as error:
         return error
     return rows
-
-
-def sub_records(stream: Sequence[Record], sub: int) -> list[Record]:
-    """The events of one sub-run."""
-    return [record for record in stream if record.sub == sub]

@@ -29,6 +29,7 @@ WIDTH: Final = 120
 """Characters of a line of the timeline."""
 _INDENT: Final = "    "
 _CLOCK: Final = 13
+_CLOSING: Final = frozenset({"notice", "closing", "closed", "settling", "settled"})
 _OF_AN_END: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
 _DULL: Final = frozenset({"known", "answered"})
 """Kinds of events that oracles need, and that a timeline says already with others."""
@@ -173,19 +174,10 @@ def _shutdown(events: Sequence[Event]) -> int:
     return len(events) - end
 
 
-def _is_plain(event: Event) -> bool:
-    """Whether the event beside it tells as much: of a limit that is known, a reply that was given."""
-    return event.kind == "known" or (event.kind == "answered" and event.detail == "ok")
-
-
-_CLOSING: Final = frozenset({"notice", "closing", "closed", "settling", "settled"})
-_STOPPING: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
-
-
 def _ends(event: Event) -> bool:
     if event.kind in _OF_AN_END:
         return event.what == "shutdown"
-    return event.kind in ("notice", "closing", "closed", "settling", "settled")
+    return event.kind in _CLOSING
 
 
 def _columns(events: Sequence[Event], columns: int) -> list[str]:
