@@ -124,7 +124,7 @@ def pytest_runtest_makereport(
     made = yield
     report = _report()
     if call.when == "call":
-        if options.replay and report is not None and report.last is not None:
+        if options.replay and report is not None and report.last is not None and report.last[1].replayable:
             item.stash[_TOLD] = f"replayed {item.nodeid}: {report.came_true(*report.last)}"
         made.__dict__["understudy"] = item.stash.get(_TOLD, "")  # goes with the report, also between processes
     if made.failed and call.when == "call" and report is not None and report.last is not None:

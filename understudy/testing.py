@@ -254,10 +254,13 @@ def worlds(tree: Tree, *, kills: int = 0, faults: Collection[type[Fault]] | None
     (these need an oracle of yours) and no messages lost between actors (that needs a link).
 
     Everything shrinks to the world in which nothing goes wrong. Raises `SpecError` for a tree that is none, and
-    `UsageError` for more than 31 kills, and for faults that are no kinds, cannot be drawn, or have nothing to strike.
+    `UsageError` for more than 31 kills, and for faults that are no kinds, cannot be drawn, or have nothing to strike;
+    `ModuleNotFoundError` without hypothesis.
     """
-    from understudy.actors.testing import agent_strategies as drawing
-
+    try:
+        from understudy.actors.testing import agent_strategies as drawing
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"worlds: {error}; pip install 'understudy[testing]'", name=error.name) from None
     tree = checked(tree, "worlds")
     if type(kills) is not int or not 0 <= kills < PROCESSES:
         raise UsageError(f"worlds: kills is {kills!r}; from 0 to {PROCESSES - 1}")

@@ -2,16 +2,21 @@
 
 import base64
 import json
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
 
 import httpx
 import pytest
+from hypothesis import strategies as st
 
-from understudy import Agent, OpenAIChat, Supervisor, System, tool
+from understudy import Agent, OpenAIChat, Prompt, Supervisor, System, tool
 from understudy.actors.errors import UsageError
 from understudy.actors.testing import report
+from understudy.actors.testing.machine import ActorMachine
 from understudy.testing import (
     Buggify,
     ClockJump,
@@ -156,6 +161,38 @@ def test_a_kind_that_is_only_the_base_of_others_is_not_offered() -> None:
 )
 def test_worlds_that_cannot_be_drawn_are_refused_at_once(given: Any, said: str) -> None:
     refused(lambda: worlds(given.pop("tree", desk), **given), said)
+
+
+def test_without_hypothesis_the_error_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['hypothesis'] = None\n"
+        "from understudy import Agent, OpenAIChat\n"
+        "from understudy.testing import worlds\n"
+        "try: worlds(Agent('a', model=OpenAIChat('none')))\n"
+        "except ModuleNotFoundError as error: print(error.name, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.startswith("hypothesis worlds: "), done.stderr
+    assert "pip install 'understudy[testing]'" in done.stdout
+
+
+def test_a_machine_whose_messages_are_no_strategies_is_refused_when_it_is_declared() -> None:
+    with pytest.raises(UsageError, match=r"Wrong.messages\['bank'\] is 7; it is a strategy of messages"):
+        type("Wrong", (ActorMachine,), {"messages": {"bank": 7}})
+
+
+class Forgets(ActorMachine):
+    messages: ClassVar[Any] = {"bank": st.just(Prompt("x"))}
+
+    async def begin(self, stack: AsyncExitStack) -> Any:
+        """Returns nothing."""
+
+
+def test_a_machine_whose_begin_returns_nothing_says_so() -> None:
+    machine = Forgets()
+    refused(lambda: machine._begin_in(World()), "Forgets.begin returned None; it returns a ref for each of `messages`")
+    with pytest.raises(UsageError, match=r"Forgets\.begin returned None"):
+        machine.teardown()  # the end of a machine raises what its main raised
 
 
 def test_a_tree_without_tools_has_worlds() -> None:
