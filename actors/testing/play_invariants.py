@@ -8,7 +8,6 @@ from typing import Final
 
 from understudy.actors.errors import JournalDamaged
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.events import Record
 from understudy.actors.journal.store import Row, verify
 from understudy.actors.testing import journal_checks as checks
 from understudy.actors.testing.evidence import Began, Evidence, ModelBegan, Told, ToolBegan, Written

@@ -29,10 +29,13 @@ from understudy.testing import (
     Hold,
     KillAfter,
     RateLimited,
+    ScriptedModel,
     SlowConsumer,
+    Step,
     ToolRaises,
     World,
     buggify,
+    call,
     play,
     sweep,
     worlds,
@@ -252,6 +255,16 @@ def test_a_tool_that_reaches_the_network_through_a_library_is_named_with_its_lin
     reader = Agent("reader", model=OpenAIChat("none"), tools=[page])
     with pytest.raises(Escape, match=rf"{__file__}:\d+ page, in its task"):
         play(reader, World(says=(("reader", (1,)),)), "Read it.")
+
+
+@pytest.mark.parametrize("steps", [None, "hello", call("order")])
+def test_a_script_is_a_list_of_steps(steps: Any) -> None:
+    refused(lambda: ScriptedModel(steps), "ScriptedModel: steps is")
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "1"])
+def test_a_step_takes_a_time_that_there_is(seconds: Any) -> None:
+    refused(lambda: Step("hello", seconds=seconds), "Step('hello'): seconds is")
 
 
 def test_a_sweep_of_one_fault_for_ever_ends_at_once() -> None:
