@@ -421,7 +421,7 @@ class Kernel(Posting):
         self._endings.halt(cell, exit, deadline)
 
     def end(self, cell: Cell, life: Life, exit: Exit) -> None:
-        """End `life`, the present incarnation, at once, cancelling what it handles; nothing when it is ending already."""
+        """End `life`, the present incarnation, at once, cancelling what it handles; nothing if it is ending already."""
         if cell.state in ALIVE:
             self._endings.end_incarnation(cell, life, exit)
 

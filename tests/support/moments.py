@@ -157,7 +157,8 @@ async def play_crowd(moves: list[Any]) -> None:
 def _account(kernel: Kernel, book: Book) -> None:
     letters: dict[str, list[str]] = {n: [] for n in book.asking}
     for letter in kernel.telemetry.dead_letters():
-        letters[letter.message if letter.reason == "late" else letter.message.n].append(str(letter.reason))
+        message: Any = letter.message
+        letters[message if letter.reason == "late" else message.n].append(str(letter.reason))
     for n, task in book.asking.items():
         begun, done, gone = book.at("begun", n), book.at("done", n), book.at("cancelled", n)
         told = letters[n]

@@ -706,6 +706,10 @@ async def by_kernel(plan: list[Any], *, look: bool) -> dict[str, Any]:
                 assert not cell.watchers, "watchers after the end"
         if look:
             del kernel.loop._run_once  # type: ignore[attr-defined]  # as it was
+        living = [cell for cell in stage.cells.values() if cell.state != "stopped"]
+        released: list[Cell] = []
+        kernel.on_released = lambda cell, _: released.append(cell)
+    assert released == living[::-1], f"stopped in the order {released}"
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1, f"left: {asyncio.all_tasks()}"
     assert not kernel.timers._heap, "timers are left"
