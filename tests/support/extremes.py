@@ -374,7 +374,9 @@ class Bench:
 
 Inside = Callable[[Clumsy], Any]
 MISTAKES_INSIDE: dict[str, tuple[Inside, str]] = {
+    "be busy": (lambda a: asyncio.sleep(0.1), "nothing"),
     "stash of another": (lambda a: _context(a.bench.other).stash(), "UsageError"),
+    "stash of another that is busy": (lambda a: _while_busy(a, lambda: _context(a.bench.other).stash()), "UsageError"),
     "suspend oneself": (lambda a: a.bench.kernel.suspensions.suspend(a._own(), 1.0), "UsageError"),  # type: ignore[attr-defined]
     "peek at oneself": (lambda a: a.bench.kernel.suspensions.peek(a._own(), type, 1.0), "UsageError"),  # type: ignore[attr-defined]
     "timer of no message": (lambda a: a.context.timer("k", 1.0, Odd()), "NotHandled"),
@@ -402,6 +404,16 @@ MISTAKES_INSIDE: dict[str, tuple[Inside, str]] = {
     "suspend who is gone": (lambda a: a.bench.kernel.suspensions.suspend(a.bench.gone, 1.0), "ActorStopped"),
     "suspend without end": (lambda a: a.bench.kernel.suspensions.suspend(a.bench.other, inf), "UsageError"),
 }
+
+
+async def _while_busy(actor: Clumsy, call: Callable[[], None]) -> None:
+    """While the other one handles something."""
+    asking = asyncio.ensure_future(actor.bench.kernel.ref_of(actor.bench.other).ask(Try("be busy")))
+    await asyncio.sleep(0.01)
+    try:
+        call()
+    finally:
+        assert await asking == "nothing"
 
 
 def _context(cell: Cell) -> Any:
