@@ -736,11 +736,26 @@ def difference(said: dict[str, Any], done: dict[str, Any]) -> str:
     for what in (*TRAITS, "results", "said", "letters", "states"):
         rules, deeds = said[what], done[what]
         if isinstance(rules, list):
-            rules, deeds = dict(enumerate(rules)), dict(enumerate(deeds))
+            rules, deeds = dict(enumerate(_settled(rules))), dict(enumerate(_settled(deeds)))
         for key in sorted({*rules, *deeds}, key=str):
             if not _same(rules.get(key), deeds.get(key)):
                 return f"{what}[{key}]: {deeds.get(key)}, and not {rules.get(key)}"
     return ""
+
+
+def _settled(log: list[Any]) -> list[Any]:
+    """What tasks left behind say comes last in its moment: no rule orders the loop's tasks among handlers."""
+    found: list[Any] = []
+    for entry in log:
+        at = len(found)
+        while at and _is_late(found[at - 1]) and not _is_late(entry) and _same(found[at - 1][0], entry[0]):
+            at -= 1
+        found.insert(at, entry)
+    return found
+
+
+def _is_late(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) > 1 and entry[1] == "later"
 
 
 def _same(one: Any, other: Any) -> bool:
