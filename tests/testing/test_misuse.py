@@ -41,7 +41,7 @@ from understudy.testing import (
     worlds,
 )
 
-pytestmark = pytest.mark.promise(200)
+pytestmark = pytest.mark.promise(202)
 
 
 @tool(effect="read")
