@@ -107,7 +107,6 @@ def test_a_clock_may_jump_back_and_the_start_be_held() -> None:
         {"inline": None},
         {"seed": "one"},
     ],
-    ids=str,
 )
 def test_a_world_of_something_else_is_refused_when_it_is_made(fields: Any) -> None:
     [(name, value)] = fields.items()
@@ -160,7 +159,6 @@ def test_a_kind_that_is_only_the_base_of_others_is_not_offered() -> None:
         ({"faults": [KillAfter]}, "KillAfter is not drawn for a tree: kills are asked for by `kills=`"),
         ({"tree": bare, "faults": [ToolRaises]}, "ToolRaises has nothing to strike: the tree has no tool"),
     ],
-    ids=str,
 )
 def test_worlds_that_cannot_be_drawn_are_refused_at_once(given: Any, said: str) -> None:
     refused(lambda: worlds(given.pop("tree", desk), **given), said)
@@ -225,7 +223,6 @@ def says_one_text(_: object) -> Any:
         ({"check": [says_nothing]}, "check: says_nothing returned None; it yields a sentence"),
         ({"check": [says_one_text]}, "check: says_one_text returned 'all is wrong'"),
     ],
-    ids=str,
 )
 def test_a_play_of_something_else_is_refused(given: Any, said: str) -> None:
     whole = {"tree": desk, "world": World(), "message": "x", **given}
