@@ -44,7 +44,8 @@ from understudy.actors.testing.sim_model import SimModel
 from understudy.actors.testing.simloop import ProcessKilled
 from understudy.actors.testing.tool_faults import Seen, ToolFault, wrap_tool
 from understudy.actors.testing.witness import Witness
-from understudy.supervisors.guards.budgets import Accounts, Budget
+from understudy.supervisors.guards.accounts import Accounts
+from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.specs import ChildSpec, Supervisor
 from understudy.supervisors.testing.ledgers import WatchedAccounts
 from understudy.supervisors.tree import DEFAULT_BUDGET, DEFAULT_LOOPS

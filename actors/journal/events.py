@@ -121,7 +121,10 @@ class Unparked(Event, frozen=True):
 
 
 class ModelAsked(Event, frozen=True):
-    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named."""
+    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named.
+
+    `last`: it is the answer-only step at a limit, paid from what was set aside.
+    """
 
     step: int
     parts: dict[str, str]
@@ -131,6 +134,7 @@ class ModelAsked(Event, frozen=True):
     ticket: str
     try_: int = field(default=1, name="try")
     command: str = ""
+    last: bool = False
 
 
 class ModelAnswered(Event, frozen=True):
@@ -274,7 +278,7 @@ class Judged(Event, frozen=True):
 
 
 class BudgetDenied(Event, frozen=True):
-    """The ledger refused a reservation."""
+    """The ledger refused a reservation. `answer`: tokens set aside for one last answer, 0 for none; `note` asks for it."""
 
     pool: str
     unit: str
@@ -283,6 +287,18 @@ class BudgetDenied(Event, frozen=True):
     reserved: int
     wanted: int
     closed: bool = False
+    answer: int = 0
+    note: str = ""
+
+
+class BudgetLow(Event, frozen=True):
+    """So much of a limit is spent that the agent is told, once for each limit: `note` says what is left."""
+
+    pool: str
+    unit: str
+    limit: int
+    spent: int
+    note: str
 
 
 class BudgetBreached(Event, frozen=True):
@@ -291,6 +307,13 @@ class BudgetBreached(Event, frozen=True):
     pool: str
     unit: str
     over: int
+
+
+class SpendCorrected(Event, frozen=True):
+    """What the call of `ticket` cost is known now: `spent` stands in the place of its cap."""
+
+    ticket: str
+    spent: dict[str, int]
 
 
 # --- people ----------------------------------------------------------------------------------------------
@@ -412,7 +435,9 @@ AnyEvent = (
     | StateTimedOut
     | Judged
     | BudgetDenied
+    | BudgetLow
     | BudgetBreached
+    | SpendCorrected
     | ApprovalAsked
     | ApprovalGiven
     | ApprovalRefused

@@ -80,16 +80,21 @@ class Word(Struct):
 class LedgerOp(Struct):
     """One operation of the ledger, and how the pools it names stood afterwards.
 
-    `answer` of `reserve`: "" for granted, else "denied" or "busy". `over` counts units billed beyond a cap.
+    `answer` of `reserve`: "" for granted, else "denied" or "busy". `over` counts units billed beyond a cap. `now` is the
+    time that the ledger was told, `at` when what is booked, closed or corrected happened, `window` the pool's, in
+    seconds. The amounts of `correct` are changes.
     """
 
-    kind: Literal["declare", "reserve", "settle", "book", "close", "forget"]
+    kind: Literal["declare", "reserve", "settle", "book", "correct", "close", "forget"]
     pools: tuple[str, ...]
     amounts: Mapping[str, int] = {}
     ticket: str = ""
     answer: str = ""
     limits: Limits = {}
     after: tuple[Standing, ...] = ()
+    now: float = 0.0
+    at: float = 0.0
+    window: float | None = None
 
 
 class Standing(Struct):

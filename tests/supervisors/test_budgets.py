@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from understudy.actors.agents.guards import Breach, Busy, Denied, Ledger, Pool
 from understudy.actors.errors import SpecError, UsageError
-from understudy.supervisors.guards.budgets import UNITS, Accounts, Budget, Window, check_supported, within
+from understudy.supervisors.guards.accounts import Accounts
+from understudy.supervisors.guards.budgets import UNITS, Budget, Window, within
 
 
 def accounts(**limits: int) -> Accounts:
