@@ -20,9 +20,9 @@ from understudy.actors.kernel import Kernel
 class Chain:
     """What a (sub-)run is charged to, found once: the union of executor chain and request chain.
 
-    `pools` are their keys. `seconds` is (limit, pool) of the tightest deadline, infinite without one, `warn` what agents
-    are told of: (limit, told at, pool). `tools` are the units that count calls of one tool. `depth` is (what is left of
-    it, limit, pool), `fan_out` (limit, pool). `last_answer`: tokens set aside at each turn, 0 for none. `missing` names
+    `pools` are their keys. `seconds` is (limit, pool) of the tightest deadline, infinite without one, `warn` what
+    agents are told of: (limit, told at, pool). `tools` are the units that count calls of one tool. `depth` is (what is
+    left of it, limit, pool), `fan_out` (limit, pool). `last_answer`: tokens set aside, 0 for none. `missing` names
     an agent that is not part of this system.
     """
 

@@ -1,7 +1,7 @@
 """The last answer of a (sub-)run whose budget is used up: one call of the model without tools, from tokens set aside.
 
-Its request is that of an ordinary step, made to fit: what comes first (instructions and request) and the note at the end
-stay, exchanges between them are dropped, oldest first and each whole. Pure.
+Its request is that of an ordinary step, made to fit: what comes first (instructions and request) and the note at the
+end stay, exchanges between them are dropped, oldest first and each whole. Pure.
 """
 
 from __future__ import annotations

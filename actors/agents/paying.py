@@ -1,7 +1,7 @@
 """What one (sub-)run pays for its acts: caps reserved before, bills settled after, and what it is told of its budgets.
 
-At the start of each turn at the (sub-)run, tokens for a last answer are set aside if a budget says so, and returned when
-the turn ends: what is parked holds nothing. Nobody waits for what is set aside.
+At the start of each turn at the (sub-)run, tokens for a last answer are set aside if a budget says so, and returned
+when the turn ends: what is parked holds nothing. Nobody waits for what is set aside.
 """
 
 from __future__ import annotations

@@ -165,11 +165,12 @@ class Runs(Books):
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         if run != ev.NODE_STREAM:
-            self._keep(apply(self._runs.get(run) or Run(run), record))
+            self.keep(apply(self._runs.get(run) or Run(run), record))
         notice(record, self._lines)
         return record
 
-    def _keep(self, run: Run) -> None:
+    def keep(self, run: Run) -> None:
+        """Hold a folded run in memory."""
         self._runs[run.id] = run
         if run.finished is None:
             self._live[run.id] = run
@@ -370,12 +371,12 @@ class Runs(Books):
             run = fold(records)
             self.book_dated(records)
             if run.subs and run.finished is None:
-                self._keep(run)
+                self.keep(run)
                 loaded.append(run.id)
                 continue
             self.rebook(run, own=False, shared=True)
             if any(doubt.settled is None for doubt in run.doubts.values()):
-                self._keep(run)  # it has ended; whether that call happened is still to be said
+                self.keep(run)  # it has ended; whether that call happened is still to be said
         return loaded
 
     def incarnation(self, path: str) -> int:
@@ -405,7 +406,7 @@ class Runs(Books):
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
         run = await self.find(name)
         if name not in self._runs:
-            self._keep(run)
+            self.keep(run)
             self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded
         run = self._runs[name]  # somebody else may have been quicker
         if run.finished is None and run.main.parked is None:

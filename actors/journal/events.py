@@ -278,7 +278,10 @@ class Judged(Event, frozen=True):
 
 
 class BudgetDenied(Event, frozen=True):
-    """The ledger refused a reservation. `answer`: tokens set aside for one last answer, 0 for none; `note` asks for it."""
+    """The ledger refused a reservation.
+
+    `answer`: tokens set aside for one last answer, 0 for none; `note` asks for it.
+    """
 
     pool: str
     unit: str

@@ -17,7 +17,6 @@ from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 
-
 KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
 
 

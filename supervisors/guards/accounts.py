@@ -9,9 +9,9 @@ A provider that reports more than the cap breaks no invariant: the cap is spent,
 and the pool is closed. A pool keeps books of the units that it limits, and of no others.
 
 What was spent in a pool with a window counts from its settlement for the length of the window, and up to a sixtieth
-longer: it is kept in `SLICES` slices of time, so the memory of a window is bounded whatever is spent in it. A pool with a
-window that was closed by a breach opens again when that has left the window. Times are handed in, in seconds of the
-wall clock; where that goes back, time stands still.
+longer: it is kept in `SLICES` slices of time, so the memory of a window is bounded whatever is spent in it. A pool
+with a window that was closed by a breach opens again when that has left the window. Times are handed in, in seconds of
+the wall clock; where that goes back, time stands still.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Statement(Struct, frozen=True):
 
 
 class _Cell:
-    """One limited unit of one pool. `room` is what is left, `kept` the part of what is reserved that is held for long."""
+    """One limited unit of one pool. `room` is what is left, `kept` the part of what is reserved that is set aside."""
 
     __slots__ = ("kept", "limit", "room", "spent")
 

@@ -49,16 +49,16 @@ class Budget(Struct, frozen=True, kw_only=True, dict=True):
     alive (waiting for a person does not count), and is for `per="run"` only.
 
     Delegation: `depth` limits how deep it is nested (0 is none; counted from the first (sub-)run that the budget is
-    for), `fan_out` how many times one (sub-)run delegates. Beyond, the one delegation is refused, the agent is told, and
-    goes on; every other limit ends the (sub-)run.
+    for), `fan_out` how many times one (sub-)run delegates. Beyond, the one delegation is refused, the agent is told,
+    and goes on; every other limit ends the (sub-)run.
 
     `per="run"` (default) counts each request from outside on its own, `"life"` everything since the owner was first
     started, `Window(seconds)` what was spent in the last so many seconds.
 
     `warn` (default 0.8): the share of a limit at which an agent is told what is left, once for each limit; None for
-    never. `last_answer` (default None: no such step): tokens, input plus output, that each (sub-)run sets aside at its
-    start, so that at the limit it can make one more call of the model, without tools, and end as `partial`. At least 64,
-    and less than the limits in tokens.
+    never. `last_answer` (default None: no such step): tokens, input plus output, that each (sub-)run sets aside, so
+    that at the limit it can make one more call of the model, without tools, and end as `partial`. At least 64, and less
+    than the limit in tokens; at the limit in seconds there is none.
 
     Raises `SpecError`, naming option and value.
     """
