@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -44,7 +45,7 @@ class Books:
         self.ledger = ledger
         self.policies = policies
         self.closing = False
-        self._freed: list[asyncio.Future[None]] = []
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._pauses: set[asyncio.Future[None]] = set()
         self._chains: dict[str, dict[tuple[int, str], Chain]] = {}
         declared = [budget.pool(owner, "run") for policy in policies.values() for owner, budget in policy.budgets]
@@ -72,23 +73,41 @@ class Books:
         return self.ledger.reserve(ticket, pools, amounts, now=self.now(), keep=keep)
 
     def settle(self, ticket: str, spent: dict[str, int]) -> tuple[Breach, ...]:
-        """Settle a reservation and wake who waits for room in a pool."""
+        """Settle a reservation and wake who waits longest for room in a pool."""
         breaches = self.ledger.settle(ticket, spent, now=self.now())
-        if self._freed:
-            self._wake_waiting()
+        for pool in list(self._waiting) if self._waiting else ():
+            self.pass_on(pool)
         return breaches
 
-    def _wake_waiting(self) -> None:
-        freed, self._freed = self._freed, []
-        _resolve(freed)
+    def pass_on(self, pool: str) -> None:
+        """Wake the one that waits longest for room in a pool. Whoever was woken and waits no more passes it on.
 
-    async def room(self, seconds: float) -> None:
-        """Wait until something was settled or the system closes, at most `seconds`."""
+        So a settlement wakes one, not all: a thousand that wait cost no more than those that get room.
+        """
+        queue = self._waiting.get(pool)
+        while queue:
+            future = queue.popleft()
+            if not future.done():
+                future.set_result(None)
+                break
+        if not queue:
+            self._waiting.pop(pool, None)
+
+    async def room(self, pool: str, seconds: float, *, first: bool = False) -> None:
+        """Wait until something was settled or the system closes, at most `seconds`; behind the others, or `first`."""
+        if self.closing:
+            return
         future = self.kernel.loop.create_future()
-        self._freed.append(future)
-        await asyncio.wait([future], timeout=seconds)
-        with contextlib.suppress(ValueError):
-            self._freed.remove(future)
+        queue = self._waiting.setdefault(pool, deque())
+        if first:
+            queue.appendleft(future)
+        else:
+            queue.append(future)
+        try:
+            await asyncio.wait([future], timeout=seconds)
+        finally:
+            if not future.done():
+                future.cancel()
 
     async def pause(self, seconds: float) -> None:
         """Let `seconds` pass; less when the system closes."""
@@ -105,7 +124,9 @@ class Books:
         """Nothing new begins from here on; who pauses or waits for room is woken."""
         self.closing = True
         _resolve(self._pauses)
-        self._wake_waiting()
+        waiting, self._waiting = self._waiting, {}
+        for queue in waiting.values():
+            _resolve(list(queue))
 
     # -- pools ---------------------------------------------------------------------------------------------
 
@@ -233,8 +254,7 @@ class Books:
         for pool in estimate.pools:
             with contextlib.suppress(UsageError):  # of a run that was forgotten
                 breaches += self.ledger.correct((pool,), estimate.spent, spent, at=estimate.at)
-        if self._freed:
-            self._wake_waiting()
+            self.pass_on(pool)
         return tuple(breaches)
 
     # -- seconds -------------------------------------------------------------------------------------------

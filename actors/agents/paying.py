@@ -13,7 +13,7 @@ from typing import Final
 from understudy.actors.agents.booking import Chain
 from understudy.actors.agents.concluding import LAST, last_request, last_tokens
 from understudy.actors.agents.context import request_of
-from understudy.actors.agents.guards import TOOL, Denied, said
+from understudy.actors.agents.guards import TOOL, Busy, Denied, said
 from understudy.actors.agents.models import ChatMessage, ModelReply, ModelRequest, input_cap
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs
@@ -80,16 +80,32 @@ class Paying:
 
     async def _reserve(self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int]) -> bool:
         """Take a reservation; False when it was denied, which is journalled."""
-        while True:
-            answer = self._runs.reserve(ticket, pools, amounts)
-            if answer is None:
-                return True
-            if isinstance(answer, Denied):
-                self._denied(answer)
-                return False
-            if self.out_of_time() or self._unwanted():
-                return False
-            await self._runs.room(min(ROOM_SECONDS, answer.after, self.seconds_left(), self.state_left()))
+        answer = self._runs.reserve(ticket, pools, amounts)
+        if isinstance(answer, Busy):
+            return await self._wait_for_room(ticket, pools, amounts, answer)
+        if answer is not None:
+            self._denied(answer)
+        return answer is None
+
+    async def _wait_for_room(self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int], busy: Busy) -> bool:
+        waited = ""
+        answer: Busy | Denied | None = busy
+        try:
+            while isinstance(answer, Busy):
+                if self.out_of_time() or self._unwanted():
+                    return False
+                seconds = min(ROOM_SECONDS, answer.after, self.seconds_left(), self.state_left())
+                first, former, waited = answer.pool == waited, waited, answer.pool
+                if former and not first:
+                    self._runs.pass_on(former)
+                await self._runs.room(waited, max(0.0, seconds), first=first)
+                answer = self._runs.reserve(ticket, pools, amounts)
+        finally:
+            if waited:
+                self._runs.pass_on(waited)
+        if answer is not None:
+            self._denied(answer)
+        return answer is None
 
     def _denied(self, answer: Denied) -> None:
         """Journal it; with tokens set aside, and room in them for what must be said, the agent is asked to answer."""

@@ -9,7 +9,7 @@ import pytest
 from desks import FakeClock, make_agent
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from understudy import Budget, Window
 from understudy.actors.agents.booking import Books
@@ -260,9 +260,9 @@ class BudgetMachine(RuleBasedStateMachine):
         return any(pool.endswith(f"@{run}") for pool in self.spent[ticket].pools)
 
 
-TestBudgets = BudgetMachine.TestCase
-TestBudgets.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
-TestBudgets.pytestmark = [pytest.mark.promise(215)]
+@pytest.mark.promise(215)
+def test_over_chains_runs_and_processes_no_limit_is_exceeded_and_nothing_is_returned_twice() -> None:
+    run_state_machine_as_test(BudgetMachine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
 
 
 @given(
@@ -273,7 +273,7 @@ TestBudgets.pytestmark = [pytest.mark.promise(215)]
 def test_an_escrow_is_taken_before_the_send_and_returned_once_with_the_reply(
     limit: int, calls: list[tuple[int, float]], end: str
 ) -> None:
-    """A node that is lent a part of a pool spends no more than that; if it goes down, all of it counts until it tells."""
+    """A node that is lent a part of a pool spends no more; if it goes down, all of it counts until it tells."""
     home, away = Accounts(), Accounts()
     home.declare(Pool("team", "team", {"tokens": 60}))
     assert home.reserve("escrow", ("team",), {"tokens": limit}) is None

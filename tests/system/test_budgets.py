@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,12 +37,13 @@ def events(records: list[ev.Record], kind: Any) -> list[Any]:
     return [record.event for record in records if isinstance(record.event, kind)]
 
 
-def looking(last: ChatAnswer | None = None) -> Any:
+def looking(last: Any = None) -> Callable[[ChatRequest], ChatAnswer]:
     """A model that looks for ever, each time at something else; without tools it says `last`."""
 
     def policy(request: ChatRequest) -> ChatAnswer:
         if not request.tools and last is not None:
-            return last
+            said: ChatAnswer = last  # or a fault
+            return said
         return calls(call("look", what=str(len(told(request, "assistant")))))
 
     return policy
