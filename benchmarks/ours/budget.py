@@ -210,7 +210,7 @@ def bill(bills: Sequence[tuple[int, int]]) -> int:
 
 
 async def ask_all(case: Case, system: System, agents: Sequence[Agent[Any, Any]]) -> list[Any]:
-    asking = [system.run(agent, str(i), timeout=case.patience) for i, agent in enumerate(agents)]
+    asking = [system.run(agent, str(i), timeout=0.8 * case.deadline) for i, agent in enumerate(agents)]
     return list(await asyncio.gather(*asking))
 
 
@@ -436,10 +436,10 @@ async def ledger(case: Case) -> Found:
     limited = [books.statement("root"), *(books.statement(f"team-{t}") for t in range(-(-n // TEAM)))]
     return {
         "spent": spent,
-        "root": limited[0].spent[UNIT],
+        "root": limited[0].spent.get(UNIT, 0),
         "within": all(each.spent.get(UNIT, 0) <= each.limits[UNIT] for each in limited),
         "reserved": sum(sum(each.reserved.values()) for each in limited),
-        "unspent_below_reserve": all(each.limits[UNIT] - each.spent[UNIT] < RESERVE for each in limited[1:]),
+        "unspent_below_reserve": all(each.limits[UNIT] - each.spent.get(UNIT, 0) < RESERVE for each in limited[1:]),
     }
 
 

@@ -397,3 +397,43 @@ class Asked:
 
     async def complete(self, request: ModelRequest, *, timeout: float) -> Any:
         raise NotImplementedError
+
+
+# -- cost ------------------------------------------------------------------------------------------------------
+
+
+async def test_pools_and_deadline_of_a_run_are_found_once_however_many_steps_it_takes() -> None:
+    asked: list[str] = []
+
+    class Counted(Budget, frozen=True):
+        def pool(self, owner: str, run: str) -> Any:
+            asked.append(run)
+            return super().pool(owner, run)
+
+    budget = Counted(steps=30, seconds=60)
+    many = script(*(calls(call("look", what=str(n))) for n in range(12)), answer("done"))
+    async with agent_on(many, [look], budget=budget) as agent, System(agent) as system:
+        result = await soon(system.run(agent, "go"))
+    assert (result.status, result.spend.steps) == ("complete", 13)
+    assert asked.count(result.run) == 1
+
+
+async def test_who_waits_for_room_gets_it_in_turn_and_a_settlement_wakes_one() -> None:
+    woken: list[int] = []
+    async with agent_on(script(answer("x"))) as agent, System(agent) as system:
+        books = system.runs
+
+        async def wait(number: int) -> None:
+            await books.room("pool", 4.0)
+            woken.append(number)
+
+        waiting = [asyncio.create_task(wait(number)) for number in range(3)]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        await asyncio.wait([waiting[1]])
+        for expected in ([0], [0, 2], [0, 2]):
+            books.pass_on("pool")
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert woken == expected
+    assert books._waiting == {}
