@@ -271,7 +271,7 @@ class Runs(Books):
     def result(self, run: Run) -> Result[Any]:
         """The result of a run that has ended or parked, output decoded for its asker."""
         asked = self.policies.get(run.asked_agent)
-        spend = msgspec.structs.replace(run.spend, alive=self.alive(run))
+        spend = msgspec.structs.replace(run.spend, alive=self.alive(run), tools=dict(run.spend.tools))
         if run.finished is None:
             pending = tuple(approval_of(run.id, yes.asked) for yes in run.approvals.values() if yes.state == "pending")
             parked = run.main.parked
