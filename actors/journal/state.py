@@ -22,12 +22,11 @@ KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
 
 def digest(*parts: str) -> str:
     """16 hexadecimal digits over the parts and their order."""
-    hasher = hashlib.sha256()
+    pieces: list[bytes] = []
     for part in parts:
         data = part.encode("utf-8", "replace")
-        hasher.update(len(data).to_bytes(8, "big"))
-        hasher.update(data)
-    return hasher.hexdigest()[:16]
+        pieces += (len(data).to_bytes(8, "big"), data)
+    return hashlib.sha256(b"".join(pieces)).hexdigest()[:16]
 
 
 class Spend(Struct):
@@ -144,7 +143,10 @@ class Turn(Struct):
     @property
     def open(self) -> bool:
         """Whether a call has no outcome yet."""
-        return any(not call.done for call in self.calls)
+        for call in self.calls:  # noqa: SIM110  # a loop, and below: both are asked at every event
+            if not call.done:
+                return True
+        return False
 
     def seal(self) -> None:
         """Set `mark`, the digest of everything the model sees of this turn: once for each change, not at each step."""
