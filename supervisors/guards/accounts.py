@@ -30,8 +30,6 @@ from understudy.supervisors.guards.budgets import UNITS
 
 SLICES: Final = 60
 """Slices that a window is kept in."""
-CHAINS: Final = 4_096
-"""Chains of pools remembered as they were found."""
 _KNOWN: Final = frozenset[str](UNITS)
 _EACH_STEP: Final = frozenset({"steps", "model_calls"})
 
@@ -68,14 +66,15 @@ class _Cell:
 
 
 class _Account:
-    """One pool's books. `closed` names the unit that was breached."""
+    """One pool's books. `closed` names the unit that was breached, `chains` are those that it is part of."""
 
-    __slots__ = ("cells", "closed", "key", "over", "pool", "soft", "window")
+    __slots__ = ("cells", "chains", "closed", "key", "over", "pool", "soft", "window")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.key = pool.key
         self.cells = {unit: _Cell(limit) for unit, limit in pool.limits.items()}
+        self.chains: set[tuple[str, ...]] = set()
         self.over: dict[str, int] = {}
         self.closed: str | None = None
         self.soft = _soft(pool, self.cells)
@@ -247,7 +246,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
-        self._chains: dict[Sequence[str], _Chain] = {}
+        self._chains: dict[tuple[str, ...], _Chain] = {}  # as long as their pools are known
         self._tickets: dict[str, tuple[_Chain, Mapping[str, int], bool]] = {}
 
     def declare(self, pool: Pool) -> None:
@@ -383,10 +382,15 @@ class Accounts:
         return tuple(breach for account in accounts for breach in account.correct(booked, spent, at))
 
     def close(self, key: str, unit: str, over: int, *, at: float = 0.0, now: float = 0.0) -> None:
-        """Enter a breach of an earlier process, `over` of `unit` beyond a cap: nothing more is admitted."""
+        """Enter a breach of an earlier process, `over` of `unit` beyond a cap: nothing more is admitted.
+
+        A unit that is not limited any more closes nothing.
+        """
         account = self._account(key)
         _check({unit: over})
         account.roll(now or at)
+        if unit not in account.cells:
+            return  # it was limited in the earlier process
         if account.window is None:
             account.breach(unit, over)
         elif (number := account.window.number(at)) is not None:
@@ -415,8 +419,10 @@ class Accounts:
         last = self.statement(key)
         if any(account.key == key for chain, _, _ in self._tickets.values() for account in chain.accounts):
             raise UsageError(f"pool {key!r} still has reservations: {last.reserved!r}")
+        for chain in list(self._accounts[key].chains):
+            for account in self._chains.pop(chain).accounts:
+                account.chains.discard(chain)
         del self._accounts[key]
-        self._chains.clear()
         return last
 
     def _account(self, key: str) -> _Account:
@@ -430,9 +436,11 @@ class Accounts:
             found = _Chain(tuple([known[key] for key in dict.fromkeys(pools)]))
         except KeyError as missing:
             raise UsageError(f"pool {missing.args[0]!r} was never declared") from None
-        if len(self._chains) >= CHAINS:
-            self._chains.clear()
-        self._chains[tuple(pools)] = found
+        chain = tuple(pools)
+        if chain not in self._chains:
+            self._chains[chain] = found
+            for account in found.accounts:
+                account.chains.add(chain)
         return found
 
 

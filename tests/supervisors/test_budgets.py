@@ -268,6 +268,28 @@ def test_a_pool_is_forgotten_only_when_nothing_is_reserved_from_it() -> None:
         ledger.statement("p")
 
 
+def test_a_forgotten_pool_takes_its_chains_with_it_and_no_others() -> None:
+    ledger = Accounts()
+    for key in ("root", "a@1", "a@2"):
+        ledger.declare(Pool(key, key, {"steps": 5}))
+    for own in ("a@1", "a@2", "a@1"):
+        ledger.reserve("t", (own, "root"), {"steps": 1})
+        ledger.settle("t", {"steps": 1})
+    ledger.forget("a@1")
+    assert list(ledger._chains) == [("a@2", "root")]
+    with pytest.raises(UsageError, match="pool 'a@1' was never declared"):
+        ledger.reserve("t", ("a@1", "root"), {"steps": 1})
+    ledger.declare(Pool("a@1", "a@1", {"steps": 5}))
+    assert ledger.left(("a@1",)) == {"steps": 5}
+    assert ledger.left(("root",)) == {"steps": 2}
+
+
+def test_a_breach_of_a_unit_that_is_not_limited_any_more_closes_nothing() -> None:
+    ledger = accounts(steps=5)
+    ledger.close("p", "tokens", 7)
+    assert ledger.reserve("t", ["p"], {"steps": 1}) is None
+
+
 @given(st.decimals(0, 1000, places=6))
 def test_an_amount_in_whole_micro_dollars_is_kept_to_the_last_one(usd: Any) -> None:
     assert Budget(usd=float(usd)).limits() == {"usd": int(usd * 1_000_000)}
