@@ -22,9 +22,14 @@ from typing import Final, Literal, cast
 import msgspec
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import Verdict
 from understudy.actors.agents.models import ModelReply
 from understudy.actors.errors import UsageError
+from understudy.actors.journal.guarding import BudgetBreached as BudgetBreached
+from understudy.actors.journal.guarding import BudgetDenied as BudgetDenied
+from understudy.actors.journal.guarding import BudgetLow as BudgetLow
+from understudy.actors.journal.guarding import Event as Event
+from understudy.actors.journal.guarding import Judged as Judged
+from understudy.actors.journal.guarding import SpendCorrected as SpendCorrected
 from understudy.actors.lifecycle import Exit
 
 VERSION: Final = 1
@@ -33,10 +38,6 @@ NODE_STREAM: Final = "@node"
 
 Status = Literal["complete", "degraded", "partial", "waiting", "stopped", "failed"]
 Effect = Literal["read", "idempotent", "keyed", "verifiable", "irreversible"]
-
-
-class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
-    """Base of every event body."""
 
 
 # --- a run and its sub-runs ------------------------------------------------------------------------------
@@ -261,62 +262,6 @@ class StateTimedOut(Event, frozen=True):
 
     state: str
     until: float
-
-
-# --- guards ----------------------------------------------------------------------------------------------
-
-
-class Judged(Event, frozen=True):
-    """A loop guard's verdict, and what follows: the note put into the context and how far it is rewound."""
-
-    verdict: Verdict
-    note: str
-    rewind_to: int
-    dropped: int
-    temperature: float | None = None
-    command: str = ""
-
-
-class BudgetDenied(Event, frozen=True):
-    """The ledger refused a reservation.
-
-    `answer`: tokens set aside for one last answer, 0 for none; `note` asks for it.
-    """
-
-    pool: str
-    unit: str
-    limit: int
-    spent: int
-    reserved: int
-    wanted: int
-    closed: bool = False
-    answer: int = 0
-    note: str = ""
-
-
-class BudgetLow(Event, frozen=True):
-    """So much of a limit is spent that the agent is told, once for each limit: `note` says what is left."""
-
-    pool: str
-    unit: str
-    limit: int
-    spent: int
-    note: str
-
-
-class BudgetBreached(Event, frozen=True):
-    """The provider reported more than the cap."""
-
-    pool: str
-    unit: str
-    over: int
-
-
-class SpendCorrected(Event, frozen=True):
-    """What the call of `ticket` cost is known now: `spent` stands in the place of its cap."""
-
-    ticket: str
-    spent: dict[str, int]
 
 
 # --- people ----------------------------------------------------------------------------------------------

@@ -436,11 +436,11 @@ class Accounts:
             found = _Chain(tuple([known[key] for key in dict.fromkeys(pools)]))
         except KeyError as missing:
             raise UsageError(f"pool {missing.args[0]!r} was never declared") from None
-        chain = tuple(pools)
-        if chain not in self._chains:
-            self._chains[chain] = found
+        keys = tuple(pools)
+        if keys not in self._chains:
+            self._chains[keys] = found
             for account in found.accounts:
-                account.chains.add(chain)
+                account.chains.add(keys)
         return found
 
 
