@@ -255,6 +255,88 @@ STOPTREE = Benchmark(
     ),
 )
 
+TEAM = 20
+"""Agents under one supervisor in `budget`."""
+
+
+def _ledger(args: Args) -> Found:
+    """What is granted of each team's 60 %: by adding up, without a ledger."""
+    n, steps = args
+    cost = oracle().cost
+    limits = [sum(cost(i, k) for i in range(t, min(t + TEAM, n)) for k in range(steps)) for t in range(0, n, TEAM)]
+    flying: list[tuple[int, int]] = []
+    spent, held, out = [0] * len(limits), [0] * len(limits), set[int]()
+
+    def settle() -> None:
+        team, amount = flying.pop(0)
+        held[team] -= 100
+        spent[team] += amount
+
+    for k in range(steps):
+        for i in range(n):
+            team = i // TEAM
+            limit = limits[team] * 60 // 100
+            while i not in out and spent[team] + held[team] + 100 > limit:
+                if spent[team] + 100 > limit:
+                    out.add(i)
+                else:
+                    settle()
+            if i not in out:
+                held[team] += 100
+                flying.append((team, cost(i, k)))
+                if len(flying) >= 64:
+                    settle()
+    while flying:
+        settle()
+    total = sum(spent)
+    return {"spent": total, "root": total, "within": True, "reserved": 0, "unspent_below_reserve": True}
+
+
+_BOOKED: Found = {"within": True, "overspend": 0, "spent_is_billed": True, "reserved": 0, "others": [], "breached": []}
+
+
+def _killed(args: Args) -> Found:
+    n = args[0]
+    sent, unsent = (sum(i % 20 == m for i in range(n)) for m in (3, 13))
+    killed = {"sent": sent, "unsent": unsent}
+    return _BOOKED | {"killed": killed, "estimated": sent, "estimated_left": 0, "complete": n}
+
+
+def _provider(args: Args) -> Found:
+    n = args[0]
+    return {
+        "within": True,
+        "spent_is_billed": True,
+        "reserved": 0,
+        "others": [],
+        "breached": sorted(f"a{i}" for i in range(0, n, 5)),
+        "over": True,
+        "over_as_planted": True,
+        "estimated": [i for i in range(n) if i % 5 in (1, 2)],
+    }
+
+
+def _granted(args: Args) -> Found:
+    return _BOOKED | {"refused_some": True, "unspent_below_reserve": True}
+
+
+BUDGET = Benchmark(
+    "C5",
+    "budget",
+    "call",
+    "Agents want more than their budgets allow: no limit is ever exceeded, and nothing that fits is refused.",
+    tuple(
+        Line(name, sizes, lambda args: args[0] * args[1], expect, {"reserve": 100, **settings}, variants=("def",))
+        for name, sizes, expect, settings in (
+            ("ledger", sizes_of("budget"), _ledger, {"pools": 4, "agents": "none"}),
+            ("tree", sizes_of("budget"), _granted, {"limited": "root"}),
+            ("teams", sizes_of("budget"), _granted, {"limited": "each team of 20"}),
+            ("kill", sizes_of("budget"), _killed, {"killed": "one in ten, with a reservation"}),
+            ("provider", ((20, 10), (100, 10), (500, 10)), _provider, {"model": "loopback"}),
+        )
+    ),
+)
+
 BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
     for each in (
@@ -362,6 +444,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             (_line("skynet", "tell", "actors", _only("skynet", "sum"), verb="tell"),),
         ),
         CRASHSTORM,
+        BUDGET,
         DENSITY,
         STOPTREE,
     )

@@ -2,7 +2,7 @@
 
 Checked before anything runs, each with one error that names the value and the place: names, strategies, routes
 (target known, and with a handler), outputs that lead nowhere, delegates that are not in the tree, approval policies
-nobody may answer, and pools in money with a model without a price.
+nobody may answer, pools in money with a model without a price, and limits for tools that nobody has.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Agent
-from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.guards import TOOL, ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.policy import Policy
 from understudy.actors.clock import Dice
 from understudy.actors.errors import SpecError, UsageError
@@ -96,6 +96,7 @@ def plan(root: Supervisor) -> Tree:
         _check_delegates(policy, policies)
         _check_answers(policy, policies)
         _check_money(policy)
+        _check_tool_limits(policy, policies)
         _check_approvals(policy)
     for path, supervisor in builder.supervisors.items():
         for route in supervisor.routes:
@@ -219,6 +220,18 @@ def _check_money(policy: Policy) -> None:
         unpriced = next((model.name for model in policy.agent.models if model.price is None), None)
         if "usd" in budget.pool(owner, "").limits and unpriced is not None:
             raise SpecError(f"{policy.path}: the budget of {owner!r} counts money, but model {unpriced!r} has no price")
+
+
+def _check_tool_limits(policy: Policy, policies: Mapping[str, Policy]) -> None:
+    """A limit for a tool that nobody has would limit nothing."""
+    known = sorted({name for each in policies.values() for name in each.acts})
+    for owner, budget in policy.budgets:
+        for unit in budget.pool(owner, "").limits:
+            if unit.startswith(TOOL) and (name := unit.removeprefix(TOOL)) not in known:
+                names = ", ".join(known) or "none"
+                raise SpecError(
+                    f"the budget of {owner!r} limits tool {name!r}, which no agent has; the tools are: {names}"
+                )
 
 
 def _check_approvals(policy: Policy) -> None:

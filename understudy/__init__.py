@@ -29,7 +29,7 @@ from understudy.actors.states import State, StateMachine
 from understudy.agent import Agent
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.guards.approvals import Approvals
-from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.budgets import Budget, Window
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.guards.rules import Errors, Idle, Same, Talk
 from understudy.supervisors.intensity import Intensity
@@ -102,6 +102,7 @@ __all__ = [
     "TreeInspection",
     "Waiting",
     "Watch",
+    "Window",
     "__version__",
     "on",
     "tool",

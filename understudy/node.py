@@ -37,7 +37,7 @@ from understudy.supervisors import lint
 from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
-from understudy.supervisors.guards.budgets import Accounts
+from understudy.supervisors.guards.accounts import Accounts
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.routing import Pool
 from understudy.supervisors.specs import Supervisor

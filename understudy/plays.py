@@ -97,9 +97,8 @@ class Outcome(Struct):
         """What all runs spent."""
         total = Spend()
         for result in self.results:
-            for field in ("steps", "model_calls", "tool_calls", "tokens", "usd", "alive"):
-                setattr(total, field, getattr(total, field) + getattr(result.spend, field))
-            total.estimated = total.estimated or result.spend.estimated
+            total.add(result.spend.amounts(), estimated=result.spend.estimated)
+            total.alive += result.spend.alive
         return total
 
     def effects(self, tool: AnyTool | str) -> int:

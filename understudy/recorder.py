@@ -44,7 +44,8 @@ from understudy.actors.testing.sim_model import SimModel
 from understudy.actors.testing.simloop import ProcessKilled
 from understudy.actors.testing.tool_faults import Seen, ToolFault, wrap_tool
 from understudy.actors.testing.witness import Witness
-from understudy.supervisors.guards.budgets import Accounts, Budget
+from understudy.supervisors.guards.accounts import Accounts
+from understudy.supervisors.guards.budgets import Budget, Window
 from understudy.supervisors.specs import ChildSpec, Supervisor
 from understudy.supervisors.testing.ledgers import WatchedAccounts
 from understudy.supervisors.tree import DEFAULT_BUDGET, DEFAULT_LOOPS
@@ -276,8 +277,11 @@ def _pot(owner: str, budget: object) -> list[Pot]:
     """Read from the fields, not from what the ledger is given."""
     if not isinstance(budget, Budget):
         return []  # none, or a rule of the user's own: nobody here knows what it allows
-    counts = {unit: getattr(budget, unit) for unit in ("steps", "tokens", "model_calls", "tool_calls")}
+    units = ("steps", "tokens", "input_tokens", "output_tokens", "model_calls", "tool_calls")
+    counts = {unit: getattr(budget, unit) for unit in units}
     limits: dict[str, int] = {unit: limit for unit, limit in counts.items() if limit is not None}
+    limits.update({f"tool:{name}": limit for name, limit in budget.tools.items()})
     if budget.usd is not None:
         limits["usd"] = int(Fraction(repr(budget.usd)) * 1_000_000)
-    return [Pot(owner, limits, budget.per == "life")]
+    window = budget.per.seconds if isinstance(budget.per, Window) else None
+    return [Pot(owner, limits, budget.per == "life", window, budget.depth, budget.fan_out, budget.warn)]

@@ -17,14 +17,15 @@ from typing import Any, TypeVar, cast, overload
 import msgspec
 
 from understudy.actors.actor import Actor
-from understudy.actors.agents import answers
+from understudy.actors.agents import answers, corrections
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
+from understudy.actors.agents.models import Usage
 from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.state import Run
+from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
 from understudy.actors.suspension import SUSPEND_SECONDS
@@ -251,6 +252,17 @@ class System(Node):
     def listen(self, listener: Callable[[ev.Record], None]) -> Callable[[], None]:
         """Call `listener` with every journalled event from now on; the returned function takes it off."""
         return self.journal.listeners.add(listener)
+
+    async def estimates(self, run: str) -> list[Estimate]:
+        """The model calls of a run that are counted with their caps: nobody knows their cost. Raises `UnknownRun`."""
+        return await corrections.estimates(self.runs, run)
+
+    async def correct(self, run: str, ticket: str, *, input_tokens: int, output_tokens: int) -> None:
+        """Say what an estimated call really cost, in tokens; 0 and 0 when it was never billed. Once a call.
+
+        Raises `UnknownRun`, and `UsageError` for a call that is not estimated (any more).
+        """
+        await corrections.correct(self.runs, run, ticket, Usage(input_tokens, output_tokens))
 
     # -- people --------------------------------------------------------------------------------------------
 

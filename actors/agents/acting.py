@@ -8,7 +8,6 @@ not `read` is committed before the next command. A call that was cut by a crash 
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import Any, Final, cast
 
 import anyio
@@ -18,15 +17,14 @@ import msgspec
 from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
 from understudy.actors.agents.context import model_of, request_of
-from understudy.actors.agents.guards import Busy, Denied
-from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, input_cap
-from understudy.actors.agents.policy import Policy
-from understudy.actors.agents.runs import Runs, delegate_outcome
+from understudy.actors.agents.models import ModelReply, ModelRequest, Usage
+from understudy.actors.agents.paying import Paying
+from understudy.actors.agents.runs import delegate_outcome
 from understudy.actors.agents.tools import Call, Tool, described
 from understudy.actors.agents.trying import try_tool
 from understudy.actors.errors import BadReply, JournalError, ModelError, ModelTimeout, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.state import CallState, Run, Sub
+from understudy.actors.journal.state import CallState
 
 MODEL_SECONDS: Final = 120.0
 RETRY_FIRST: Final = 0.25
@@ -37,32 +35,12 @@ MOST_CALLS: Final = 1_000
 """Calls that one reply may ask for; a reply with more is a bad one."""
 STEP_RETRIES: Final = 8
 """Further tries that all calls of one model step have together."""
-ROOM_SECONDS: Final = 60.0
-"""Seconds to wait for room in a pool at a time, when the run has no limit in seconds."""
 
 
-class Acts:
+class Acts(Paying):
     """The acts of one (sub-)run by one incarnation."""
 
-    def __init__(self, runs: Runs, policy: Policy, run: Run, sub: Sub, path: str, incarnation: int) -> None:
-        self._runs = runs
-        self._policy = policy
-        self._run = run
-        self._sub = sub
-        self._path = path
-        self._incarnation = incarnation
-        self._retried = (0, 0)
-
-    def append(self, event: ev.AnyEvent, cause: int = 0) -> ev.Record:
-        """Journal an event in this incarnation's name."""
-        return self._runs.append(
-            self._run.id,
-            event,
-            sub=self._sub.id,
-            path=self._path,
-            incarnation=self._incarnation,
-            cause=cause or self._sub.seq,
-        )
+    _retried = (0, 0)
 
     def slots(self, act: Tool[..., Any]) -> anyio.CapacityLimiter | None:
         """The places that a tool with a limit has in this system; None without one."""
@@ -85,57 +63,6 @@ class Acts:
         """The monotonic clock, in seconds."""
         return self._runs.kernel.clock.monotonic()
 
-    # -- budget --------------------------------------------------------------------------------------------
-
-    async def _reserve(self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int]) -> bool:
-        """Take a reservation; False when it was denied, which is journalled."""
-        while True:
-            answer = self._runs.ledger.reserve(ticket, pools, amounts)
-            if answer is None:
-                return True
-            if isinstance(answer, Denied):
-                self.append(ev.BudgetDenied(**{f: getattr(answer, f) for f in answer.__struct_fields__}))
-                return False
-            assert isinstance(answer, Busy)  # noqa: S101  # the third of three
-            if self.out_of_time() or self._unwanted():
-                return False
-            await self._runs.room(min(ROOM_SECONDS, self.seconds_left(), self.state_left()))
-
-    async def take(self, ticket: str, amounts: dict[str, int]) -> tuple[str, ...] | None:
-        """Spend amounts that are known beforehand: the pools that were charged, None when it was denied."""
-        pools = self._runs.pools_of(self._run, self._sub)
-        if not await self._reserve(ticket, pools, amounts):
-            return None
-        self._runs.ledger.settle(ticket, amounts)
-        return pools
-
-    def _settle(self, ticket: str, spent: dict[str, int], reserved: dict[str, int]) -> dict[str, int]:
-        """Settle with the ledger; what counts as spent. Excess in a limited unit is journalled as a breach instead."""
-        breaches = self._runs.settle(ticket, spent)
-        for breach in breaches:
-            self.append(ev.BudgetBreached(breach.pool, breach.unit, breach.over))
-        capped = {breach.unit for breach in breaches}
-        return {unit: min(amount, reserved[unit]) if unit in capped else amount for unit, amount in spent.items()}
-
-    def seconds_left(self) -> float:
-        """Seconds the run may still be alive."""
-        return self._runs.seconds_left(self._run, self._sub)[0]
-
-    def out_of_time(self) -> bool:
-        """Whether the run has used up its seconds; if so, that is journalled."""
-        denied = self._runs.late(self._run, self._sub)
-        if denied is not None:
-            self.append(denied)
-        return denied is not None
-
-    def _unwanted(self) -> bool:
-        """Whether what is not begun yet must not begin: the system closes, a stop was asked for, the state is over."""
-        return self._runs.closing or self._run.stop is not None or self.state_left() <= 0
-
-    def state_left(self) -> float:
-        """Seconds until the state of the agent's machine times out; infinity without a timeout."""
-        return self._sub.until - self._runs.kernel.clock.wall() if self._sub.until else math.inf
-
     def look_at_clock(self) -> None:
         """Journal that the state has timed out, once."""
         if not self._sub.expired and self.state_left() <= 0:
@@ -144,7 +71,12 @@ class Acts:
     # -- model ---------------------------------------------------------------------------------------------
 
     async def call_model(self, command: CallModel) -> None:
-        """Make one call of the model."""
+        """Make one call of the model; none when there is something to tell the agent before."""
+        if command.last:
+            await self._conclude(command)
+            return
+        if self.tell_what_is_left():
+            return
         request = request_of(self._run.id, self._sub, self._policy)
         ticket = self.ticket(command.step)
         pools = self._runs.pools_of(self._run, self._sub)
@@ -156,16 +88,28 @@ class Acts:
                 return
         if self.out_of_time() or not await self._reserve(ticket, pools, reserved):
             return
+        await self._send(command, ticket, request, reserved)
+
+    async def _conclude(self, command: CallModel) -> None:
+        """The one call at a limit, paid from what was set aside; without that the (sub-)run is stopped."""
+        aside = self._use_aside() if not self.out_of_time() else None
+        if aside is not None:
+            await self._send(command, *aside)
+        elif self._sub.denied is not None and self._sub.denied.answer:
+            self.append(msgspec.structs.replace(self._sub.denied, answer=0, note=""))
+
+    async def _send(self, command: CallModel, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
         self.append(
             ev.ModelAsked(
                 command.step,
                 command.parts,
                 command.max_tokens,
                 reserved,
-                pools,
+                self._runs.pools_of(self._run, self._sub),
                 ticket,
                 command.try_,
                 command_digest(command),
+                command.last,
             )
         )
         try:
@@ -174,14 +118,6 @@ class Acts:
             self._interrupted(command.step, ticket, reserved, {"steps": reserved["steps"]})
             raise
         await self._ask_model(command.step, ticket, request, reserved)
-
-    def _caps(self, request: ModelRequest, *, new_step: bool) -> dict[str, int]:
-        """The most this call can cost, in every unit: what is reserved."""
-        tokens_in = input_cap(request)
-        caps = {"steps": int(new_step), "model_calls": 1, "tokens": tokens_in + request.max_tokens}
-        if (price := model_of(self._sub, self._policy).price) is not None:
-            caps["usd"] = price.cost(tokens_in, request.max_tokens)
-        return caps
 
     def _pause(self, try_: int) -> float:
         """Seconds before another try: what the provider asked for, else back-off with jitter."""
@@ -211,16 +147,6 @@ class Acts:
         spent = self._bill(reply, reserved)
         kept = self._settle(ticket, spent, reserved)
         self.append(ev.ModelAnswered(step, ticket, reply, kept, reply.usage is None, round(seconds, 6)))
-
-    def _bill(self, reply: ModelReply, reserved: dict[str, int]) -> dict[str, int]:
-        """What the call cost by the provider's count; the full cap when it did not count."""
-        if reply.usage is None:
-            return dict(reserved)
-        tokens_in, tokens_out = reply.usage.input_tokens, reply.usage.output_tokens
-        spent = {**reserved, "tokens": tokens_in + tokens_out}
-        if (price := model_of(self._sub, self._policy).price) is not None:
-            spent["usd"] = price.cost(tokens_in, tokens_out)
-        return spent
 
     def _model_failed(
         self, step: int, ticket: str, error: ModelError, reserved: dict[str, int], seconds: float
@@ -283,11 +209,12 @@ class Acts:
     async def _intents(self, calls: tuple[PlannedCall, ...]) -> list[ev.ToolAsked] | None:
         """Reserve for all calls or for none, then journal the intents."""
         prefix = self.ticket(calls[0].step)
-        pools = await self.take(prefix, {"tool_calls": len(calls)})
+        total, each = self._call_units([planned.name for planned in calls])
+        pools = await self.take(prefix, total)
         if pools is None:
             return None
         events: list[ev.ToolAsked] = []
-        for planned in calls:
+        for planned, reserved in zip(calls, each, strict=True):
             number = self._runs.next_sub(self._run) if planned.delegate else 0
             event = ev.ToolAsked(
                 planned.step,
@@ -301,7 +228,7 @@ class Acts:
                 planned.approval,
                 number,
                 f"{prefix}.{planned.index}",
-                {"tool_calls": 1},
+                reserved,
                 pools,
                 command_digest(planned),
             )
@@ -311,8 +238,8 @@ class Acts:
 
     async def _act(self, planned: PlannedCall, event: ev.ToolAsked) -> None:
         if planned.delegate:
-            self._begin_delegate(event, planned.delegate, planned.message)
-            await self.await_delegate(event)
+            if self._begin_delegate(event, planned.delegate, planned.message):
+                await self.await_delegate(event)
         else:
             await self.run_tool(event)
 
@@ -355,17 +282,23 @@ class Acts:
 
     # -- delegates -----------------------------------------------------------------------------------------
 
-    def _begin_delegate(self, event: ev.ToolAsked, agent: str, message: str) -> None:
+    def _begin_delegate(self, event: ev.ToolAsked, agent: str, message: str) -> bool:
+        """False when a budget refuses it: then the agent is told."""
+        if why := self._runs.no_delegation(self._run, self._sub):
+            self.append(ev.ToolFailed(event.step, event.index, "budget", f"refused: {why}"))
+            return False
         accepts = self._runs.policy(agent).agent.accepts.__name__
         started = ev.SubStarted(self._sub.id, event.step, event.index, agent, accepts, message)
         self._runs.begin_sub(self._run, event.sub, started)
+        return True
 
     async def await_delegate(self, event: ev.ToolAsked) -> None:
         """Wait for a sub-run; its result is the tool's. A parked one leaves the call open."""
         if event.sub not in self._run.subs:  # the intent was journalled, the sub-run was not
             act = self._policy.acts[event.name]
             assert isinstance(act, Delegate)  # noqa: S101  # a ToolAsked with a sub-run
-            self._begin_delegate(event, act.agent.name, act.message(event.arguments)[0])
+            if not self._begin_delegate(event, act.agent.name, act.message(event.arguments)[0]):
+                return
         await self._runs.settled(self._run.id, event.sub)
         child = self._run.subs[event.sub]
         if child.finished is not None:

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import anyio
 
-from understudy.actors.agents.guards import Breach, Ledger
+from understudy.actors.agents.guards import TOOL, Breach, Busy, Denied, Ledger, Low, Pool
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.state import Run, Sub
+from understudy.actors.journal.state import Estimate, Run, Sub
 from understudy.actors.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What a (sub-)run is charged to, found once: the union of executor chain and request chain.
+
+    `pools` are their keys. `seconds` is (limit, pool) of the tightest deadline, infinite without one, `warn` what
+    agents are told of: (limit, told at, pool). `tools` are the units that count calls of one tool. `depth` is (what is
+    left of it, limit, pool), `fan_out` (limit, pool). `last_answer`: tokens set aside, 0 for none. `missing` names
+    an agent that is not part of this system.
+    """
+
+    pools: tuple[str, ...]
+    seconds: tuple[float, str]
+    warn: tuple[tuple[float, float, str], ...]
+    tools: frozenset[str]
+    depth: tuple[int, int, str] | None
+    fan_out: tuple[int, str] | None
+    last_answer: int
+    missing: str
 
 
 class Books:
@@ -26,9 +49,13 @@ class Books:
         self.ledger = ledger
         self.policies = policies
         self.closing = False
-        self._freed: list[asyncio.Future[None]] = []
         self._slots: dict[int, anyio.CapacityLimiter] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._pauses: set[asyncio.Future[None]] = set()
+        self._chains: dict[str, dict[tuple[int, str], Chain]] = {}
+        declared = [budget.pool(owner, "run") for policy in policies.values() for owner, budget in policy.budgets]
+        self._windows = {pool.key: pool.window for pool in declared if pool.window is not None}
+        self._shared = {pool.key for pool in declared if not _is_own(pool.key, "run")}
 
     def policy(self, agent: str) -> Policy:
         """The policy of an agent by name. Raises `UsageError`."""
@@ -49,23 +76,52 @@ class Books:
 
     # -- waiting -------------------------------------------------------------------------------------------
 
+    def now(self) -> float:
+        """The time that the ledger is told: the wall clock's where a pool has a window."""
+        return self.kernel.clock.wall() if self._windows else 0.0
+
+    def reserve(
+        self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int], *, keep: bool = False
+    ) -> Denied | Busy | None:
+        """Take a reservation in all pools or in none."""
+        return self.ledger.reserve(ticket, pools, amounts, now=self.now(), keep=keep)
+
     def settle(self, ticket: str, spent: dict[str, int]) -> tuple[Breach, ...]:
-        """Settle a reservation and wake who waits for room in a pool."""
-        breaches = self.ledger.settle(ticket, spent)
-        self._wake_waiting()
+        """Settle a reservation and wake who waits longest for room in a pool."""
+        breaches = self.ledger.settle(ticket, spent, now=self.now())
+        for pool in list(self._waiting) if self._waiting else ():
+            self.pass_on(pool)
         return breaches
 
-    def _wake_waiting(self) -> None:
-        freed, self._freed = self._freed, []
-        _resolve(freed)
+    def pass_on(self, pool: str) -> None:
+        """Wake the one that waits longest for room in a pool. Whoever was woken and waits no more passes it on.
 
-    async def room(self, seconds: float) -> None:
-        """Wait until something was settled or the system closes, at most `seconds`."""
+        So a settlement wakes one, not all: a thousand that wait cost no more than those that get room.
+        """
+        queue = self._waiting.get(pool)
+        while queue:
+            future = queue.popleft()
+            if not future.done():
+                future.set_result(None)
+                break
+        if not queue:
+            self._waiting.pop(pool, None)
+
+    async def room(self, pool: str, seconds: float, *, first: bool = False) -> None:
+        """Wait until something was settled or the system closes, at most `seconds`; behind the others, or `first`."""
+        if self.closing:
+            return
         future = self.kernel.loop.create_future()
-        self._freed.append(future)
-        await asyncio.wait([future], timeout=seconds)
-        with contextlib.suppress(ValueError):
-            self._freed.remove(future)
+        queue = self._waiting.setdefault(pool, deque())
+        if first:
+            queue.appendleft(future)
+        else:
+            queue.append(future)
+        try:
+            await asyncio.wait([future], timeout=seconds)
+        finally:
+            if not future.done():
+                future.cancel()
 
     async def pause(self, seconds: float) -> None:
         """Let `seconds` pass; less when the system closes."""
@@ -82,38 +138,60 @@ class Books:
         """Nothing new begins from here on; who pauses or waits for room is woken."""
         self.closing = True
         _resolve(self._pauses)
-        self._wake_waiting()
+        waiting, self._waiting = self._waiting, {}
+        for queue in waiting.values():
+            _resolve(list(queue))
 
     # -- pools ---------------------------------------------------------------------------------------------
 
     def rebook(self, run: Run, *, own: bool, shared: bool) -> None:
         """Give the ledger what the run has spent in a former process: in its `own` pools, in those `shared` by runs.
 
-        What was in flight counts with its cap, at once: its outcome is told later, when its turn comes.
+        What was in flight counts with its cap, at once: its outcome is told later, when its turn comes. Pools with a
+        window are left to `book_dated`, which knows the times.
         """
         if own:
             self.declare_pools(run)
-        for pool, spent in _spent(run):
-            if shared if not _is_own(pool, run.id) else own:
-                with contextlib.suppress(UsageError):  # a pool of a former tree that this one does not have
-                    self.ledger.book([pool], spent)
+
+        def wanted(pool: str) -> bool:
+            return pool not in self._windows and (own if _is_own(pool, run.id) else shared)
+
+        for pools, spent in _spent(run):
+            for pool in pools:
+                if wanted(pool):
+                    with contextlib.suppress(UsageError):  # a pool of a former tree that this one does not have
+                        self.ledger.book((pool,), spent)
         for pool, over in run.over.items():
-            if shared if not _is_own(pool, run.id) else own:
+            if wanted(pool):
                 with contextlib.suppress(UsageError):
                     for unit, amount in over.items():
                         self.ledger.close(pool, unit, amount)
 
+    def book_dated(self, records: Iterable[ev.Record]) -> None:
+        """Give the pools that have a window what a run spent in a former process, with the times when it did."""
+        now = self.now()
+        for at, pools, spent in dated(records) if self._windows else ():
+            for pool in pools:
+                if pool in self._windows:
+                    self.ledger.book((pool,), spent, at=now if at is None else min(at, now), now=now)
+        for record in records if self._windows else ():
+            event = record.event
+            if isinstance(event, ev.BudgetBreached) and event.pool in self._windows:
+                self.ledger.close(event.pool, event.unit, event.over, at=min(record.at, now), now=now)
+
     def forget_pools(self, run: Run) -> None:
         """Drop the pools that counted this run alone."""
-        for pool in run.booked:
-            if _is_own(pool, run.id):
-                with contextlib.suppress(UsageError):
-                    self.ledger.forget(pool)
+        self._chains.pop(run.id, None)
+        own = dict.fromkeys(pool for pools in run.booked for pool in pools if _is_own(pool, run.id))
+        for pool in own:
+            with contextlib.suppress(UsageError):
+                self.ledger.forget(pool)
 
-    def counts_beyond_runs(self) -> bool:
-        """Whether some pool counts more than one run, so that ended runs matter to it."""
-        budgets = [pair for policy in self.policies.values() for pair in policy.budgets]
-        return any(not _is_own(budget.pool(owner, "run").key, "run") for owner, budget in budgets)
+    def counts_beyond_runs(self, ended_at: float) -> bool:
+        """Whether some pool counts more than one run, so that one which ended at that time matters to it."""
+        if len(self._windows) < len(self._shared):
+            return True
+        return any(self.now() - ended_at <= 2 * seconds for seconds in self._windows.values())
 
     def declare_pools(self, run: Run) -> None:
         """Make the pools of every agent known for this run."""
@@ -121,17 +199,77 @@ class Books:
             for owner, budget in policy.budgets:
                 self.ledger.declare(budget.pool(owner, run.id))
 
-    def pools_of(self, run: Run, sub: Sub) -> tuple[str, ...]:
-        """The union of both chains: the agent up to the root, and the (sub-)runs that asked for this one."""
-        keys: dict[str, None] = {}
+    def chain_of(self, run: Run, sub: Sub) -> Chain:
+        """What a (sub-)run is charged to. Found once for each agent that it is at."""
+        chains = self._chains.get(run.id)
+        if chains is None:
+            chains = self._chains[run.id] = {}
+        key = (sub.id, sub.agent)
+        chain = chains.get(key)
+        if chain is None:
+            chain = chains[key] = self._find_chain(run, sub)
+        return chain
+
+    def _find_chain(self, run: Run, sub: Sub) -> Chain:
+        found: dict[str, tuple[Pool, int]] = {}
+        missing, distance = "", 0
         current: Sub | None = sub
         while current is not None:
-            for owner, budget in self.policy(current.agent).budgets:
+            policy = self.policies.get(current.agent)
+            missing = missing or (current.agent if policy is None else "")
+            for owner, budget in policy.budgets if policy is not None else ():
                 pool = budget.pool(owner, run.id)
                 self.ledger.declare(pool)
-                keys[pool.key] = None
-            current = run.subs.get(current.parent)
-        return tuple(keys)
+                found[pool.key] = (pool, distance)  # the farthest counts: there the pool was charged first
+            current, distance = run.subs.get(current.parent), distance + 1
+        pools = [pool for pool, _ in found.values()]
+        timed = [(pool.seconds, pool.key, pool.warn) for pool in pools if pool.seconds is not None]
+        depths = [(pool.depth - far, pool.depth, pool.key) for pool, far in found.values() if pool.depth is not None]
+        return Chain(
+            tuple(found),
+            min(((seconds, key) for seconds, key, _ in timed), default=(inf, "")),
+            tuple((seconds, seconds * warn, key) for seconds, key, warn in timed if warn is not None),
+            frozenset(unit for pool in pools for unit in pool.limits if unit.startswith(TOOL)),
+            min(depths, default=None),
+            min(((pool.fan_out, pool.key) for pool in pools if pool.fan_out is not None), default=None),
+            max((pool.last_answer or 0 for pool in pools), default=0),
+            missing,
+        )
+
+    def pools_of(self, run: Run, sub: Sub) -> tuple[str, ...]:
+        """The union of both chains: the agent up to the root, and the (sub-)runs that asked for this one."""
+        chain = self.chain_of(run, sub)
+        if chain.missing:
+            self.policy(chain.missing)
+        return chain.pools
+
+    def low(self, run: Run, sub: Sub) -> list[Low]:
+        """The limits of a (sub-)run that have come near, its seconds among them."""
+        chain = self.chain_of(run, sub)
+        found = self.ledger.low(chain.pools, now=self.now())
+        if chain.warn and (alive := self.alive(run)) > 0:
+            found += [Low(key, "seconds", int(limit), int(alive)) for limit, soft, key in chain.warn if alive >= soft]
+        return found
+
+    def no_delegation(self, run: Run, sub: Sub) -> str:
+        """Why a (sub-)run may not delegate once more: the pool and its limit; "" if it may."""
+        chain = self.chain_of(run, sub)
+        if chain.depth is not None and chain.depth[0] <= 0:
+            return f"budget {chain.depth[2]}: delegations are nested {chain.depth[1]} deep at most"
+        if chain.fan_out is not None and sub.children >= chain.fan_out[0]:
+            return f"budget {chain.fan_out[1]}: one agent delegates {chain.fan_out[0]} times at most in a request"
+        return ""
+
+    # -- corrections ---------------------------------------------------------------------------------------
+
+    def correct(self, estimate: Estimate, spent: dict[str, int]) -> tuple[Breach, ...]:
+        """Put what a call really cost in the place of its cap, in the pools that are still known."""
+        breaches: list[Breach] = []
+        for pool in estimate.pools:
+            with contextlib.suppress(UsageError):  # of a run that was forgotten
+                breaches += self.ledger.correct((pool,), estimate.spent, spent, at=estimate.at)
+            self.pass_on(pool)
+        return tuple(breaches)
 
     # -- seconds -------------------------------------------------------------------------------------------
 
@@ -142,17 +280,8 @@ class Books:
 
     def seconds_left(self, run: Run, sub: Sub) -> tuple[float, str, float]:
         """(seconds the run may still be alive, the pool that says so, its limit); infinity without a limit."""
-        best = (float("inf"), "", float("inf"))
-        current: Sub | None = sub
-        alive = self.alive(run)
-        while current is not None:
-            known = self.policies.get(current.agent)
-            for owner, budget in known.budgets if known is not None else ():
-                pool = budget.pool(owner, run.id)
-                if pool.seconds is not None and pool.seconds - alive < best[0]:
-                    best = (pool.seconds - alive, pool.key, pool.seconds)
-            current = run.subs.get(current.parent)
-        return best
+        limit, pool = self.chain_of(run, sub).seconds
+        return (limit - self.alive(run) if pool else inf), pool, limit
 
     def late(self, run: Run, sub: Sub) -> ev.BudgetDenied | None:
         """What to journal when the (sub-)run has used up its seconds."""
@@ -173,8 +302,30 @@ def _is_own(pool: str, run: str) -> bool:
     return pool.endswith(f"@{run}")
 
 
-def _spent(run: Run) -> Iterator[tuple[str, dict[str, int]]]:
-    yield from run.booked.items()
-    for pools, reserved in run.tickets.values():
-        for pool in pools:
-            yield pool, reserved
+def _spent(run: Run) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
+    for pools, spend in run.booked.items():
+        yield pools, spend.amounts()
+    yield from run.tickets.values()
+
+
+def dated(records: Iterable[ev.Record]) -> Iterator[tuple[float | None, tuple[str, ...], Mapping[str, int]]]:
+    """(when, in which pools, how much) for all that a run spent; without a time for what is still in flight. Pure."""
+    asked: dict[str, tuple[tuple[str, ...], Mapping[str, int]]] = {}
+    spends: dict[str, tuple[float | None, tuple[str, ...], Mapping[str, int]]] = {}
+    for record in records:
+        event = record.event
+        if isinstance(event, ev.ModelAsked):
+            asked[event.ticket] = (event.pools, event.reserved)
+            spends[event.ticket] = (None, event.pools, event.reserved)
+        elif isinstance(event, ev.ModelAnswered | ev.ModelFailed) and event.ticket in asked:
+            spends[event.ticket] = (record.at, asked.pop(event.ticket)[0], event.spent)
+        elif isinstance(event, ev.ToolAsked):
+            spends[event.ticket] = (record.at, event.pools, event.reserved)
+        elif isinstance(event, ev.SpendCorrected) and event.ticket in spends:
+            at, pools, spent = spends[event.ticket]
+            spends[event.ticket] = (
+                at,
+                pools,
+                {unit: min(event.spent.get(unit, 0), was) for unit, was in spent.items()},
+            )
+    yield from spends.values()

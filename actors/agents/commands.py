@@ -12,13 +12,14 @@ from understudy.actors.journal.events import Effect, Status, without_surrogates
 from understudy.actors.journal.state import digest
 
 
-class CallModel(Struct, frozen=True, tag=True, tag_field="$"):
-    """Call the model. `parts` are digests of what the request is made of."""
+class CallModel(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
+    """Call the model. `parts` are digests of what the request is made of. `last`: for an answer only, at a limit."""
 
     step: int
     try_: int
     parts: dict[str, str]
     max_tokens: int
+    last: bool = False
 
 
 class SwitchModel(Struct, frozen=True, tag=True, tag_field="$"):

@@ -34,10 +34,11 @@ from understudy.actors.agents.commands import (
     Wait,
     call_digest,
 )
+from understudy.actors.agents.concluding import last_tokens
 from understudy.actors.agents.context import ctx_of, parts_of
-from understudy.actors.agents.guards import Nudge, Restart, Verdict
+from understudy.actors.agents.guards import Nudge, Restart, Verdict, said
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
-from understudy.actors.agents.models import ToolCall
+from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import described
 from understudy.actors.journal.events import BudgetDenied
@@ -70,7 +71,7 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         verdict = sub.verdicts[-1]
         return EndIncarnation(verdict.rule)
     if sub.denied is not None:
-        return Finish("stopped", checkpoint(run, sub, policy), denied_text(sub.denied))
+        return _at_limit(run, sub, policy, sub.denied)
     if sub.stop_verdict is not None:
         reason = f"{sub.stop_verdict.rule}: {sub.stop_verdict.what}"
         return Finish("stopped", checkpoint(run, sub, policy), reason)
@@ -92,8 +93,34 @@ def decide_safely(run: Run, sub: Sub, policy: Policy) -> Command:
 def denied_text(denied: BudgetDenied) -> str:
     """Which pool ended the run, and why."""
     if denied.closed:
-        return f"budget {denied.pool}: closed, since more {denied.unit} were billed than a call's cap"
-    return f"budget {denied.pool}: {denied.unit} used up ({denied.spent} of {denied.limit} spent)"
+        return f"budget {denied.pool}: closed, since more {said(denied.unit)} were billed than a call's cap"
+    return f"budget {denied.pool}: {said(denied.unit)} used up ({denied.spent} of {denied.limit} spent)"
+
+
+def _at_limit(run: Run, sub: Sub, policy: Policy, denied: BudgetDenied) -> Command:
+    """It is stopped, or gives one last answer from what was set aside, and is partial. Both name the pool."""
+    reason = denied_text(denied)
+    if denied.answer and not sub.concluding:
+        parts = {**parts_of(run.id, sub, policy), "tools": "", "last": str(denied.answer)}
+        most = last_tokens(policy.agent.max_tokens, denied.answer)
+        return CallModel(sub.step + 1, 1, parts, most, last=True)
+    if denied.answer and sub.answered == sub.step and sub.last is not None and sub.last.reply is not None:
+        output, error = _last_output(policy, sub.last.reply)
+        if not error:
+            return Finish("partial", output, reason)
+        reason += f"; the last answer is not valid: {error}"
+    elif denied.answer and sub.last_failure is not None:
+        reason += f"; there is no last answer, model {sub.last_failure.kind}: {sub.last_failure.error}"
+    return Finish("stopped", checkpoint(run, sub, policy), reason)
+
+
+def _last_output(policy: Policy, reply: ModelReply) -> tuple[str, str]:
+    output, error = policy.agent.output.accept(reply.content)
+    if not error and reply.finish == "length":
+        error = "it was cut"
+    if not error and policy.agent.output.class_of(policy.agent.output.decode(output)) in policy.routes:
+        error = "it was to be handed on"
+    return output, error
 
 
 def checkpoint(run: Run, sub: Sub, policy: Policy) -> str:

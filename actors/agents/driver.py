@@ -110,6 +110,13 @@ class _Drive:
         await self._rest_out()
         if not self._begin_attempt():
             return
+        self._acts.set_aside()
+        try:
+            await self._go_on()
+        finally:
+            self._acts.give_back()
+
+    async def _go_on(self) -> None:
         await self._acts.recover()
         while True:
             if self._sub.finished is not None:

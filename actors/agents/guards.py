@@ -8,12 +8,20 @@ accounts and is called by the driver, which journals its answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from math import inf
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct, field
 
-Unit = Literal["steps", "model_calls", "tool_calls", "tokens", "usd"]
-"""What a pool counts. `tokens` are input plus output; `usd` is in micro-dollars."""
+Unit = Literal["steps", "model_calls", "tool_calls", "tokens", "input_tokens", "output_tokens", "usd"]
+"""What every pool can count. `tokens` are input plus output; `usd` is in micro-dollars."""
+TOOL: Final = "tool:"
+"""Prefix of the units that count the calls of one tool or delegate, as in `tool:pay`."""
+
+
+def said(unit: str) -> str:
+    """A unit in words: `calls of pay`, `model calls`."""
+    return f"calls of {unit.removeprefix(TOOL)}" if unit.startswith(TOOL) else unit.replace("_", " ")
 
 
 class Step(Struct, frozen=True):
@@ -98,14 +106,23 @@ class LoopGuard(Protocol):
 class Pool(Struct, frozen=True):
     """Limits that belong to one owner (an agent or a supervisor) for one scope.
 
-    `key` is unique in the node: `"audit@7f3a"` per run, `"audit"` per life. A unit without an entry is unlimited.
-    `seconds` limits the time alive: waiting for a person does not count.
+    `key` is unique in the node: `"audit@7f3a"` per run, `"audit"` per life or window. A unit without an entry in
+    `limits` is unlimited. `seconds` limits the time a run is alive: waiting for a person does not count. `depth` and
+    `fan_out` limit delegation. `window`: seconds after which what was spent no longer counts; None for never; `waits`
+    says that a call which does not fit now waits until it does. `warn`: the share of a limit at which the agent is told
+    what is left; None for never. `last_answer`: tokens that each (sub-)run sets aside for an answer at the limit.
     """
 
     key: str
     owner: str
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
     seconds: float | None = None
+    depth: int | None = None
+    fan_out: int | None = None
+    window: float | None = None
+    waits: bool = False
+    warn: float | None = None
+    last_answer: int | None = None
 
 
 class Denied(Struct, frozen=True, tag=True):
@@ -121,16 +138,20 @@ class Denied(Struct, frozen=True, tag=True):
 
     def __str__(self) -> str:
         if self.closed:
-            return f"{self.pool}: closed, since more {self.unit} were billed than its cap"
+            return f"{self.pool}: closed, since more {said(self.unit)} were billed than its cap"
         held = f"{self.spent} spent + {self.reserved} reserved + {self.wanted} wanted"
-        return f"{self.pool}: {self.unit} {held} > {self.limit}"
+        return f"{self.pool}: {said(self.unit)} {held} > {self.limit}"
 
 
 class Busy(Struct, frozen=True, tag=True):
-    """The reservation does not fit now; reservations in flight could free enough. Try again after a settlement."""
+    """The reservation does not fit now, and will: try again after a settlement, or in `after` seconds.
+
+    `after` is infinite unless what was spent leaves a window that lets calls wait.
+    """
 
     pool: str
     unit: str
+    after: float = inf
 
 
 class Breach(Struct, frozen=True):
@@ -141,29 +162,50 @@ class Breach(Struct, frozen=True):
     over: int
 
 
+class Low(Struct, frozen=True):
+    """A pool has come to the share of a limit at which agents are told."""
+
+    pool: str
+    unit: str
+    limit: int
+    spent: int
+
+
 class Ledger(Protocol):
     """Accounts of every pool of one node. Synchronous, so check and reservation cannot be torn apart.
 
-    spent + reserved <= limit holds for every pool after every operation.
+    spent + reserved <= limit holds for every pool after every operation. `now` is the wall clock in seconds; only pools
+    with a window look at it.
     """
 
     def declare(self, pool: Pool) -> None:
         """Make the pool known. Declaring it again with the same limits does nothing."""
         ...
 
-    def reserve(self, ticket: str, pools: Sequence[str], amounts: Mapping[str, int]) -> Denied | Busy | None:
-        """Take `amounts` from all pools or from none. None means granted, under `ticket`."""
+    def reserve(
+        self, ticket: str, pools: Sequence[str], amounts: Mapping[str, int], *, now: float = 0.0, keep: bool = False
+    ) -> Denied | Busy | None:
+        """Take `amounts` from all pools or from none. None means granted, under `ticket`.
+
+        `keep`: it may be held for long, so nobody waits for it to be returned.
+        """
         ...
 
-    def settle(self, ticket: str, spent: Mapping[str, int]) -> tuple[Breach, ...]:
+    def settle(self, ticket: str, spent: Mapping[str, int], *, now: float = 0.0) -> tuple[Breach, ...]:
         """Replace the reservation by what was spent. Exactly once a ticket."""
         ...
 
-    def book(self, pools: Sequence[str], spent: Mapping[str, int]) -> object:
-        """Enter spend of an earlier process, without a reservation."""
+    def book(self, pools: Sequence[str], spent: Mapping[str, int], *, at: float = 0.0, now: float = 0.0) -> object:
+        """Enter spend of an earlier process, of the time `at`, without a reservation."""
         ...
 
-    def close(self, key: str, unit: str, over: int) -> None:
+    def correct(
+        self, pools: Sequence[str], booked: Mapping[str, int], spent: Mapping[str, int], *, at: float = 0.0
+    ) -> tuple[Breach, ...]:
+        """Replace `booked`, an estimate that was entered at the time `at`, by what was really spent."""
+        ...
+
+    def close(self, key: str, unit: str, over: int, *, at: float = 0.0, now: float = 0.0) -> None:
         """Enter a breach of an earlier process: the pool admits nothing more."""
         ...
 
@@ -171,8 +213,12 @@ class Ledger(Protocol):
         """Drop a pool whose run has ended. Raises `UsageError` while it holds reservations."""
         ...
 
-    def left(self, pools: Sequence[str]) -> dict[str, int]:
+    def left(self, pools: Sequence[str], *, now: float = 0.0) -> dict[str, int]:
         """The least that is left in any of the pools, by unit; unlimited units are missing."""
+        ...
+
+    def low(self, pools: Sequence[str], *, now: float = 0.0) -> list[Low]:
+        """The limits that are near enough for an agent to be told."""
         ...
 
 

@@ -10,6 +10,7 @@ import logging
 import time
 from typing import Final
 
+from understudy.actors.agents.guards import said
 from understudy.actors.journal import events as ev
 from understudy.actors.telemetry import LineLimit, heard
 
@@ -53,7 +54,7 @@ def _told(event: ev.AnyEvent) -> str:
                 f"{event.supervisor} gave up, more than {event.intensity} restarts in {event.within:g} s: {event.exit}"
             )
         case ev.BudgetDenied():
-            return f"budget {event.pool} refused: {event.unit}, {event.spent} of {event.limit} spent"
+            return f"budget {event.pool} refused: {said(event.unit)}, {event.spent} of {event.limit} spent"
         case ev.InDoubt():
             return f"in doubt: {event.name}, {event.effect}; settle it with `understudy doubts {event.doubt}`"
         case ev.Finished() if event.status in ("failed", "stopped"):

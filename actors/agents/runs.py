@@ -70,7 +70,6 @@ class Runs(Books):
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
         self._lines = LineLimit()
         self._later: set[asyncio.Task[None]] = set()
-        self._next_sub: dict[str, int] = {}
         journal.on_failure = self._journal_failed
 
     def _journal_failed(self, error: JournalError) -> None:
@@ -111,10 +110,7 @@ class Runs(Books):
 
     def next_sub(self, run: Run) -> int:
         """A fresh sub-run number."""
-        asked = [c.asked.sub for s in run.subs.values() for c in s.calls() if c.asked is not None]
-        number = max([self._next_sub.get(run.id, 0), *run.subs, *asked]) + 1
-        self._next_sub[run.id] = number
-        return number
+        return run.last_sub + 1
 
     def dispatch(self, run: str, sub: int) -> None:
         """Send a (sub-)run to the actor that had it, else to the one whose turn it is."""
@@ -169,11 +165,12 @@ class Runs(Books):
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         if run != ev.NODE_STREAM:
-            self._keep(apply(self._runs.get(run) or Run(run), record))
+            self.keep(apply(self._runs.get(run) or Run(run), record))
         notice(record, self._lines)
         return record
 
-    def _keep(self, run: Run) -> None:
+    def keep(self, run: Run) -> None:
+        """Hold a folded run in memory."""
         self._runs[run.id] = run
         if run.finished is None:
             self._live[run.id] = run
@@ -206,7 +203,6 @@ class Runs(Books):
         ended = islice((name for name in self._runs if name not in self._live), max(0, many))
         for name in list(ended):
             if not any(key[0] == name for key in self._waiters):
-                self._next_sub.pop(name, None)
                 self.forget_pools(self._runs.pop(name))
 
     def after_commit(self, tell: Callable[[str, int], None], run: str, sub: int) -> None:
@@ -275,7 +271,7 @@ class Runs(Books):
     def result(self, run: Run) -> Result[Any]:
         """The result of a run that has ended or parked, output decoded for its asker."""
         asked = self.policies.get(run.asked_agent)
-        spend = msgspec.structs.replace(run.spend, alive=self.alive(run))
+        spend = msgspec.structs.replace(run.spend, alive=self.alive(run), tools=dict(run.spend.tools))
         if run.finished is None:
             pending = tuple(approval_of(run.id, yes.asked) for yes in run.approvals.values() if yes.state == "pending")
             parked = run.main.parked
@@ -365,18 +361,22 @@ class Runs(Books):
     async def load(self) -> list[str]:
         """Fold every unfinished run of the journal. Their ids, oldest first."""
         loaded: list[str] = []
-        shared = self.counts_beyond_runs()
         for tail in await self.journal.store.tails():
-            if tail.run == ev.NODE_STREAM or tail.run in self._runs or (not shared and has_ended(tail)):
+            if tail.run == ev.NODE_STREAM or tail.run in self._runs:
                 continue
-            run = fold(await self.journal.read(tail.run))
+            ended_at = has_ended(tail)
+            if ended_at is not None and not self.counts_beyond_runs(ended_at):
+                continue
+            records = await self.journal.read(tail.run)
+            run = fold(records)
+            self.book_dated(records)
             if run.subs and run.finished is None:
-                self._keep(run)
+                self.keep(run)
                 loaded.append(run.id)
                 continue
             self.rebook(run, own=False, shared=True)
             if any(doubt.settled is None for doubt in run.doubts.values()):
-                self._keep(run)  # it has ended; whether that call happened is still to be said
+                self.keep(run)  # it has ended; whether that call happened is still to be said
         return loaded
 
     def incarnation(self, path: str) -> int:
@@ -406,7 +406,7 @@ class Runs(Books):
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
         run = await self.find(name)
         if name not in self._runs:
-            self._keep(run)
+            self.keep(run)
             self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded
         run = self._runs[name]  # somebody else may have been quicker
         if run.finished is None and run.main.parked is None:
@@ -475,14 +475,15 @@ def decoded(output: str, asked: Policy | None) -> Any:
     return msgspec.json.decode(output)
 
 
-def has_ended(tail: Row) -> bool:
-    """Whether a stream's last row says that its run is over, with nothing left to settle (a stopped one may have)."""
+def has_ended(tail: Row) -> float | None:
+    """When a run ended that has nothing left to settle, by its stream's last row; None while it has (or may have)."""
     try:
         record = ev.decode(tail.payload)
     except msgspec.MsgspecError:
-        return False  # reading the whole stream will say what is wrong with it
+        return None  # reading the whole stream will say what is wrong with it
     end = record.event
-    return isinstance(end, ev.Finished) and record.sub == 0 and end.status != "stopped"
+    over = isinstance(end, ev.Finished) and record.sub == 0 and end.status != "stopped"
+    return record.at if over else None
 
 
 def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:

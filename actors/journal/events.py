@@ -22,9 +22,14 @@ from typing import Final, Literal, cast
 import msgspec
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import Verdict
 from understudy.actors.agents.models import ModelReply
 from understudy.actors.errors import UsageError
+from understudy.actors.journal.guarding import BudgetBreached as BudgetBreached
+from understudy.actors.journal.guarding import BudgetDenied as BudgetDenied
+from understudy.actors.journal.guarding import BudgetLow as BudgetLow
+from understudy.actors.journal.guarding import Event as Event
+from understudy.actors.journal.guarding import Judged as Judged
+from understudy.actors.journal.guarding import SpendCorrected as SpendCorrected
 from understudy.actors.lifecycle import Exit
 
 VERSION: Final = 1
@@ -33,10 +38,6 @@ NODE_STREAM: Final = "@node"
 
 Status = Literal["complete", "degraded", "partial", "waiting", "stopped", "failed"]
 Effect = Literal["read", "idempotent", "keyed", "verifiable", "irreversible"]
-
-
-class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
-    """Base of every event body."""
 
 
 # --- a run and its sub-runs ------------------------------------------------------------------------------
@@ -121,7 +122,10 @@ class Unparked(Event, frozen=True):
 
 
 class ModelAsked(Event, frozen=True):
-    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named."""
+    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named.
+
+    `last`: it is the answer-only step at a limit, paid from what was set aside.
+    """
 
     step: int
     parts: dict[str, str]
@@ -131,6 +135,7 @@ class ModelAsked(Event, frozen=True):
     ticket: str
     try_: int = field(default=1, name="try")
     command: str = ""
+    last: bool = False
 
 
 class ModelAnswered(Event, frozen=True):
@@ -284,40 +289,6 @@ class StateTimedOut(Event, frozen=True):
     until: float
 
 
-# --- guards ----------------------------------------------------------------------------------------------
-
-
-class Judged(Event, frozen=True):
-    """A loop guard's verdict, and what follows: the note put into the context and how far it is rewound."""
-
-    verdict: Verdict
-    note: str
-    rewind_to: int
-    dropped: int
-    temperature: float | None = None
-    command: str = ""
-
-
-class BudgetDenied(Event, frozen=True):
-    """The ledger refused a reservation."""
-
-    pool: str
-    unit: str
-    limit: int
-    spent: int
-    reserved: int
-    wanted: int
-    closed: bool = False
-
-
-class BudgetBreached(Event, frozen=True):
-    """The provider reported more than the cap."""
-
-    pool: str
-    unit: str
-    over: int
-
-
 # --- people ----------------------------------------------------------------------------------------------
 
 
@@ -439,7 +410,9 @@ AnyEvent = (
     | StateTimedOut
     | Judged
     | BudgetDenied
+    | BudgetLow
     | BudgetBreached
+    | SpendCorrected
     | ApprovalAsked
     | ApprovalGiven
     | ApprovalRefused

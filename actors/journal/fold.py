@@ -15,7 +15,7 @@ import msgspec
 from understudy.actors.agents.guards import Step
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.journal.state import CallState, Doubt, Run, Stood, Sub, Turn, Yes, digest
+from understudy.actors.journal.state import CallState, Doubt, Estimate, Run, Spend, Stood, Sub, Turn, Yes, digest
 
 OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
     {
@@ -87,6 +87,9 @@ def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
         parent_index=event.index,
         seq=record.seq,
     )
+    run.last_sub = max(run.last_sub, record.sub)
+    if event.parent in run.subs:
+        run.subs[event.parent].children += 1
 
 
 def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None:
@@ -103,6 +106,7 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
 def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
     sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
     _move_back(sub, judged.rewind_to)
+    sub.lows = set()  # what the agent was told of its budgets may have been among what is dropped
     if judged.note:
         _add_note(sub, judged.note, seq)
     if judged.temperature is not None:
@@ -157,6 +161,7 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
     sub.temperature, sub.switched = None, ""
+    sub.lows = set()
     sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
 
 
@@ -174,19 +179,24 @@ def _unparked(run: Run, record: Record, event: ev.Unparked) -> None:
 def _model_asked(run: Run, record: Record, event: ev.ModelAsked) -> None:
     sub = run.subs[record.sub]
     sub.asking, sub.step = event, event.step
+    sub.concluding = sub.concluding or event.last
     run.tickets[event.ticket] = (event.pools, event.reserved)
 
 
-def _settle(run: Run, sub: Sub, ticket: str, spent: dict[str, int], *, estimated: bool = False) -> None:
+def _settle(
+    run: Run, sub: Sub, ticket: str, spent: dict[str, int], *, estimated: bool = False, record: Record | None = None
+) -> None:
     pools, _ = run.tickets.pop(ticket, ((), {}))
     _book(run, sub, pools, spent, estimated=estimated)
+    if estimated and spent and record is not None:
+        run.estimates[ticket] = Estimate(ticket, sub.id, record.seq, record.at, pools, spent)
 
 
 def _book(run: Run, sub: Sub, pools: tuple[str, ...], spent: dict[str, int], *, estimated: bool = False) -> None:
-    for pool in pools:
-        booked = run.booked.setdefault(pool, {})
-        for unit, amount in spent.items():
-            booked[unit] = booked.get(unit, 0) + amount
+    booked = run.booked.get(pools)
+    if booked is None:
+        booked = run.booked[pools] = Spend()
+    booked.add(spent)
     sub.spend.add(spent, estimated=estimated)
     run.spend.add(spent, estimated=estimated)
 
@@ -197,7 +207,7 @@ def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
     turn = Turn(event.step, reply=event.reply, calls=[CallState(call) for call in event.reply.calls], seq=record.seq)
     sub.turns.append(turn)
     turn.seal()
-    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated, record=record)
     if not turn.calls:
         _witness(sub, Step(event.step, sub.agent, "", "", digest(event.reply.content), event=record.seq))
 
@@ -207,7 +217,7 @@ def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
     sub.asking, sub.last_failure = None, event
     if event.kind not in ("interrupted", "budget"):
         sub.failures += 1
-    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated, record=record)
 
 
 def _model_switched(run: Run, record: Record, event: ev.ModelSwitched) -> None:
@@ -228,6 +238,7 @@ def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
         state.asked, state.seq = event, record.seq
     if event.approval:
         run.approvals[event.approval].state = "used"
+    run.last_sub = max(run.last_sub, event.sub)
     if event.ticket:
         run.tickets[event.ticket] = (event.pools, event.reserved)
 
@@ -348,12 +359,40 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
 
 
 def _budget_denied(run: Run, record: Record, event: ev.BudgetDenied) -> None:
-    run.subs[record.sub].denied = event
+    sub = run.subs[record.sub]
+    sub.denied = event
+    if not event.note:
+        return
+    turn = sub.last if sub.last is not None and sub.last.open else None
+    for index, call in enumerate(turn.calls) if turn is not None else ():
+        if turn is not None and not call.done and call.asked is None:
+            at = (turn.step, index)
+            _close(run, sub, at, ok=False, outcome="not made: the budget is used up", kind="budget", seq=record.seq)
+    _add_note(sub, event.note, record.seq)
+
+
+def _budget_low(run: Run, record: Record, event: ev.BudgetLow) -> None:
+    sub = run.subs[record.sub]
+    sub.lows.add((event.pool, event.unit))
+    _add_note(sub, event.note, record.seq)
 
 
 def _budget_breached(run: Run, record: Record, event: ev.BudgetBreached) -> None:
     over = run.over.setdefault(event.pool, {})
     over[event.unit] = over.get(event.unit, 0) + event.over
+
+
+def _spend_corrected(run: Run, record: Record, event: ev.SpendCorrected) -> None:
+    estimate = run.estimates.pop(event.ticket, None)
+    if estimate is None:
+        return
+    change = {unit: event.spent.get(unit, 0) - was for unit, was in estimate.spent.items()}
+    subs = [sub for sub in run.subs.values() if sub.id == estimate.sub]
+    for spend in (run.booked[estimate.pools], run.spend, *(sub.spend for sub in subs)):
+        spend.add(change)
+    for sub in subs:
+        sub.spend.estimated = any(each.sub == sub.id for each in run.estimates.values())
+    run.spend.estimated = bool(run.estimates)
 
 
 def _approval_asked(run: Run, record: Record, event: ev.ApprovalAsked) -> None:
@@ -430,7 +469,9 @@ _HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = 
     ev.StateTimedOut: _state_timed_out,
     ev.Judged: _judged,
     ev.BudgetDenied: _budget_denied,
+    ev.BudgetLow: _budget_low,
     ev.BudgetBreached: _budget_breached,
+    ev.SpendCorrected: _spend_corrected,
     ev.ApprovalAsked: _approval_asked,
     ev.ApprovalGiven: _approval_given,
     ev.ApprovalRefused: _approval_refused,

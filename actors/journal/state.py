@@ -7,14 +7,17 @@ or a note that the runtime put into the conversation. Only `fold.apply` changes 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final, get_args
 
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import BudgetRule, Step, Verdict
+from understudy.actors.agents.guards import TOOL, BudgetRule, Step, Unit, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+
+KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
 
 
 def digest(*parts: str) -> str:
@@ -27,7 +30,10 @@ def digest(*parts: str) -> str:
 
 
 class Spend(Struct):
-    """What was spent. `usd` is in micro-dollars; `estimated` says that some of it is a cap, not a bill."""
+    """What was spent. `usd` is in micro-dollars; `estimated` says that some of it is a cap, not a bill.
+
+    `tokens` are `input_tokens` plus `output_tokens`; `tools` has the calls of tools that a budget limits by name.
+    """
 
     steps: int = 0
     model_calls: int = 0
@@ -36,17 +42,42 @@ class Spend(Struct):
     usd: int = 0
     alive: float = 0.0
     estimated: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+    tools: dict[str, int] = field(default_factory=dict[str, int])
 
     def within(self, budget: BudgetRule) -> bool:
         """Whether no amount is more than a budget allows. Seconds are a deadline and not looked at."""
         limits = budget.pool("", "").limits
-        return all(getattr(self, unit, 0) <= limit for unit, limit in limits.items())
+        return all(self.amount(unit) <= limit for unit, limit in limits.items())
 
-    def add(self, amounts: dict[str, int], *, estimated: bool = False) -> None:
+    def amount(self, unit: str) -> int:
+        """What was spent of a unit."""
+        if unit.startswith(TOOL):
+            return self.tools.get(unit.removeprefix(TOOL), 0)
+        found: int = getattr(self, unit, 0)
+        return found
+
+    def amounts(self) -> dict[str, int]:
+        """All of it by unit."""
+        return {unit: self.amount(unit) for unit in KNOWN} | {TOOL + name: count for name, count in self.tools.items()}
+
+    def add(self, amounts: Mapping[str, int], *, estimated: bool = False) -> None:
         """Add amounts by unit."""
-        for unit, amount in amounts.items():
-            setattr(self, unit, getattr(self, unit) + amount)
-        self.estimated = self.estimated or (estimated and bool(amounts))
+        get = amounts.get
+        self.steps += get("steps", 0)
+        self.model_calls += get("model_calls", 0)
+        self.tool_calls += get("tool_calls", 0)
+        self.tokens += get("tokens", 0)
+        self.input_tokens += get("input_tokens", 0)
+        self.output_tokens += get("output_tokens", 0)
+        self.usd += get("usd", 0)
+        for unit in amounts.keys() - KNOWN:
+            if unit.startswith(TOOL):
+                name = unit.removeprefix(TOOL)
+                self.tools[name] = self.tools.get(name, 0) + amounts[unit]
+        if estimated and amounts:
+            self.estimated = True
 
 
 class Yes(Struct):
@@ -69,6 +100,17 @@ class Doubt(Struct):
     sub: int
     event: ev.InDoubt
     settled: bool | None = None
+
+
+class Estimate(Struct, frozen=True):
+    """A model call of which nobody knows what it cost: its cap counts as `spent`, in `pools`, since `at`."""
+
+    ticket: str
+    sub: int
+    seq: int
+    at: float
+    pools: tuple[str, ...]
+    spent: dict[str, int]
 
 
 class CallState(Struct):
@@ -133,7 +175,8 @@ class Sub(Struct):
 
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
     clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
-    is the intent of the last call that changed the world.
+    is the intent of the last call that changed the world. `lows` are the pools and units whose agent was told what is
+    left, `children` counts its delegations, `concluding` says that its last answer was asked for.
     """
 
     id: int
@@ -172,6 +215,9 @@ class Sub(Struct):
     expired: bool = False
     stood: list[Stood] = field(default_factory=list[Stood])
     changed: int = 0
+    lows: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    children: int = 0
+    concluding: bool = False
 
     @property
     def last(self) -> Turn | None:
@@ -192,7 +238,11 @@ class Sub(Struct):
 
 
 class Run(Struct):
-    """The state of a run: its sub-runs by number, and what belongs to all of them."""
+    """The state of a run: its sub-runs by number, and what belongs to all of them.
+
+    `tickets` are the reservations of calls in flight, `booked` is what was spent by the pools it was charged to,
+    `estimates` are the parts of it that are caps and not bills, by ticket.
+    """
 
     id: str
     asked_agent: str = ""
@@ -202,11 +252,13 @@ class Run(Struct):
     tickets: dict[str, tuple[tuple[str, ...], dict[str, int]]] = field(
         default_factory=dict[str, tuple[tuple[str, ...], dict[str, int]]]
     )
-    booked: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    booked: dict[tuple[str, ...], Spend] = field(default_factory=dict[tuple[str, ...], Spend])
+    estimates: dict[str, Estimate] = field(default_factory=dict[str, Estimate])
     over: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     pools: tuple[str, ...] = ()
     stop: ev.StopAsked | None = None
     spend: Spend = field(default_factory=Spend)
+    last_sub: int = 0
     restarts: int = 0
     fruitless: int = 0
     repairs: int = 0
@@ -229,7 +281,7 @@ class Run(Struct):
     @property
     def resting(self) -> bool:
         """Whether nothing of it is active: every unfinished sub-run is parked."""
-        for sub in self.subs.values():  # noqa: SIM110
+        for sub in self.subs.values():  # a loop: this is asked several times a step  # noqa: SIM110
             if sub.finished is None and sub.parked is None:
                 return False
         return True

@@ -80,16 +80,21 @@ class Word(Struct):
 class LedgerOp(Struct):
     """One operation of the ledger, and how the pools it names stood afterwards.
 
-    `answer` of `reserve`: "" for granted, else "denied" or "busy". `over` counts units billed beyond a cap.
+    `answer` of `reserve`: "" for granted, else "denied" or "busy". `over` counts units billed beyond a cap. `now` is
+    the time that the ledger was told, `at` when what is booked, closed or corrected happened, `window` the pool's, in
+    seconds. The amounts of `correct` are changes.
     """
 
-    kind: Literal["declare", "reserve", "settle", "book", "close", "forget"]
+    kind: Literal["declare", "reserve", "settle", "book", "correct", "close", "forget"]
     pools: tuple[str, ...]
     amounts: Mapping[str, int] = {}
     ticket: str = ""
     answer: str = ""
     limits: Limits = {}
     after: tuple[Standing, ...] = ()
+    now: float = 0.0
+    at: float = 0.0
+    window: float | None = None
 
 
 class Standing(Struct):
@@ -113,15 +118,22 @@ Happening: TypeAlias = Began | Written | ModelBegan | ToolBegan | Told | Word | 
 
 
 class Pot(Struct, frozen=True):
-    """A declared budget: its owner, the limits by unit (money in micro-dollars), and whether it counts for life."""
+    """A declared budget: its owner, the limits by unit (money in micro-dollars), and whether it counts for life.
+
+    `window`: or for so many seconds. `depth` and `fan_out` limit delegation. `warn`: when agents are told what is left.
+    """
 
     owner: str
     limits: Limits
     life: bool = False
+    window: float | None = None
+    depth: int | None = None
+    fan_out: int | None = None
+    warn: float | None = None
 
     def key(self, run: str) -> str:
         """The name of the pool for a run."""
-        return self.owner if self.life else f"{self.owner}@{run}"
+        return self.owner if self.life or self.window is not None else f"{self.owner}@{run}"
 
 
 class Declared(Struct):

@@ -16,7 +16,8 @@ Check = Callable[[Evidence], Iterator[str]]
 
 SENTENCES: Final[Mapping[int, str]] = MappingProxyType(
     {
-        25: "within limits: spent + reserved is within the limit of every pool, after each operation and restart",
+        25: "within limits: spent + reserved is within the limit of every pool, after each operation and restart;"
+        " agents are told what is left, and delegate no deeper and no more often than they may",
         26: "no refunds: spend only grows, a restart forgets none, and a reservation is settled once, for what it cost",
         27: "all or none: a reservation is taken from every pool above it, or from none",
         28: "loops: evidence that meets a rule meets its rung within a step, and what is new is no evidence",

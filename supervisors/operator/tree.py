@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
+from understudy.actors.agents.guards import said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import fold
@@ -133,7 +134,7 @@ def _count(actor: _Actor, record: Record) -> None:
         case ev.ChildExited(exit=exit, intended=False) if not exit.expected and exit.kind != "loop":
             actor.notes.append(f"{clean(str(exit), 40)} at :{record.seq}")
         case ev.BudgetDenied(unit=unit):
-            actor.notes.append(f"budget of {unit} used up")
+            actor.notes.append(f"budget of {said(unit)} used up")
         case ev.ApprovalGiven(approval=name, by=by):
             actor.notes.append(f"{_tail(name)} approved by {clean(by)}")
         case ev.ApprovalRefused(approval=name, by=by):

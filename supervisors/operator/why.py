@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from understudy.actors.agents.guards import Nudge, Restart
+from understudy.actors.agents.guards import Nudge, Restart, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import fold
@@ -95,7 +95,7 @@ class _Finder:
             case ev.BudgetDenied() as event:
                 return self._make("budget", record, f"denied: {denial(event)}")
             case ev.BudgetBreached(pool=pool, unit=unit, over=over):
-                return self._make("budget", record, f"overspend: {pool}: {over} {unit} over the cap")
+                return self._make("budget", record, f"overspend: {pool}: {over} {said(unit)} over the cap")
             case ev.ModelFailed() as event:
                 return self._model_error(record, event)
             case ev.ModelSwitched(model=model, reason=reason):

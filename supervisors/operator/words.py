@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from understudy.actors.agents.guards import Nudge, Restart
+from understudy.actors.agents.guards import Nudge, Restart, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
@@ -166,8 +166,17 @@ class Narrator:
     def breached(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A bill above the cap."""
         event = _typed(record, ev.BudgetBreached)
-        text = f"{clean(event.pool)}: {event.over} {event.unit} over the cap"
+        text = f"{clean(event.pool)}: {event.over} {clean(said(event.unit))} over the cap"
         return [Fact("Overspent", who, text, self._at(record))]
+
+    def low(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The agent was told what is left."""
+        return [Fact("Told", who, nearing(_typed(record, ev.BudgetLow)), self._at(record))]
+
+    def corrected(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """A bill came for what was counted with its cap."""
+        event = _typed(record, ev.SpendCorrected)
+        return [Fact("Corrected", who, correction(event), self._at(record))]
 
     def approval_asked(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A person is waited for."""
@@ -264,7 +273,18 @@ def denial(event: ev.BudgetDenied) -> str:
     parts = [f"{event.spent} spent"]
     parts += [f"{event.reserved} reserved"] if event.reserved else []
     parts += [f"{event.wanted} wanted"] if event.wanted else []
-    return f"{clean(event.pool)}: {event.unit} {' + '.join(parts)} of {event.limit}"
+    return f"{clean(event.pool)}: {clean(said(event.unit))} {' + '.join(parts)} of {event.limit}"
+
+
+def nearing(event: ev.BudgetLow) -> str:
+    """How near a limit is."""
+    left = max(0, event.limit - event.spent)
+    return f"{left} of {event.limit} {clean(said(event.unit))} left in {clean(event.pool)}"
+
+
+def correction(event: ev.SpendCorrected) -> str:
+    """What a call cost that had been counted with its cap."""
+    return f"{clean(event.ticket)} cost {event.spent.get('tokens', 0)} tokens"
 
 
 def _sub(run: Run | None, record: Record) -> Sub | None:
@@ -289,6 +309,8 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.GaveUp: Narrator.gave_up,
     ev.BudgetDenied: Narrator.denied,
     ev.BudgetBreached: Narrator.breached,
+    ev.BudgetLow: Narrator.low,
+    ev.SpendCorrected: Narrator.corrected,
     ev.ApprovalAsked: Narrator.approval_asked,
     ev.ApprovalGiven: Narrator.approved,
     ev.ApprovalRefused: Narrator.refused,

@@ -3,92 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from typing import Final
-
-from msgspec import Struct, field
 
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.testing.evidence import Began, Evidence, LedgerOp, ModelBegan, Pot, Standing, Written
+from understudy.actors.testing.evidence import Began, Evidence, LedgerOp, ModelBegan, Pot, Slept, Standing, Written
 from understudy.actors.testing.play_invariants import play_invariant
+from understudy.supervisors.testing.books import Amounts, Books, OwnPool, same, within
+from understudy.supervisors.testing.tallies import Tally, tallied
 
-UNITS: Final = ("steps", "model_calls", "tool_calls", "tokens", "usd")
-
-Amounts = Mapping[str, int]
-
-
-class _Pool(Struct):
-    limits: Amounts
-    spent: dict[str, int] = field(default_factory=dict[str, int])
-    reserved: dict[str, int] = field(default_factory=dict[str, int])
-    over: dict[str, int] = field(default_factory=dict[str, int])
-    closed: bool = False
-
-
-class _Books:
-    """Double entry of one process. An operation that was refused changes nothing."""
-
-    def __init__(self) -> None:
-        self.pools: dict[str, _Pool] = {}
-        self.tickets: dict[str, LedgerOp] = {}
-        self.wrong: list[str] = []
-
-    def take(self, op: LedgerOp) -> None:
-        match op.kind:
-            case "declare":
-                self.pools[op.pools[0]] = _Pool(op.limits)
-            case "reserve":
-                if not op.answer:
-                    self._reserve(op)
-            case "settle":
-                self._settle(op)
-            case "book":
-                for key in op.pools:
-                    self._spend(key, op.amounts, {})
-            case "close":
-                pool = self.pools[op.pools[0]]
-                _add(pool.over, op.amounts)
-                pool.closed = True
-            case _:
-                self.pools.pop(op.pools[0], None)
-
-    def _reserve(self, op: LedgerOp) -> None:
-        for key in dict.fromkeys(op.pools):
-            pool = self.pools[key]
-            if pool.closed:
-                self.wrong.append(f"{op.ticket} was granted by {key}, which is closed")
-            _add(pool.reserved, op.amounts)
-        self.tickets[op.ticket] = op
-
-    def _settle(self, op: LedgerOp) -> None:
-        taken = self.tickets.pop(op.ticket, None)
-        if taken is None:
-            self.wrong.append(f"{op.ticket} was settled and holds no reservation")
-            return
-        for key in dict.fromkeys(taken.pools):
-            _add(self.pools[key].reserved, {unit: -amount for unit, amount in taken.amounts.items()})
-            self._spend(key, op.amounts, taken.amounts, capped=True)
-
-    def _spend(self, key: str, amounts: Amounts, caps: Amounts, *, capped: bool = False) -> None:
-        pool = self.pools[key]
-        for unit, amount in amounts.items():
-            limit = pool.limits.get(unit)
-            room = amount if limit is None else limit - pool.spent.get(unit, 0) - pool.reserved.get(unit, 0)
-            if capped and limit is not None:
-                room = caps.get(unit, 0)
-            _add(pool.spent, {unit: min(amount, room)})
-            if amount > room:
-                _add(pool.over, {unit: amount - room})
-                pool.closed = True
-
-
-def _add(to: dict[str, int], amounts: Amounts) -> None:
-    for unit, amount in amounts.items():
-        to[unit] = to.get(unit, 0) + amount
-
-
-def _same(one: Amounts, other: Amounts) -> bool:
-    return all(one.get(unit, 0) == other.get(unit, 0) for unit in UNITS)
+SLICE: Final = 1 / 60
+"""Share of a window by which what was spent may count longer."""
+EACH_STEP: Final = ("steps", "model_calls")
 
 
 def _above(limits: Amounts, *amounts: Amounts) -> str:
@@ -98,19 +25,24 @@ def _above(limits: Amounts, *amounts: Amounts) -> str:
 
 @play_invariant(25)
 def within_limits(evidence: Evidence) -> Iterator[str]:
-    """By the ledger after every operation, and by what lies in the journal after every event."""
-    books = _Books()
+    """By the ledger after every operation, and by what lies in the journal after every event.
+
+    By the journal also: agents are told what is left, and delegate as deep and as often as they may.
+    """
+    books = Books()
     for each in evidence.happened:
         if isinstance(each, Began):
-            books = _Books()
+            books = Books()
         elif isinstance(each, LedgerOp):
             books.take(each)
             yield from _standings(books, each)
     if not evidence.lossy:
         yield from _journal_within_limits(evidence)
+        yield from _told_what_is_left(evidence)
+        yield from _shape(evidence)
 
 
-def _standings(books: _Books, op: LedgerOp) -> Iterator[str]:
+def _standings(books: Books, op: LedgerOp) -> Iterator[str]:
     yield from books.wrong
     books.wrong = []
     what = f"{op.kind} {op.ticket}".rstrip()
@@ -122,99 +54,98 @@ def _standings(books: _Books, op: LedgerOp) -> Iterator[str]:
         if any(standing.over.values()) and not standing.closed:
             yield f"{standing.key} after {what}: {dict(standing.over)} over, and it is open"
         own = books.pools[standing.key]
-        if not (_same(own.spent, standing.spent) and _same(own.over, standing.over)) or own.closed != standing.closed:
+        if own.window is not None:
+            yield from _window(books, own, standing, what)
+        elif (
+            not (same(own.spent, standing.spent, own.limits) and same(own.over, standing.over, own.limits))
+            or own.closed != standing.closed
+        ):
             yield f"{standing.key} after {what}: {_shown(standing)}, by our books {_shown(own)}"
 
 
-def _shown(pool: Standing | _Pool) -> str:
+def _window(books: Books, own: OwnPool, standing: Standing, what: str) -> Iterator[str]:
+    """What was spent counts for the whole window, and hardly longer."""
+    assert own.window is not None  # the caller asked
+    # Two slices: one that was begun when it was spent, and one that is not over.
+    most = within(own.dated, books.now - own.window * (1 + 2 * SLICE) - 1e-6)
+    least = within(own.dated, books.now - own.window + 1e-6)
+    for unit in own.limits:
+        spent = standing.spent.get(unit, 0)
+        if spent > most.get(unit, 0) or (spent < least.get(unit, 0) and not standing.over):
+            bounds = f"from {least.get(unit, 0)} to {most.get(unit, 0)}"
+            yield f"{standing.key} after {what}: {spent} {unit} spent in the window, by our books {bounds}"
+
+
+def _shown(pool: Standing | OwnPool) -> str:
     spent = {unit: amount for unit, amount in pool.spent.items() if amount}
     return f"spent {spent}, over {dict(pool.over)}, {'closed' if pool.closed else 'open'}"
 
 
-class _Tally:
-    """What the journal says of every pool: the amounts of each open intent, and what was spent."""
-
-    def __init__(self, evidence: Evidence) -> None:
-        self._declared = evidence.declared
-        self._agents: dict[tuple[str, int], str] = {}
-        self._parents: dict[tuple[str, int], int] = {}
-        self.pots: dict[str, Pot] = {}
-        self.spent: dict[str, dict[str, int]] = {}
-        self.tickets: dict[str, tuple[tuple[str, ...], Amounts]] = {}
-
-    def take(self, record: Record) -> tuple[str, ...]:
-        """Count one event; the pools that it changed."""
-        event, key = record.event, (record.run, record.sub)
-        match event:
-            case ev.RunStarted():
-                self._agents[key] = event.agent
-            case ev.SubStarted():
-                self._agents[key], self._parents[key] = event.agent, event.parent
-            case ev.HandedOff():
-                self._agents[key] = event.to
-            case ev.ModelAsked():
-                pools = self.chain(*key)
-                self.tickets[event.ticket] = (pools, event.reserved)
-                return pools
-            case ev.ModelAnswered() | ev.ModelFailed():
-                pools, _ = self.tickets.pop(event.ticket, ((), {}))
-                self._spend(pools, event.spent)
-                return pools
-            case ev.ToolAsked():
-                pools = self.chain(*key)
-                self._spend(pools, {"tool_calls": 1})
-                return pools
-            case _:
-                pass
-        return ()
-
-    def _spend(self, pools: Sequence[str], amounts: Amounts) -> None:
-        for pool in pools:
-            _add(self.spent.setdefault(pool, {}), amounts)
-
-    def held(self, pool: str) -> dict[str, int]:
-        """What open intents hold of a pool."""
-        total: dict[str, int] = {}
-        for pools, amounts in self.tickets.values():
-            if pool in pools:
-                _add(total, amounts)
-        return total
-
-    def chain(self, run: str, sub: int) -> tuple[str, ...]:
-        """The pools of a (sub-)run: of its agent up to the root, and of those that asked for it."""
-        keys: dict[str, None] = {}
-        while sub >= 0 and (run, sub) in self._agents:
-            declared = self._declared.get(self._agents[run, sub])
-            for pot in declared.pots if declared is not None else ():
-                keys[pot.key(run)] = None
-                self.pots[pot.key(run)] = pot
-            sub = self._parents.get((run, sub), -1)
-        return tuple(keys)
-
-
 def _journal_within_limits(evidence: Evidence) -> Iterator[str]:
-    tally = _Tally(evidence)
-    for each in evidence.happened:
-        for record in each.records if isinstance(each, Written) else ():
-            for pool in tally.take(record):
-                spent, held, limits = tally.spent.get(pool, {}), tally.held(pool), tally.pots[pool].limits
-                if unit := _above(limits, spent, held):
-                    total = f"{spent.get(unit, 0)} spent + {held.get(unit, 0)} reserved > {limits[unit]}"
-                    yield f"{record.place}, by the journal: {pool} has {unit} {total}"
+    for tally, record, pools in tallied(evidence):
+        for pool in pools:
+            spent, held, limits = tally.spent(pool), tally.held(pool), tally.pots[pool].limits
+            if unit := _above(limits, spent, held):
+                total = f"{spent.get(unit, 0)} spent + {held.get(unit, 0)} reserved > {limits[unit]}"
+                yield f"{record.place}, by the journal: {pool} has {unit} {total}"
+
+
+def _told_what_is_left(evidence: Evidence) -> Iterator[str]:
+    """No model is asked before its agent was told which limits its own spending has come near."""
+    told: set[tuple[str, int, str, str]] = set()
+    closed: set[str] = set()
+    for tally, record, pools in tallied(evidence):
+        event, key = record.event, (record.run, record.sub)
+        if isinstance(event, ev.BudgetLow):
+            if (*key, event.pool, event.unit) in told:
+                yield f"{record.place}: of {event.unit} in {event.pool} the agent was told before"
+            told.add((*key, event.pool, event.unit))
+        elif isinstance(event, ev.HandedOff) or (isinstance(event, ev.AttemptStarted) and event.altered):
+            told = {each for each in told if each[:2] != key}
+        elif isinstance(event, ev.BudgetBreached):
+            closed.add(event.pool)
+        elif isinstance(event, ev.ModelAsked) and not event.last:
+            for pool in pools:
+                for unit in _near(tally.pots[pool], tally.spent_by(pool, *key)):
+                    if pool not in closed and tally.pots[pool].window is None and (*key, pool, unit) not in told:
+                        yield f"{record.place}: the agent was never told what is left of {unit} in {pool}"
+
+
+def _near(pot: Pot, spent: Amounts) -> Iterator[str]:
+    for unit, limit in pot.limits.items():
+        most = limit - (unit in EACH_STEP)
+        if pot.warn is not None and most > 0 and spent.get(unit, 0) >= min(ceil(limit * pot.warn), most):
+            yield unit
+
+
+def _shape(evidence: Evidence) -> Iterator[str]:
+    """How deep delegations are nested, and how often one (sub-)run delegates."""
+    children: dict[tuple[str, int], int] = {}
+    for tally, record, _ in tallied(evidence):
+        event = record.event
+        if not isinstance(event, ev.SubStarted):
+            continue
+        many = children[record.run, event.parent] = children.get((record.run, event.parent), 0) + 1
+        for pool, distance in tally.distances(record.run, event.parent).items():
+            pot = tally.pots[pool]
+            if pot.depth is not None and distance + 1 > pot.depth:
+                yield f"{record.place}: a delegation {distance + 1} deep, and {pool} allows {pot.depth}"
+            if pot.fan_out is not None and many > pot.fan_out:
+                yield f"{record.place}: delegation {many} of {event.parent}, and {pool} allows {pot.fan_out}"
 
 
 @play_invariant(27)
 def all_or_none(evidence: Evidence) -> Iterator[str]:
     """Reservations in the ledger, against our books; the pools of every intent, against the declared tree."""
-    books = _Books()
+    books = Books()
     for each in evidence.happened:
         if isinstance(each, Began):
-            books = _Books()
+            books = Books()
         elif isinstance(each, LedgerOp):
             books.take(each)
             for standing in each.after:
                 own = books.pools[standing.key]
-                if not _same(own.reserved, standing.reserved):
+                if not same(own.reserved, standing.reserved, own.limits):
                     word = each.answer or "granted"
                     held = f"{dict(standing.reserved)} reserved, by our books {own.reserved}"
                     yield f"{each.kind} {each.ticket}, {word}: {standing.key} has {held}"
@@ -223,7 +154,7 @@ def all_or_none(evidence: Evidence) -> Iterator[str]:
 
 def _whole_chains(evidence: Evidence) -> Iterator[str]:
     granted: dict[str, LedgerOp] = {}
-    tally = _Tally(evidence)
+    tally = Tally(evidence)
     for each in evidence.happened:
         if isinstance(each, LedgerOp) and each.kind == "reserve" and not each.answer:
             granted[each.ticket] = each
@@ -238,41 +169,60 @@ def _whole_chains(evidence: Evidence) -> Iterator[str]:
                     yield f"{record.place}: intent {event.ticket} without a reservation"
                 elif set(op.pools) != set(chain):
                     yield f"{record.place}: {event.ticket} was reserved in {op.pools}, and its pools are {chain}"
-                elif isinstance(event, ev.ModelAsked) and not _same(op.amounts, event.reserved):
+                elif isinstance(event, ev.ModelAsked) and not same(
+                    op.amounts, event.reserved, {**op.amounts, **event.reserved}
+                ):
                     yield f"{record.place}: {event.ticket} holds {dict(op.amounts)}, journalled is {event.reserved}"
 
 
 @play_invariant(26)
 def no_refunds(evidence: Evidence) -> Iterator[str]:
     """In a process the spent of a pool never falls; the next begins with all of it; calls cost what they cost."""
-    tally = _Tally(evidence)
+    tally = Tally(evidence)
     last: dict[str, dict[str, int]] = {}
     named: set[str] = set()
+    held: set[str] = set()
     for each in evidence.happened:
         if isinstance(each, Began):
-            last, named = {}, set()
+            last, named, held = {}, set(), set()
+            tally.began()
         elif isinstance(each, Written):
             for record in each.records:
                 tally.take(record)
+        elif isinstance(each, Slept) and not each.killed:
+            yield from (f"the process has ended in order, and {ticket} was never returned" for ticket in sorted(held))
         elif isinstance(each, LedgerOp):
+            held = _held(held, each)
             if each.kind == "reserve" and not evidence.lossy:
                 fresh = [standing for standing in each.after if standing.key not in named]
                 named.update(standing.key for standing in fresh)
                 yield from _carried_over(fresh, tally, last)
             for standing in each.after:
-                before = last.get(standing.key, {})
-                for unit, amount in before.items():
-                    if standing.spent.get(unit, 0) < amount:
-                        now = standing.spent.get(unit, 0)
-                        yield f"{standing.key}: {unit} spent fell from {amount} to {now} by {each.kind} {each.ticket}"
+                yield from _fell(each, standing, last.get(standing.key, {}), tally)
                 last[standing.key] = dict(standing.spent)
     yield from _outcomes(evidence)
 
 
-def _carried_over(fresh: Sequence[Standing], tally: _Tally, last: Mapping[str, Amounts]) -> Iterator[str]:
+def _held(held: set[str], op: LedgerOp) -> set[str]:
+    """The tickets that hold something after an operation."""
+    if op.kind == "reserve" and not op.answer:
+        return held | {op.ticket}
+    return held - {op.ticket} if op.kind == "settle" else held
+
+
+def _fell(op: LedgerOp, standing: Standing, before: Amounts, tally: Tally) -> Iterator[str]:
+    pot = tally.pots.get(standing.key)
+    if op.kind == "correct" or (pot is not None and pot.window is not None):
+        return
+    for unit, amount in before.items():
+        if (now := standing.spent.get(unit, 0)) < amount:
+            yield f"{standing.key}: {unit} spent fell from {amount} to {now} by {op.kind} {op.ticket}"
+
+
+def _carried_over(fresh: Sequence[Standing], tally: Tally, last: Mapping[str, Amounts]) -> Iterator[str]:
     """A pool that a process reserves in for the first time holds all that the journal knows of."""
     for standing in fresh:
-        spent, held, now = tally.spent.get(standing.key, {}), tally.held(standing.key), last.get(standing.key, {})
+        spent, held, now = tally.spent(standing.key), tally.held(standing.key), last.get(standing.key, {})
         for unit, limit in standing.limits.items():
             total = spent.get(unit, 0) + held.get(unit, 0)
             if now.get(unit, 0) < min(total, limit):
@@ -332,18 +282,19 @@ def _cost(
     if len(calls) > 1:
         yield f"{record.place}: {event.ticket} paid for {len(calls)} calls of the model"
     if isinstance(event, ev.ModelFailed):
-        if event.estimated and not _same(spent, cap):
+        if event.estimated and not same(spent, cap, cap):
             yield f"{record.place}: nobody knows what it cost, and {spent} of {cap} are booked"
         if any(calls) and not event.estimated:
             yield f"{record.place}: the provider counted it, and {spent} are booked as known"
         return
     usage = event.reply.usage
     if usage is None:
-        if not event.estimated or not _same(spent, cap):
+        if not event.estimated or not same(spent, cap, cap):
             yield f"{record.place}: the provider did not count, and {spent} of {cap} are booked"
         return
-    tokens = usage.input_tokens + usage.output_tokens
-    if spent.get("tokens", 0) not in (tokens, min(tokens, cap.get("tokens", 0))):
-        yield f"{record.place}: {tokens} tokens were used, {spent.get('tokens', 0)} are booked"
+    tokens = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    for unit, used in {**tokens, "tokens": sum(tokens.values())}.items():
+        if spent.get(unit, 0) not in (used, min(used, cap.get(unit, 0))):
+            yield f"{record.place}: {used} {unit.replace('_', ' ')} were used, {spent.get(unit, 0)} are booked"
     if spent.get("model_calls", 0) != 1 or spent.get("steps", 0) != cap.get("steps", 0):
         yield f"{record.place}: booked as {spent}"

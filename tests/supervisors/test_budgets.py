@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from understudy.actors.agents.guards import Breach, Busy, Denied, Ledger, Pool
 from understudy.actors.errors import SpecError, UsageError
-from understudy.supervisors.guards.budgets import UNITS, Accounts, Budget, Window, check_supported, within
+from understudy.supervisors.guards.accounts import SLICES, Accounts
+from understudy.supervisors.guards.budgets import Budget, Window, within
 
 
 def accounts(**limits: int) -> Accounts:
@@ -23,7 +23,7 @@ def accounts(**limits: int) -> Accounts:
 def test_a_budget_becomes_the_pool_of_its_owner_in_this_run() -> None:
     pool = Budget(steps=200, tokens=400_000, usd=2.50, seconds=900).pool("audit", "7f3a")
     limits = {"steps": 200, "tokens": 400_000, "usd": 2_500_000}
-    assert pool == Pool("audit@7f3a", "audit", limits, seconds=900)
+    assert pool == Pool("audit@7f3a", "audit", limits, seconds=900, warn=0.8)
 
 
 def test_a_budget_per_life_is_one_pool_over_all_runs() -> None:
@@ -43,11 +43,14 @@ def test_none_is_unlimited_and_zero_is_nothing_at_all() -> None:
     assert ledger.reserve("u", ["a@r"], {"tokens": 10**9}) is None
 
 
-def test_a_window_is_named_and_refused_at_start() -> None:
-    budget = Budget(steps=3, per=Window(60))
-    for refuse in (lambda: check_supported(budget), lambda: budget.pool("a", "r")):
-        with pytest.raises(SpecError, match=r"Window\(seconds=60\) is not supported yet; allowed: 'run', 'life'"):
-            refuse()
+def test_tools_and_directions_have_limits_of_their_own() -> None:
+    budget = Budget(tools={"pay": 1}, input_tokens=9, output_tokens=3)
+    assert budget.limits() == {"input_tokens": 9, "output_tokens": 3, "tool:pay": 1}
+
+
+def test_a_window_is_one_pool_over_all_runs() -> None:
+    pool = Budget(steps=3, per=Window(60, wait=True), depth=1, fan_out=2, warn=None).pool("a", "r")
+    assert pool == Pool("a", "a", {"steps": 3}, window=60, waits=True, depth=1, fan_out=2)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,19 @@ def test_a_window_is_named_and_refused_at_start() -> None:
         ({"usd": math.nan}, r"Budget\.usd .* got nan"),
         ({"seconds": math.inf}, r"Budget\.seconds .* got inf"),
         ({"per": "day"}, r"Budget\.per must be 'run', 'life' or Window\(seconds\), got 'day'"),
+        ({"tools": {"pay": -1}}, r"Budget\.tools\['pay'\] must be a whole number >= 0, got -1"),
+        ({"tools": ["pay"]}, r"Budget\.tools must be limits by the name of a tool, got \['pay'\]"),
+        ({"input_tokens": -1}, r"Budget\.input_tokens .* got -1"),
+        ({"output_tokens": 0.5}, r"Budget\.output_tokens .* got 0\.5"),
+        ({"depth": -1}, r"Budget\.depth .* got -1"),
+        ({"fan_out": "2"}, r"Budget\.fan_out .* got '2'"),
+        ({"warn": 0}, r"Budget\.warn must be a finite number of a limit > 0, got 0"),
+        ({"warn": 1.5}, r"Budget\.warn must be a share of a limit, at most 1, got 1\.5"),
+        ({"last_answer": 63}, r"Budget\.last_answer must be a whole number >= 64, got 63"),
+        ({"last_answer": 100, "tokens": 100}, r"Budget\.last_answer 100 leaves nothing of 100 tokens"),
+        ({"last_answer": 100, "steps": 1}, r"Budget\.last_answer takes one of the steps, and there is 1"),
+        ({"seconds": 9, "per": "life"}, r"Budget\.seconds 9 limits each run: it does not go with per='life'"),
+        ({"seconds": 9, "per": Window(60)}, r"does not go with per=Window\(seconds=60, wait=False\)"),
     ],
 )
 def test_a_bad_option_is_named(options: dict[str, Any], text: str) -> None:
@@ -71,6 +87,8 @@ def test_a_bad_option_is_named(options: dict[str, Any], text: str) -> None:
 def test_a_window_needs_a_length() -> None:
     with pytest.raises(SpecError, match=r"Window\.seconds must be a finite number of seconds > 0, got 0"):
         Window(0)
+    with pytest.raises(SpecError, match=r"Window\.wait must be True or False, got 1"):
+        Window(60, wait=1)  # type: ignore[arg-type]  # that is the mistake
 
 
 def test_spend_is_compared_with_a_budget_unit_by_unit() -> None:
@@ -144,13 +162,13 @@ def test_spending_more_than_the_cap_is_a_breach_that_closes_the_pool() -> None:
     assert (denied.pool, denied.unit) == ("p", "tokens")
 
 
-def test_a_breach_touches_only_pools_that_limit_the_unit() -> None:
+def test_a_breach_touches_only_pools_that_limit_the_unit_and_others_keep_no_books_of_it() -> None:
     ledger = accounts(steps=5)
     ledger.declare(Pool("q", "q", {"tokens": 1000}))
     ledger.reserve("t", ["p", "q"], {"tokens": 100})
     assert ledger.settle("t", {"tokens": 101}) == (Breach("q", "tokens", 1),)
     assert not ledger.statement("p").closed
-    assert ledger.statement("p").spent == {"tokens": 101}
+    assert ledger.statement("p").spent == {}
 
 
 def test_spending_a_unit_that_was_not_reserved_is_a_breach() -> None:
@@ -250,108 +268,196 @@ def test_a_pool_is_forgotten_only_when_nothing_is_reserved_from_it() -> None:
         ledger.statement("p")
 
 
+def test_a_forgotten_pool_takes_its_chains_with_it_and_no_others() -> None:
+    ledger = Accounts()
+    for key in ("root", "a@1", "a@2"):
+        ledger.declare(Pool(key, key, {"steps": 5}))
+    for own in ("a@1", "a@2", "a@1"):
+        ledger.reserve("t", (own, "root"), {"steps": 1})
+        ledger.settle("t", {"steps": 1})
+    ledger.forget("a@1")
+    assert list(ledger._chains) == [("a@2", "root")]
+    with pytest.raises(UsageError, match="pool 'a@1' was never declared"):
+        ledger.reserve("t", ("a@1", "root"), {"steps": 1})
+    ledger.declare(Pool("a@1", "a@1", {"steps": 5}))
+    assert ledger.left(("a@1",)) == {"steps": 5}
+    assert ledger.left(("root",)) == {"steps": 2}
+
+
+def test_a_breach_of_a_unit_that_is_not_limited_any_more_closes_nothing() -> None:
+    ledger = accounts(steps=5)
+    ledger.close("p", "tokens", 7)
+    assert ledger.reserve("t", ["p"], {"steps": 1}) is None
+
+
 @given(st.decimals(0, 1000, places=6))
 def test_an_amount_in_whole_micro_dollars_is_kept_to_the_last_one(usd: Any) -> None:
     assert Budget(usd=float(usd)).limits() == {"usd": int(usd * 1_000_000)}
 
 
-POOLS = ("a", "b", "c")
-AMOUNTS = st.dictionaries(st.sampled_from(UNITS[:3]), st.integers(0, 6), max_size=3)
-LIMITS = st.dictionaries(st.sampled_from(UNITS[:3]), st.integers(0, 12), max_size=3)
+# -- set aside, near, corrected ------------------------------------------------------------------------------------
 
 
-class LedgerMachine(RuleBasedStateMachine):
-    """Against a model that keeps the list of everything that happened and adds it up each time."""
-
-    @initialize(limits=st.lists(LIMITS, min_size=len(POOLS), max_size=len(POOLS)))
-    def start(self, limits: list[dict[str, int]]) -> None:
-        self.limits = dict(zip(POOLS, limits, strict=True))
-        self.open: dict[str, tuple[set[str], dict[str, int]]] = {}
-        self.spent: list[tuple[str, str, int]] = []
-        self.over: list[tuple[str, str, int]] = []
-        self.tickets = 0
-        self.ledger = Accounts()
-        for key, pool in self.limits.items():
-            self.ledger.declare(Pool(key, key, pool))
-
-    def of(self, book: list[tuple[str, str, int]], pool: str, unit: str) -> int:
-        return sum(amount for where, what, amount in book if (where, what) == (pool, unit))
-
-    def held(self, pool: str, unit: str) -> int:
-        return sum(amounts.get(unit, 0) for pools, amounts in self.open.values() if pool in pools)
-
-    def closed(self, pool: str) -> bool:
-        return any(where == pool for where, _, _ in self.over)
-
-    def verdict(self, pool: str, amounts: dict[str, int]) -> type[Denied] | type[Busy] | None:
-        """What one pool says, unit by unit."""
-        says: set[type[Denied] | type[Busy]] = {Denied} if self.closed(pool) else set()
-        for unit, amount in amounts.items():
-            if unit in self.limits[pool]:
-                room = self.limits[pool][unit] - self.of(self.spent, pool, unit) - amount
-                says |= {Denied} if room < 0 else {Busy} if room < self.held(pool, unit) else set()
-        return Denied if Denied in says else Busy if Busy in says else None
-
-    @rule(pools=st.lists(st.sampled_from(POOLS), max_size=4), amounts=AMOUNTS)
-    def reserve(self, pools: list[str], amounts: dict[str, int]) -> None:
-        self.tickets += 1
-        ticket = str(self.tickets)
-        answer = self.ledger.reserve(ticket, pools, amounts)
-        says = [(pool, self.verdict(pool, amounts)) for pool in pools]
-        wanted = next((one for one in says if one[1] is Denied), next((one for one in says if one[1]), None))
-        if wanted is None:
-            assert answer is None
-            self.open[ticket] = (set(pools), dict(amounts))
-        else:
-            assert isinstance(answer, Denied | Busy)
-            assert (answer.pool, type(answer)) == wanted
-
-    @rule(data=st.data(), share=st.floats(0, 1), extra=st.integers(0, 1), same=st.booleans())
-    def settle(self, data: st.DataObject, share: float, extra: int, same: bool) -> None:
-        if not self.open:
-            return
-        ticket = data.draw(st.sampled_from(sorted(self.open)))
-        pools, caps = self.open.pop(ticket)
-        cost = {unit: cap if same else int(cap * share) + extra for unit, cap in caps.items()}
-        expected = set()
-        for pool in pools:
-            for unit, amount in cost.items():
-                over = max(0, amount - caps[unit]) if unit in self.limits[pool] else 0
-                self.spent.append((pool, unit, amount - over))
-                if over:
-                    self.over.append((pool, unit, over))
-                    expected.add((pool, unit, over))
-        breaches = self.ledger.settle(ticket, cost)
-        assert {(one.pool, one.unit, one.over) for one in breaches} == expected
-        assert len(breaches) == len(expected)
-
-    @rule(data=st.data())
-    def settle_twice(self, data: st.DataObject) -> None:
-        gone = [str(n) for n in range(1, self.tickets + 2) if str(n) not in self.open]
-        with pytest.raises(UsageError, match="holds no reservation"):
-            self.ledger.settle(data.draw(st.sampled_from(gone)), {"steps": 1})
-
-    @invariant()
-    def every_book_adds_up_and_no_limit_is_exceeded(self) -> None:
-        for pool in POOLS:
-            statement = self.ledger.statement(pool)
-            for unit in UNITS:
-                spent, reserved = statement.spent.get(unit, 0), statement.reserved.get(unit, 0)
-                assert spent == self.of(self.spent, pool, unit)
-                assert reserved == self.held(pool, unit)
-                assert statement.over.get(unit, 0) == self.of(self.over, pool, unit)
-                assert spent + reserved <= self.limits[pool].get(unit, math.inf)
-            assert statement.closed == self.closed(pool)
-
-    @invariant()
-    def what_is_left_can_be_reserved_and_no_more(self) -> None:
-        left = self.ledger.left(POOLS)
-        for unit, amount in left.items():
-            if not any(self.closed(pool) for pool in POOLS):
-                assert self.ledger.reserve("probe", POOLS, {unit: amount}) is None
-                self.ledger.settle("probe", {})
-            assert self.ledger.reserve("probe", POOLS, {unit: amount + 1}) is not None
+def test_nobody_waits_for_what_is_set_aside() -> None:
+    ledger = accounts(tokens=100)
+    ledger.reserve("last", ["p"], {"tokens": 40}, keep=True)
+    ledger.reserve("t", ["p"], {"tokens": 30})
+    assert ledger.reserve("u", ["p"], {"tokens": 50}) == Busy("p", "tokens")
+    assert isinstance(ledger.reserve("u", ["p"], {"tokens": 61}), Denied)
+    assert ledger.statement("p").kept == {"tokens": 40}
+    ledger.settle("last", {})
+    assert ledger.reserve("u", ["p"], {"tokens": 70}) is None
+    assert ledger.statement("p").kept == {}
 
 
-TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+@pytest.mark.parametrize(
+    ("limits", "spent", "low"),
+    [
+        ({"tokens": 100}, {"tokens": 79}, []),
+        ({"tokens": 100}, {"tokens": 80}, [("tokens", 80)]),
+        ({"steps": 3}, {"steps": 1}, []),
+        ({"steps": 3}, {"steps": 2}, [("steps", 2)]),
+        ({"steps": 1}, {"steps": 1}, []),
+        ({"tool:pay": 1}, {"tool:pay": 1}, [("tool:pay", 1)]),
+        ({"tokens": 0}, {}, []),
+    ],
+)
+def test_a_limit_is_near_at_the_share_asked_for_while_there_is_still_a_step_to_take(
+    limits: dict[str, int], spent: dict[str, int], low: list[tuple[str, int]]
+) -> None:
+    ledger = Accounts()
+    ledger.declare(Pool("p", "p", limits, warn=0.8))
+    ledger.declare(Pool("q", "q", limits))
+    ledger.book(["p", "q"], spent)
+    assert [(each.pool, each.unit, each.spent) for each in ledger.low(["p", "q"])] == [("p", *each) for each in low]
+
+
+def test_an_estimate_is_corrected_in_every_pool_and_the_room_comes_back() -> None:
+    ledger = accounts(tokens=100)
+    ledger.declare(Pool("q", "q", {"tokens": 50}))
+    ledger.reserve("t", ["p", "q"], {"tokens": 50})
+    ledger.settle("t", {"tokens": 50})
+    assert ledger.correct(["p", "q"], {"tokens": 50}, {"tokens": 20}) == ()
+    assert (ledger.left(["p"]), ledger.left(["q"])) == ({"tokens": 80}, {"tokens": 30})
+    with pytest.raises(UsageError, match="pool 'p' has no 50 tokens to correct"):
+        ledger.correct(["p", "q"], {"tokens": 50}, {"tokens": 20})
+    assert ledger.left(["p"]) == {"tokens": 80}
+
+
+def test_a_correction_above_the_cap_is_overspend() -> None:
+    ledger = accounts(tokens=100)
+    ledger.book(["p"], {"tokens": 50})
+    assert ledger.correct(["p"], {"tokens": 50}, {"tokens": 51}) == (Breach("p", "tokens", 1),)
+    assert ledger.statement("p").closed
+    assert ledger.statement("p").spent == {"tokens": 50}
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------
+
+
+def window(seconds: float = 60, *, waits: bool = False, **limits: int) -> Accounts:
+    """One pool "w" with a window."""
+    made = Accounts()
+    made.declare(Pool("w", "owner", limits, window=seconds, waits=waits))
+    return made
+
+
+def spend(ledger: Accounts, steps: int, now: float) -> Denied | Busy | None:
+    """Reserve and settle in pool "w"."""
+    answer = ledger.reserve("t", ("w",), {"steps": steps}, now=now)
+    if answer is None:
+        ledger.settle("t", {"steps": steps}, now=now)
+    return answer
+
+
+def test_what_was_spent_counts_for_the_window_and_a_sixtieth_longer_at_most() -> None:
+    ledger = window(steps=2)
+    assert spend(ledger, 2, 1_000.5) is None
+    assert spend(ledger, 1, 1_060.5) == Denied("w", "steps", 2, 2, 0, 1)
+    assert spend(ledger, 2, 1_061.5) is None
+
+
+def test_a_window_that_lets_calls_wait_says_for_how_long() -> None:
+    ledger = window(waits=True, steps=2)
+    spend(ledger, 1, 1_000)
+    spend(ledger, 1, 1_010)
+    busy = ledger.reserve("t", ("w",), {"steps": 1}, now=1_020)
+    assert busy == Busy("w", "steps", after=41)
+    assert ledger.reserve("t", ("w",), {"steps": 2}, now=1_020) == Busy("w", "steps", after=51)
+    assert isinstance(ledger.reserve("t", ("w",), {"steps": 3}, now=1_020), Denied)
+    assert ledger.reserve("t", ("w",), {"steps": 1}, now=1_020 + 41) is None
+
+
+def test_time_stands_still_where_the_clock_goes_back() -> None:
+    ledger = window(steps=2)
+    spend(ledger, 1, 1_000)
+    assert spend(ledger, 1, 10) is None
+    assert isinstance(spend(ledger, 1, 1_059), Denied)
+
+
+def test_the_memory_of_a_window_is_bounded_whatever_is_spent_in_it() -> None:
+    ledger = window(steps=10**9)
+    for n in range(50_000):
+        spend(ledger, 1, n * 0.01)
+    slices = ledger._accounts["w"].window
+    assert slices is not None
+    assert len(slices.slices) <= SLICES + 1
+    assert sum(each["steps"] for each in slices.slices.values()) == ledger.statement("w").spent["steps"]
+
+
+def test_a_window_takes_up_earlier_spend_by_its_time() -> None:
+    ledger = window(steps=10)
+    for at in (900, 950, 999, 2_000):  # the last was written by a clock that was ahead
+        ledger.book(("w",), {"steps": 2}, at=at, now=1_000)
+    assert ledger.statement("w", now=1_000).spent == {"steps": 6}
+    assert ledger.statement("w", now=1_012).spent == {"steps": 4}
+    assert ledger.statement("w", now=1_062).spent == {}
+
+
+def test_a_breach_closes_a_window_until_it_has_left_it() -> None:
+    ledger = window(steps=10)
+    ledger.reserve("t", ("w",), {"steps": 1}, now=1_000)
+    assert ledger.settle("t", {"steps": 2}, now=1_000) == (Breach("w", "steps", 1),)
+    assert isinstance(spend(ledger, 1, 1_060), Denied)
+    assert spend(ledger, 10, 1_061) is None
+    assert ledger.statement("w", now=1_061).over == {}
+
+
+def test_a_breach_of_an_earlier_process_counts_for_what_is_left_of_its_window() -> None:
+    ledger = window(steps=10)
+    ledger.close("w", "steps", 1, at=930, now=1_000)
+    assert not ledger.statement("w", now=1_000).closed
+    ledger.close("w", "steps", 1, at=950, now=1_000)
+    assert ledger.statement("w", now=1_010).closed
+    assert not ledger.statement("w", now=1_011).closed
+
+
+def test_a_correction_returns_what_has_not_left_the_window() -> None:
+    ledger = window(steps=10)
+    spend(ledger, 5, 1_000)
+    ledger.correct(("w",), {"steps": 5}, {"steps": 1}, at=1_000)
+    assert ledger.left(("w",), now=1_000) == {"steps": 9}
+    assert ledger.left(("w",), now=1_061) == {"steps": 10}
+    ledger.correct(("w",), {"steps": 1}, {"steps": 0}, at=1_000)
+    assert ledger.left(("w",), now=1_061) == {"steps": 10}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=60),
+    st.integers(1, 90),
+    st.integers(0, 12),
+)
+def test_no_window_of_its_length_ever_holds_more_than_the_limit(
+    acts: list[tuple[int, int]], seconds: int, limit: int
+) -> None:
+    ledger = window(seconds, steps=limit)
+    now, granted = 1_000.0, list[tuple[float, int]]()
+    for after, steps in acts:
+        now += after / 3
+        held = sum(amount for at, amount in granted if at > now - seconds * (1 + 2 / SLICES))
+        answer = spend(ledger, steps, now)
+        if answer is None:
+            granted.append((now, steps))
+        assert answer is None or held + steps > limit, "refused although there was room"
+        for end, _ in granted:
+            assert sum(amount for at, amount in granted if end - seconds < at <= end) <= limit

@@ -37,6 +37,7 @@ from understudy import (
     Stop,
     Supervisor,
     Talk,
+    Window,
     tool,
 )
 
@@ -273,6 +274,44 @@ porter = Agent(
     budget=Budget(steps=16),
 )
 
+# --- every limit of a budget: by tool, by direction, by the hour, of delegation, with something set aside ------------
+
+
+@tool(effect="idempotent", timeout=5)
+async def drill(depth: int) -> str:
+    return f"drilled {depth}"
+
+
+class Dig(Message[Result[Report]]):
+    where: str
+
+
+class Search(Message[Result[Report]]):
+    what: str
+
+
+digger = Agent("digger", model=model, accepts=Dig, output=Report, tools=[drill], max_tokens=60, instructions="Dig.")
+scout = Agent(
+    "scout", model=model, accepts=Search, output=Report, tools=[look], delegates=[digger], max_tokens=60, concurrency=2
+)
+head = Agent("head", model=model, output=Report, tools=[drill], delegates=[scout, digger], max_tokens=60)
+shaft = Supervisor("shaft", [digger], budget=Budget(model_calls=4, output_tokens=400, per=Window(3_600)))
+lab = Supervisor(
+    "lab",
+    [shaft, scout, head],
+    budget=Budget(
+        steps=14,
+        tools={"drill": 2, "scout": 3},
+        input_tokens=4_000,
+        output_tokens=900,
+        depth=1,
+        fan_out=2,
+        last_answer=1_200,
+        warn=0.5,
+    ),
+    backoff=Backoff(first=0.1, cap=2.0),
+)
+
 TREES: Final[Mapping[str, Case]] = {
     "desk": Case(desk, Ticket("My parcel is late.")),
     "refunds": Case(refunds, Prompt("Order 1042 arrived broken.")),
@@ -280,10 +319,11 @@ TREES: Final[Mapping[str, Case]] = {
     "office": Case(office, Question("How many lamps are left?")),
     "porter": Case(porter, "Away with 3 lamps."),
     "clerk": Case(clerk, "Find 3 lamps."),
+    "lab": Case(lab, "Find 3 lamps."),
 }
 
 
-# --- at most one payment a run: there is no limit for one tool, so the tool has an agent, and that a budget ----------
+# --- at most one payment a run, by the budget of an agent whose only tool it is ---------------------------------------
 
 
 class Amount(Message[Result[str]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -23,7 +24,7 @@ from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run
 from understudy.actors.testing.faults import Fault
 from understudy.actors.testing.sim_disk import SimStore
-from understudy.supervisors.guards import budgets, loops, rules
+from understudy.supervisors.guards import accounts, budgets, loops, rules
 from understudy.testing import ClockJump, Crash, OverReported, RepeatOutput, UnknownTool, WrongSchema
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -48,28 +49,97 @@ class Mutant:
 
 
 def _no_limits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(budgets._Account, "refuse", lambda self, amounts: None)
+    patch.setattr(accounts, "_refusal", lambda accounts, amounts: None)
+    reserve = accounts.Accounts.reserve
+
+    def granted(self: Any, ticket: str, pools: Sequence[str], amounts: Mapping[str, int], **more: Any) -> Any:
+        if reserve(self, ticket, pools, amounts, **more) is None and ticket not in self._tickets:
+            for _, cells in self._find(pools).cells:
+                for cell in cells:
+                    cell.limit += 10**9
+                    cell.room += 10**9
+            reserve(self, ticket, pools, amounts, **more)
+
+    patch.setattr(accounts.Accounts, "reserve", granted)
 
 
 def _stays_open(patch: pytest.MonkeyPatch) -> None:
-    spend = budgets._Account.spend
+    breach = accounts._Account.breach
 
-    def kept_open(self: Any, amounts: Mapping[str, int], rooms: Mapping[str, int]) -> Any:
-        breaches = spend(self, amounts, rooms)
+    def kept_open(self: Any, unit: str, over: int) -> Any:
+        found = breach(self, unit, over)
         self.closed = None
-        return breaches
+        return found
 
-    patch.setattr(budgets._Account, "spend", kept_open)
+    patch.setattr(accounts._Account, "breach", kept_open)
+
+
+def _without(patch: pytest.MonkeyPatch, *units: str) -> None:
+    """Some limits of a budget never reach the ledger."""
+    pool = budgets.Budget.pool
+
+    def fewer(self: Any, owner: str, run: str) -> Any:
+        made = pool(self, owner, run)
+        left = {unit: limit for unit, limit in made.limits.items() if not unit.startswith(units)}
+        return msgspec.structs.replace(made, limits=left)
+
+    patch.setattr(budgets.Budget, "pool", fewer)
+
+
+def _tools_are_not_limited(patch: pytest.MonkeyPatch) -> None:
+    _without(patch, "tool:")
+
+
+def _input_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    _without(patch, "input_tokens")
+
+
+def _windows_forget_early(patch: pytest.MonkeyPatch) -> None:
+    init = accounts._Slices.__init__
+
+    def shorter(self: Any, seconds: float) -> None:
+        init(self, seconds / 10_000)
+
+    patch.setattr(accounts._Slices, "__init__", shorter)
+
+
+def _depth_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    no_delegation = booking.Books.no_delegation
+
+    def shallow(self: Any, run: Run, sub: Any) -> str:
+        why = no_delegation(self, run, sub)
+        return "" if "nested" in why else why
+
+    patch.setattr(Runs, "no_delegation", shallow)
+
+
+def _delegations_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    no_delegation = booking.Books.no_delegation
+    patch.setattr(
+        Runs, "no_delegation", lambda self, run, sub: no_delegation(self, run, msgspec.structs.replace(sub, children=0))
+    )
+
+
+def _nobody_is_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Runs, "low", lambda self, run, sub: [])
 
 
 # --- 26: no refunds --------------------------------------------------------------------------------------------------
 
 
 def _refunds_on_restart(patch: pytest.MonkeyPatch) -> None:
-    def nothing(run: Run) -> Iterator[tuple[str, dict[str, int]]]:
+    def nothing(run: Run) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
         yield from ()
 
     patch.setattr(booking, "_spent", nothing)
+
+
+def _a_restart_empties_windows(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Runs, "book_dated", lambda self, records: None)
+
+
+def _what_is_set_aside_is_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Acts, "give_back", lambda self: None)
 
 
 def _cut_calls_are_free(patch: pytest.MonkeyPatch) -> None:
@@ -95,30 +165,35 @@ def _unknown_costs_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nearest_pool_only(patch: pytest.MonkeyPatch) -> None:
-    pools_of = booking.Books.pools_of
-    patch.setattr(Runs, "pools_of", lambda self, run, sub: pools_of(self, run, sub)[:1])
+    find = booking.Books._find_chain
+
+    def nearest(self: Any, run: Run, sub: Any) -> Any:
+        chain = find(self, run, sub)
+        return dataclasses.replace(chain, pools=chain.pools[:1])
+
+    patch.setattr(Runs, "_find_chain", nearest)
 
 
 def _own_chain_only(patch: pytest.MonkeyPatch) -> None:
-    pools_of = booking.Books.pools_of
+    find = booking.Books._find_chain
 
-    def own(self: Any, run: Run, sub: Any) -> tuple[str, ...]:
-        return pools_of(self, run, msgspec.structs.replace(sub, parent=-1))
+    def own(self: Any, run: Run, sub: Any) -> Any:
+        return find(self, run, msgspec.structs.replace(sub, parent=-1))
 
-    patch.setattr(Runs, "pools_of", own)
+    patch.setattr(Runs, "_find_chain", own)
 
 
 def _denied_pools_keep_it(patch: pytest.MonkeyPatch) -> None:
-    reserve = budgets.Accounts.reserve
+    reserve = accounts.Accounts.reserve
 
-    def torn(self: Any, ticket: str, pools: Sequence[str], amounts: Mapping[str, int]) -> Any:
-        answer = reserve(self, ticket, pools, amounts)
+    def torn(self: Any, ticket: str, pools: Sequence[str], amounts: Mapping[str, int], **more: Any) -> Any:
+        answer = reserve(self, ticket, pools, amounts, **more)
         if answer is not None:
-            for unit, amount in amounts.items():
-                self._accounts[pools[0]].reserved[unit] += amount
+            for unit, cell in self._accounts[pools[0]].cells.items():
+                cell.room -= min(cell.room, amounts.get(unit, 0))
         return answer
 
-    patch.setattr(budgets.Accounts, "reserve", torn)
+    patch.setattr(accounts.Accounts, "reserve", torn)
 
 
 # --- 28: loops -------------------------------------------------------------------------------------------------------
@@ -293,8 +368,16 @@ def _checksums_are_not_read(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: Final = (
-    Mutant("the ledger grants beyond its limits", _no_limits, (25,), "office"),
+    Mutant("the ledger grants beyond its limits", _no_limits, (25,), "lab"),
     Mutant("a breached pool stays open", _stays_open, (25,), "store", (OverReported,)),
+    Mutant("a limit for one tool is not looked at", _tools_are_not_limited, (25,), "lab"),
+    Mutant("input tokens are not counted", _input_is_not_counted, (25,), "lab"),
+    Mutant("a window forgets too early", _windows_forget_early, (25,), "lab"),
+    Mutant("depth is not looked at", _depth_is_not_looked_at, (25,), "lab"),
+    Mutant("delegations are not counted", _delegations_are_not_counted, (25,), "lab"),
+    Mutant("nobody is told what is left", _nobody_is_told, (25,), "lab"),
+    Mutant("a restart empties a window", _a_restart_empties_windows, (25, 26), "lab"),
+    Mutant("what is set aside is never returned", _what_is_set_aside_is_kept, (26,), "lab"),
     Mutant("a restart refunds", _refunds_on_restart, (26,), "desk"),
     Mutant("a call that a kill cut is free", _cut_calls_are_free, (26,), "desk"),
     Mutant("a lost reply costs nothing", _unknown_costs_nothing, (26,), "desk"),

@@ -94,9 +94,7 @@ async def test_what_was_in_flight_at_a_crash_is_spent_before_anybody_spends_agai
         await cut.open()
         await cut.write(rows[:asked], [1.0] * asked)
         async with System(tree, journal=cut) as system:
-            assert system.ledger.statement("desk").spent == {"steps": 1, "model_calls": 1} | {
-                k: v for k, v in system.ledger.statement("desk").spent.items() if k in ("tokens", "usd")
-            }
+            assert system.ledger.statement("desk").spent == {"model_calls": 1}
             await soon(system.resume(run))
             state = system.state(run)
             booked = system.ledger.statement("desk").spent

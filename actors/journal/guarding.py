@@ -1,0 +1,64 @@
+"""The base of every event body, and the events of guards. Read them as `events.Judged`, with all others."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from understudy.actors.agents.guards import Verdict
+
+
+class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
+    """Base of every event body."""
+
+
+class Judged(Event, frozen=True):
+    """A loop guard's verdict, and what follows: the note put into the context and how far it is rewound."""
+
+    verdict: Verdict
+    note: str
+    rewind_to: int
+    dropped: int
+    temperature: float | None = None
+    command: str = ""
+
+
+class BudgetDenied(Event, frozen=True):
+    """The ledger refused a reservation.
+
+    `answer`: tokens set aside for one last answer, 0 for none; `note` asks for it.
+    """
+
+    pool: str
+    unit: str
+    limit: int
+    spent: int
+    reserved: int
+    wanted: int
+    closed: bool = False
+    answer: int = 0
+    note: str = ""
+
+
+class BudgetLow(Event, frozen=True):
+    """So much of a limit is spent that the agent is told, once for each limit: `note` says what is left."""
+
+    pool: str
+    unit: str
+    limit: int
+    spent: int
+    note: str
+
+
+class BudgetBreached(Event, frozen=True):
+    """The provider reported more than the cap."""
+
+    pool: str
+    unit: str
+    over: int
+
+
+class SpendCorrected(Event, frozen=True):
+    """What the call of `ticket` cost is known now: `spent` stands in the place of its cap."""
+
+    ticket: str
+    spent: dict[str, int]
