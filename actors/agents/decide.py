@@ -290,7 +290,10 @@ def _await_calls(run: Run, turn: Turn) -> Command:
 def _judge(sub: Sub, policy: Policy) -> Command | None:
     if policy.loops is None or not sub.evidence:
         return None
-    verdict = policy.loops.judge(sub.evidence, sub.verdicts)
+    watch = sub.evidence.watch
+    if watch is None or watch.guard is not policy.loops:
+        watch = sub.evidence.watch = policy.loops.watch()  # a memory of what the state holds, and nothing more
+    verdict = watch.judge(sub.evidence, sub.evidence.total, sub.verdicts)
     if verdict is None:
         return None
     response = verdict.response
@@ -298,10 +301,18 @@ def _judge(sub: Sub, policy: Policy) -> Command | None:
         return Judge(verdict, (response.text or NUDGE).replace("{what}", verdict.what), 0, 0, None)
     if not isinstance(response, Restart):
         return Judge(verdict, "", 0, 0, None)
-    rewind_to = verdict.since if response.rewind else sub.step + 1
+    rewind_to = max(verdict.since, _landed(sub)) if response.rewind else sub.step + 1
     dropped = sum(1 for turn in sub.turns if turn.step >= rewind_to)
     note = NOTE.format(what=verdict.what, tried=_tried(sub, verdict)) if response.note else ""
     return Judge(verdict, note, rewind_to, dropped, response.temperature)
+
+
+def _landed(sub: Sub) -> int:
+    """The first step that may be rewound: the one after the last call that changed the world, which a loop may hold."""
+    for turn in reversed(sub.turns):
+        if any(call.ok and call.asked is not None and call.asked.effect != "read" for call in turn.calls):
+            return turn.step + 1
+    return 0
 
 
 def _tried(sub: Sub, verdict: Verdict) -> str:

@@ -21,9 +21,12 @@ class Step(Struct, frozen=True):
 
     `action` is the tool's name ("" for talk), `arguments` its loop key (canonical JSON of the arguments unless
     the tool declares another), `outcome` a digest of what came back, `error` the error's text or "".
-    `world` is True when the act changed the world: a call that is not `read` and succeeded.
-    `polling` is the tool's own word that it is meant to be repeated. `step` is the number of the model step it
-    belongs to, `event` the sequence number of its intent in the run's stream.
+    `world` is True when the act changed the world: a call that is not `read` and succeeded. `unsure` says that nobody
+    knows whether it did, as of a trace from elsewhere. `polling` is the tool's own word that it is meant to be repeated.
+    `step` is the number of the model step it belongs to, `event` the sequence number of its intent in the run's stream.
+    `text` is what came back, or what was said: the first and last characters of it at most, "" when it is not known.
+    `blank`: it came back with nothing. `malformed`: the call or the answer did not fit its schema. `to` names the worker
+    that it instructs, "" for none.
     """
 
     step: int
@@ -35,6 +38,11 @@ class Step(Struct, frozen=True):
     world: bool = False
     polling: bool = False
     event: int = 0
+    text: str = ""
+    unsure: bool = False
+    blank: bool = False
+    malformed: bool = False
+    to: str = ""
 
 
 class Nudge(Struct, frozen=True, tag=True):
@@ -67,7 +75,8 @@ class Verdict(Struct, frozen=True):
 
     `rule` names the rule with its threshold, as "loops.same(3)". `what` is one readable line. `key` identifies the
     evidence: two verdicts with one key are about one loop. `evidence` lists `Step.event` of the steps that prove
-    it, oldest first; `since` is the number of the first model step of the loop. `rung` counts from 0.
+    it, oldest first; `since` is the number of the first model step of the loop. `rung` counts from 0. `round` is how
+    many acts one more round of the loop costs, `wasted` how many of its acts brought nothing new.
     """
 
     rule: str
@@ -77,10 +86,29 @@ class Verdict(Struct, frozen=True):
     since: int
     rung: int
     response: Response
+    round: int = 1
+    wasted: int = 0
+
+
+class LoopWatch(Protocol):
+    """What a guard remembers of one sub-run, so that it need not read all of it at every step."""
+
+    @property
+    def guard(self) -> LoopGuard:
+        """Whose watch it is."""
+        ...
+
+    def judge(self, steps: Sequence[Step], total: int, past: Sequence[Verdict]) -> Verdict | None:
+        """The same answer as the guard's `judge`; `steps` are the last of `total` that there ever were."""
+        ...
 
 
 class LoopGuard(Protocol):
     """Pure: the same arguments give the same answer, and nothing else is looked at."""
+
+    def watch(self) -> LoopWatch:
+        """A watch over one sub-run, from its first step."""
+        ...
 
     def judge(self, steps: Sequence[Step], past: Sequence[Verdict]) -> Verdict | None:
         """Judge the newest of `steps` (oldest first); `past` are this sub-run's verdicts so far.

@@ -27,8 +27,10 @@ OUTCOMES: Final = (
     ev.StateTimedOut,
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
-EVIDENCE: Final = 256
-"""Acts kept as evidence for the loop guard, newest last."""
+WITNESSED: Final = 400
+"""Characters of a result or of talk that are kept as evidence for the loop guard: the first and the last half."""
+NOTHING: Final = frozenset({"", '""', "null", "[]", "{}"})
+"""Results that say nothing."""
 
 
 def fold(records: Iterable[Record], state: Run | None = None) -> Run:
@@ -189,7 +191,9 @@ def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
     turn.seal()
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
     if not turn.calls:
-        _witness(sub, Step(event.step, sub.agent, "", "", digest(event.reply.content), event=record.seq))
+        said = event.reply.content
+        act = Step(event.step, sub.agent, "", "", digest(said), event=record.seq, text=_ends(said), blank=not said)
+        sub.evidence.witness(act)
 
 
 def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
@@ -200,10 +204,8 @@ def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
 
 
-def _witness(sub: Sub, step: Step) -> None:
-    sub.evidence.append(step)
-    if len(sub.evidence) > EVIDENCE:
-        del sub.evidence[0]
+def _ends(text: str) -> str:
+    return text if len(text) <= WITNESSED else f"{text[: WITNESSED // 2]}…{text[-(WITNESSED // 2) :]}"
 
 
 def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
@@ -238,7 +240,7 @@ def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, k
     if not turn.open:
         turn.seal()
         for call in turn.calls:
-            _witness(sub, _act(sub, turn.step, call))
+            sub.evidence.witness(_act(sub, turn.step, call))
 
 
 def _act(sub: Sub, step: int, call: CallState) -> Step:
@@ -254,6 +256,10 @@ def _act(sub: Sub, step: int, call: CallState) -> Step:
         world=call.ok and asked is not None and asked.effect != "read",
         polling=asked is not None and asked.polling,
         event=call.seq,
+        text=_ends(call.outcome),
+        blank=call.ok and call.outcome in NOTHING,
+        malformed=call.kind == "rejected",
+        to=call.call.name if asked is not None and asked.sub else "",
     )
 
 
@@ -276,6 +282,8 @@ def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None
     if sub.last is not None:
         sub.last.rejected, sub.last.told = event.error, event.told
         sub.last.seal()
+        if sub.evidence and sub.evidence[-1].event == sub.last.seq:  # the guard is asked after this, and not before
+            sub.evidence[-1] = msgspec.structs.replace(sub.evidence[-1], malformed=True)
 
 
 # --- state machines --------------------------------------------------------------------------------------

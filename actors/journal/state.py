@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import BudgetRule, Step, Verdict
+from understudy.actors.agents.guards import BudgetRule, LoopWatch, Step, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -25,6 +26,40 @@ def digest(*parts: str) -> str:
         hasher.update(len(data).to_bytes(8, "big"))
         hasher.update(data)
     return hasher.hexdigest()[:16]
+
+
+EVIDENCE: Final = 256
+"""Acts kept as evidence for the loop guard, newest last."""
+
+
+class Evidence(list[Step]):
+    """The last `EVIDENCE` acts of a sub-run, oldest first, of `total` that there ever were.
+
+    `watch` is what a loop guard remembers of them, so that it need not read all at each step. It follows from the acts
+    and the verdicts alone, is made anew when it is missing, and is no part of the state: two with equal acts are equal.
+    """
+
+    __slots__ = ("total", "watch")
+
+    def __init__(self, acts: Iterable[Step] = ()) -> None:
+        super().__init__(acts)
+        self.total = len(self)
+        self.watch: LoopWatch | None = None
+
+    def __reduce__(self) -> tuple[type[Evidence], tuple[list[Step]]]:
+        return Evidence, (list(self),)
+
+    def witness(self, act: Step) -> None:
+        """One more act."""
+        self.append(act)
+        self.total += 1
+        if len(self) > EVIDENCE:
+            del self[0]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self.total, self.watch = 0, None
 
 
 class Spend(Struct):
@@ -151,7 +186,7 @@ class Sub(Struct):
     failures: int = 0
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
-    evidence: list[Step] = field(default_factory=list[Step])
+    evidence: Evidence = field(default_factory=Evidence)
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
     restart: Record | None = None
     rest_until: float = 0.0
