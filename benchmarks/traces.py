@@ -6,6 +6,7 @@ changed the world, and the results themselves, of which it has a digest and the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from understudy.supervisors.guards.loops import Loops
 
 HEAD: Final = 160
 """Characters of a result that the format keeps."""
+_TAGS: Final = re.compile(r"<[^>]*>")
+_WORDS: Final = re.compile(r"[^\W\d_]")
 GUARD: Final = Loops()
 """What every agent has that does not say otherwise."""
 
@@ -37,7 +40,7 @@ def convert(steps: Sequence[Recorded]) -> Iterator[Step]:
                 event=index,
                 text=head if length <= HEAD else "",
                 unsure=True,
-                blank=not length,
+                blank=length <= HEAD and not _WORDS.search(_TAGS.sub("", head)),
             )
         elif kind != "control":
             text = given["text"] or ""

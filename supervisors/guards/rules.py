@@ -167,7 +167,7 @@ class Same(LoopRule, frozen=True):
             if len(copies) < 2:
                 return None  # what it repeats has left the window
             proof.update((one.at, one) for one in copies)
-        if len({entry.act for entry in again}) == 1:
+        if len({entry.act for entry in again}) == 1 or 2 * newest.streak < between:
             return None
         what = f"the last {self.times} calls had all had the same results before, in a round of {between} calls"
         listed = [proof[at] for at in sorted(proof)]
@@ -182,9 +182,10 @@ class Reworded(LoopRule, frozen=True):
     """Calls of one tool that differ only in wording had the same result `times` times, or calls with whatever arguments
     `any` times.
 
-    `times` (default 3) with arguments alike by `alike` (default 0.8: so many of the words of both are in both), `any`
-    (default 6; 0 for never), within the last `window` acts (default 12), with at most `stray` (default 1) news between.
-    A call that came back with nothing does not count, nor does a tool that polls.
+    `times` (default 3) with arguments alike by `alike` (default 0.8: so many of the words of both are in both; all of
+    them, when it came back with nothing), `any` (default 6; 0 for never) unless with nothing or with who knows what
+    effect, within the last `window` acts (default 12), with at most `stray` (default 1) other news between. A tool that
+    polls does not count.
     """
 
     times: int = 3
@@ -205,28 +206,28 @@ class Reworded(LoopRule, frozen=True):
 
     @property
     def when(self) -> tuple[When, ...]:
-        """Calls that brought nothing new."""
-        return ("old",)
+        """Calls."""
+        return ("news", "old")
 
     def look(self, trail: Trail) -> Finding | None:
         """Count the newest act's result in the window."""
         newest = trail.newest
         step = newest.step
-        if newest.news or not step.action or not newest.outcome or step.blank or step.polling:
+        if newest.older_result is None or not newest.outcome or step.polling:
             return None
         results = trail.results(newest, self.window)
-        if self.any and len(results) >= self.any:
+        if len(results) < self.times:
+            return None
+        if self.any and len(results) >= self.any and not step.blank and (step.error or not step.unsure):
             proof = results[-self.any :]
             if newest.told - proof[0].told <= self.stray:
                 return self._found(f"gave the same result {self.any} times, whatever was asked", proof)
-        if len(results) < self.times:
+        share = 1.0 if step.blank else self.alike
+        proof = [one for one in results if one.call == newest.call or alike(one.asks(), newest.asks(), share)]
+        proof = proof[-self.times :]
+        if len(proof) < self.times or newest.told - proof[0].told - sum(one.news for one in proof[1:]) > self.stray:
             return None
-        if newest.told - results[-self.times].told > self.stray:
-            return None
-        near = [one for one in results if one.call == newest.call or alike(one.asks(), newest.asks(), self.alike)]
-        if len(near) < self.times or newest.told - near[-self.times].told > self.stray:
-            return None
-        return self._found(f"gave the same result {self.times} times, asked in other words", near[-self.times :])
+        return self._found(f"gave the same result {self.times} times, asked in other words", proof)
 
     def _found(self, what: str, proof: Sequence[Entry]) -> Finding:
         return _finding(self, f"{proof[-1].step.action} {what}", proof, {proof[-1].result})

@@ -177,7 +177,7 @@ class Trail:
         result = (step.agent, step.action, outcome)
         same, alike = self._acts.get(act), self._results.get(result)
         copy, acts = same is not None, bool(step.action)
-        news = acts and not copy and (alike is None or not outcome)
+        news = acts and not copy and (alike is None or not outcome or (step.unsure and step.blank))
         at, told, streak, quiet = 1, 0, 0, 0
         if last is not None:
             at, told, streak, quiet = last.at + 1, last.told, last.streak, last.quiet
