@@ -223,7 +223,7 @@ class Reworded(LoopRule, frozen=True):
             if newest.told - proof[0].told <= self.stray:
                 return self._found(f"gave the same result {self.any} times, whatever was asked", proof)
         share = 1.0 if step.blank else self.alike
-        proof = [one for one in results if one.call == newest.call or alike(one.asks(), newest.asks(), share)]
+        proof = [one for one in results if one.call == newest.call or _rewords(newest, one, share)]
         proof = proof[-self.times :]
         if len(proof) < self.times or newest.told - proof[0].told - sum(one.news for one in proof[1:]) > self.stray:
             return None
@@ -621,6 +621,14 @@ def _sends(one: Entry, other: Entry, share: float) -> bool:
     if not one.step.action or not other.step.action:
         return not one.step.action and not other.step.action and _says(one, other, share)
     return one.call == other.call or alike(one.asks(), other.asks(), share)
+
+
+def _rewords(one: Entry, other: Entry, share: float) -> bool:
+    """Whether two calls ask for the same in other words. When only numbers differ they ask for another page, or item."""
+    if not alike(one.asks(), other.asks(), share):
+        return False
+    differ = one.asks() ^ other.asks()
+    return not differ or not all(word.isdecimal() for word in differ)
 
 
 def _turns(entries: Sequence[Entry]) -> int:
