@@ -26,6 +26,7 @@ from msgspec.structs import force_setattr
 from understudy.actors.agents.guards import Response, Step, Verdict
 from understudy.actors.errors import SpecError
 from understudy.supervisors.checks import check_kind
+from understudy.supervisors.guards.armed import check_rule
 from understudy.supervisors.guards.responses import LADDER, check_ladder, next_rung, word
 from understudy.supervisors.guards.rules import (
     Errors,
@@ -53,7 +54,7 @@ class Loops(Struct, frozen=True):
 
     `rule` says what a loop is; the default is `RULE`. `ladder` says what is done, from the first finding on; the default
     is nudge, restart, stop. `off` names tools whose calls are never a loop; one rule alone is switched off for a tool by
-    `rule.off("tool")`. `str` shows all of it. Raises `SpecError`.
+    `rule.off("tool")`. `str` shows all of it. Raises `SpecError`, also for a rule that cannot fire (see `armed`).
     """
 
     rule: LoopRule = RULE
@@ -62,6 +63,7 @@ class Loops(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_kind("Loops.rule", self.rule, LoopRule, "a rule such as Same(3)")
+        check_rule("Loops.rule", self.rule)
         check_ladder(self.ladder)
         if isinstance(self.off, str) or not all(isinstance(tool, str) and tool for tool in self.off):
             raise SpecError(f"Loops.off must list the names of tools, got {self.off!r}")

@@ -88,6 +88,10 @@ class LoopRule(Struct, frozen=True):
         """The rules of which each may object on its own, in the order in which they are asked."""
         return (self,)
 
+    def example(self) -> Sequence[Step]:
+        """Acts to which it must object, for a rule that would object to none of the common loops."""
+        return ()
+
     def off(self, *tools: str) -> LoopRule:
         """This rule, but deaf to calls of `tools` (names)."""
         return Without(self, tools)
@@ -574,6 +578,10 @@ class Without(LoopRule, frozen=True):
     def when(self) -> tuple[When, ...]:
         """The rule's."""
         return self.rule.when
+
+    def example(self) -> Sequence[Step]:
+        """The rule's."""
+        return self.rule.example()
 
     def look(self, trail: Trail) -> Finding | None:
         """Ask the rule, unless the newest act is of one of these tools."""

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TextIO
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
 from understudy.supervisors.operator import answering, looking
-from understudy.supervisors.operator.desk import Connect, Replayer
+from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
 from understudy.supervisors.operator.text import clean, say
@@ -35,6 +35,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "log": "what happened in a run, an act a row",
     "why": "what went wrong in a run, with proof",
     "replay": "decide a run again from its journal and compare",
+    "guards": "the guards of the agents: armed, or fired in a run, and when last",
 }
 _DEMO: Final = "a supervised team audits the Python environment it runs in"
 _LAST: Final = "Journal: --journal, else UNDERSTUDY_JOURNAL, else the only one in this folder."
@@ -111,6 +112,8 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
         case "replay":
             parser.place().app()
+        case "guards":
+            parser.place().app().add_argument("--json", action="store_true", help="as one line of JSON")
         case _:
             parser.place().add_argument("--json", action="store_true", help="as one line of JSON")
     return parser
@@ -125,6 +128,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "log": looking.show_log,
     "why": looking.show_why,
     "replay": looking.replay,
+    "guards": looking.show_guards,
 }
 
 
@@ -133,6 +137,7 @@ def main(
     *,
     connect: Connect,
     replayer: Replayer,
+    configured: Configured,
     commands: Mapping[str, Callable[[Sequence[str]], int]],
     clock: Clock,
     stdin: TextIO,
@@ -144,7 +149,7 @@ def main(
     `commands` are run elsewhere: their arguments are passed on as they are. What they and the rest raise of
     `UnderstudyError`, `OSError` and `KeyboardInterrupt` becomes one line; anything else is a defect and is raised.
     """
-    shell = Shell(connect, replayer, clock, stdin, stdout, stderr, os.environ, Path())
+    shell = Shell(connect, replayer, configured, clock, stdin, stdout, stderr, os.environ, Path())
     try:
         return _dispatch(shell, argv, commands)
     except _Shown as text:

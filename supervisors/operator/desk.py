@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Result
 from understudy.actors.journal.events import Record
 
@@ -108,6 +109,9 @@ class Replayed(Protocol):
 
 Connect = Callable[[ConnectOptions], AbstractAsyncContextManager[Desk]]
 """Opens the journal as its owner. Raises `JournalOwned` when a live process has it."""
+
+Configured = Callable[[ConnectOptions, list[Record]], Mapping[str, Policy]]
+"""The policies of the app's agents, by name, for a run. Raises `UsageError` for an app that cannot be had."""
 
 Replayer = Callable[[ConnectOptions, list[Record]], Replayed]
 """Replays a run without owning the journal and without network. Raises `UsageError` for an app that cannot be had."""

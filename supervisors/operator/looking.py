@@ -1,8 +1,12 @@
-"""The commands that only look: `tree`, `log`, `why`, `replay`. None owns the journal; `replay` alone needs the app."""
+"""The commands that only look: `tree`, `log`, `why`, `replay`, `guards`. None owns the journal.
+
+`replay` and `guards` need the app, for the agents' policies are not in the journal.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Final
 
 import anyio
@@ -10,6 +14,7 @@ import msgspec
 
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record
+from understudy.supervisors.guards.armed import Armed, armed
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
 from understudy.supervisors.operator import why as whys
@@ -127,6 +132,33 @@ async def _follow(shell: Shell, args: Namespace, reader: Reader, run: str) -> No
 
 def _wanted(args: Namespace, row: logs.Entry) -> bool:
     return args.actor is None or bool(logs.of_actor([row], args.actor))
+
+
+async def show_guards(shell: Shell, args: Namespace) -> int:
+    """`understudy guards [RUN]`: every guard of the app's agents, armed or fired, and the event at which it did last."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        if place.seq:
+            raise UsageError(f"guards takes a whole run, {args.run!r} names an event")
+        options = shell.options(args.app, reader)
+        if not options.runnable:
+            raise no_app(options, "guards")
+        short = reader.short(place.run)
+    found = armed(shell.configured(options, records), records)
+    if args.json:
+        shell.data(msgspec.json.encode(found).decode())
+    else:
+        shell.data(*_guard_lines(found, short))
+    return COMPLETE
+
+
+def _guard_lines(found: Sequence[Armed], short: str) -> list[str]:
+    rows = [("AGENT", "STATE", "FIRED", "LAST", "GUARD")]
+    for each in found:
+        last = f"{short}:{each.last}" if each.last else ""
+        rows.append((clean(each.agent, 40), each.state, str(each.fired or ""), last, f"{each.kind} {each.guard}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, (*widths, 0), strict=True)) for row in rows]
 
 
 async def replay(shell: Shell, args: Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import UsageError
-from understudy.supervisors.operator.desk import Connect, ConnectOptions, Replayer
+from understudy.supervisors.operator.desk import Configured, Connect, ConnectOptions, Replayer
 from understudy.supervisors.operator.reading import Reader, find_app, find_journal
 from understudy.supervisors.operator.text import say
 
@@ -23,6 +23,7 @@ class Shell:
 
     connect: Connect
     replayer: Replayer
+    configured: Configured
     clock: Clock
     stdin: TextIO
     stdout: TextIO

@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,21 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.policy import Policy
 from understudy.actors.clock import SystemClock
 from understudy.actors.errors import JournalFailed, UsageError
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Judged, Record
+from understudy.actors.testing.scripted_model import ScriptedModel
+from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.guards.rules import Same, Talk
 from understudy.supervisors.operator.cli import main
-from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed
+from understudy.supervisors.operator.desk import Configured, ConnectOptions, Desk, Replayed
 
 Make = Callable[..., Path]
 OPTIONS = ("--journal", "--app", "--by", "--yes", "--did", "--did-not", "--raw", "--json", "--", "@", "-")
-COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "replay")
+COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "replay", "guards")
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,14 @@ def no_replay(options: ConnectOptions, records: list[Record]) -> Replayed:
     raise UsageError(f"replayed {len(records)} events with {options.app}")
 
 
+def no_policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
+    raise UsageError(f"configured {options.app}")
+
+
 def call(
     *argv: str,
     replayer: Callable[[ConnectOptions, list[Record]], Replayed] = no_replay,
+    configured: Configured = no_policies,
     commands: dict[str, Callable[[Sequence[str]], int]] | None = None,
 ) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
@@ -56,6 +67,7 @@ def call(
         argv,
         connect=no_connect,
         replayer=replayer,
+        configured=configured,
         commands=commands or {"demo": lambda rest: 0},
         clock=SystemClock(),
         stdin=io.StringIO(),
@@ -113,6 +125,7 @@ tree beef | tree 7f3 | tree @ @ | tree @:999 | tree --bogus | tree --app x:y
 log beef | log --raw --json | log --actor | log --actor nobody | log @:3 --follow
 why beef | why @@ | why --raw
 replay beef | replay @:3 | replay | replay --app no-attr | replay --journal
+guards beef | guards @:3 | guards | guards --app no-attr | guards @ @ | guards --raw
 """
 
 
@@ -136,7 +149,7 @@ def test_a_damaged_journal_names_the_event(desk_db: Path) -> None:
     from understudy.transports.testing.rechain import tamper
 
     tamper(desk_db, "c0ffee00", 20, lambda r: msgspec.structs.replace(r, at=r.at + 1))
-    for command in ("tree", "log", "why", "replay"):
+    for command in ("tree", "log", "why", "replay", "guards"):
         code, out, err = call(command, "--journal", str(desk_db))
         assert (code, out) == (1, "")
         assert err == f"understudy: {desk_db}: damaged at c0ffee00:20: checksum does not match\n"
@@ -256,12 +269,41 @@ def test_the_demos_journal_needs_no_app(journal: Make, complete: list[Record]) -
     assert (code, err) == (2, "understudy: replayed 48 events with None\n")
 
 
+@pytest.mark.promise(208)
+def test_guards_are_listed_as_armed_or_fired_with_the_last_event(desk_db: Path, complete: list[Record]) -> None:
+    inspector = Agent("inspector", model=ScriptedModel([]), budget=Budget(steps=9))
+    policies = {
+        "inspector": Policy(inspector, "audit/inspector", Loops(Same(3) | Talk(3)), (("inspector", Budget(steps=9)),))
+    }
+    code, out, err = call(
+        "guards", "--journal", str(desk_db), "--app", "shop:tree", configured=lambda options, records: policies
+    )
+    assert (code, err) == (0, "")
+    judged = [record.seq for record in complete if isinstance(record.event, Judged)]
+    assert [line.split() for line in out.splitlines()] == [
+        ["AGENT", "STATE", "FIRED", "LAST", "GUARD"],
+        ["inspector", "fired", str(len(judged)), f"c0ff:{judged[-1]}", "loops", "Same(3)"],
+        ["inspector", "armed", "loops", "Talk(3)"],
+        ["inspector", "armed", "budget", "inspector:", "steps", "9"],
+    ]
+    code, out, _ = call(
+        "guards", "--journal", str(desk_db), "--app", "shop:tree", "--json", configured=lambda *_: policies
+    )
+    assert msgspec.json.decode(out)[0] == {
+        "agent": "inspector",
+        "kind": "loops",
+        "guard": "Same(3)",
+        "fired": len(judged),
+        "last": judged[-1],
+    }
+
+
 PROGRAM = """
 import sys
 from understudy.actors.clock import SystemClock
 from understudy.supervisors.operator.cli import main
 def never(*_): raise AssertionError
-sys.exit(main(sys.argv[1:], connect=never, replayer=never, commands={}, clock=SystemClock(),
+sys.exit(main(sys.argv[1:], connect=never, replayer=never, configured=never, commands={}, clock=SystemClock(),
               stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr))
 """
 
