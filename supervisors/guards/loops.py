@@ -16,7 +16,7 @@ each step; both give the same verdicts. `detect` is the same detector on the ste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -147,17 +147,26 @@ class Watch:
         if total < self._read or len(past) < self._known or total - self._read > len(steps):
             self._forget()
             self._read = total - len(steps)
-        if total > self._read:
-            self._take(steps[len(steps) - (total - self._read) :], past)
-            self._read = total
-        elif len(past) > self._known:
-            self._learn(past)
-        return self._answer
-
-    def _take(self, steps: Sequence[Step], past: Sequence[Verdict]) -> None:
-        """Read new steps, batch by batch; verdicts about a batch count from the next one on."""
+        new = steps[len(steps) - (total - self._read) :] if total > self._read else ()
         due = {verdict.evidence[-1]: verdict for verdict in past[self._known :]}
         self._known = len(past)
+        if due:
+            self._learn(due, new)
+        if new:
+            self._take(new, past, due)
+            self._read = total
+        return self._answer
+
+    def _learn(self, due: Mapping[int, Verdict], new: Sequence[Step]) -> None:
+        """Verdicts about what was read before: those loops stand, and the newest model step has its verdict."""
+        unread = {step.event for step in new}
+        for event, verdict in due.items():
+            if event not in unread:
+                self._stand(verdict)
+        self._answer = None
+
+    def _take(self, steps: Sequence[Step], past: Sequence[Verdict], due: Mapping[int, Verdict]) -> None:
+        """Read new steps, batch by batch; verdicts about a batch count from the next one on."""
         start = 0
         for end in range(1, len(steps) + 1):
             if end < len(steps) and _one_turn(steps[end - 1], steps[end]):
@@ -165,15 +174,8 @@ class Watch:
             self._answer = self._judge(steps[start:end], past, due, newest=end == len(steps))
             start = end
 
-    def _learn(self, past: Sequence[Verdict]) -> None:
-        """The newest batch has its verdict now."""
-        for verdict in past[self._known :]:
-            self._stand(verdict)
-        self._known = len(past)
-        self._answer = None
-
     def _judge(
-        self, batch: Sequence[Step], past: Sequence[Verdict], due: dict[int, Verdict], *, newest: bool
+        self, batch: Sequence[Step], past: Sequence[Verdict], due: Mapping[int, Verdict], *, newest: bool
     ) -> Verdict | None:
         """Read one batch; its verdict when it is the newest and has none."""
         judged = [due[step.event] for step in batch if step.event in due]

@@ -105,7 +105,7 @@ class LoopRule(Struct, frozen=True):
 
 class Same(LoopRule, frozen=True):
     """The same call had the same result `times` times, or as many calls in a row had all been made before with the same
-    result, which finds a cycle of any length.
+    result, and at least half of their round: so a cycle of any length is found in its second round.
 
     `times` (default 3) within the last `window` acts (default 40), with at most `stray` (default 1) news between; what
     came between does not matter for a call that fails, for only a world change can cure it. A tool that
@@ -155,23 +155,23 @@ class Same(LoopRule, frozen=True):
     def _cycle(self, trail: Trail, newest: Entry) -> Finding | None:
         """The last `times` acts, all copies, each with the copies before it."""
         again: list[Entry] = []
-        between = 0
+        between = copied = 0
         for entry in islice(reversed(trail.entries), self.window):
             if not entry.step.action or entry.step.polling:
                 continue
             if len(again) < self.times:
                 again.append(entry)
-            if entry is not newest:
-                between += 1
-                if entry is newest.older_act:
-                    break
+            if entry is newest.older_act:
+                break
+            between += 1
+            copied += entry.copy
         proof: dict[int, Entry] = {}
         for entry in again:
             copies = trail.copies(entry, self.window)
             if len(copies) < 2:
                 return None  # what it repeats has left the window
             proof.update((one.at, one) for one in copies)
-        if len({entry.act for entry in again}) == 1 or 2 * newest.streak < between:
+        if len({entry.act for entry in again}) == 1 or 2 * copied < between:
             return None
         what = f"the last {self.times} calls had all had the same results before, in a round of {between} calls"
         listed = [proof[at] for at in sorted(proof)]
