@@ -22,7 +22,7 @@ from msgspec import Struct
 from understudy.actors.agents.guards import Step
 from understudy.actors.errors import SpecError
 from understudy.supervisors.checks import check_count, check_number
-from understudy.supervisors.guards.likeness import alike
+from understudy.supervisors.guards.likeness import alike, comparable
 from understudy.supervisors.guards.trail import REACH, Entry, Mark, Trail
 
 When = Literal["news", "old", "talk"]
@@ -226,10 +226,12 @@ class Reworded(LoopRule, frozen=True):
             proof = results[-self.any :]
             if newest.told - proof[0].told <= self.stray:
                 return self._found(f"gave the same result {self.any} times, whatever was asked", proof)
+        if _others(newest, results[-self.times :]) > self.stray:
+            return None
         share = 1.0 if step.blank else self.alike
         proof = [one for one in results if one.call == newest.call or _rewords(newest, one, share)]
         proof = proof[-self.times :]
-        if len(proof) < self.times or newest.told - proof[0].told - sum(one.news for one in proof[1:]) > self.stray:
+        if len(proof) < self.times or _others(newest, proof) > self.stray:
             return None
         return self._found(f"gave the same result {self.times} times, asked in other words", proof)
 
@@ -281,8 +283,7 @@ class Near(LoopRule, frozen=True):
         proof = [one for one in calls if alike(one.words(), newest.words(), self.alike)][-self.times :]
         if len(proof) < self.times:
             return None
-        own = sum(one.news for one in calls if one.at > proof[0].at)
-        if newest.told - proof[0].told - own > self.stray:
+        if _others(newest, [one for one in calls if one.at >= proof[0].at]) > self.stray:
             return None
         what = f"{shown(newest.step)} gave nearly the same result {self.times} times"
         return _finding(self, what, proof, {newest.call})
@@ -621,22 +622,32 @@ def _says(one: Entry, other: Entry, share: float) -> bool:
     """Whether two acts of talk say much the same; equal ones also when nothing is known of their words."""
     if one.act == other.act:
         return True
-    return bool(one.step.text and other.step.text) and alike(one.words(), other.words(), share)
+    text, before = one.step.text, other.step.text
+    return bool(text and before) and comparable(text, before, share) and alike(one.words(), other.words(), share)
 
 
 def _sends(one: Entry, other: Entry, share: float) -> bool:
     """Whether two acts send much the same instruction: what a call asks, or what is said."""
     if not one.step.action or not other.step.action:
         return not one.step.action and not other.step.action and _says(one, other, share)
-    return one.call == other.call or alike(one.asks(), other.asks(), share)
+    if one.call == other.call:
+        return True
+    same_size = comparable(one.step.arguments, other.step.arguments, share)
+    return same_size and alike(one.asks(), other.asks(), share)
 
 
 def _rewords(one: Entry, other: Entry, share: float) -> bool:
     """Whether two calls ask for the same in other words. When only numbers differ they ask for another page, or item."""
-    if not alike(one.asks(), other.asks(), share):
+    if not comparable(one.step.arguments, other.step.arguments, share) or not alike(one.asks(), other.asks(), share):
         return False
     differ = one.asks() ^ other.asks()
     return not differ or not all(word.isdecimal() for word in differ)
+
+
+def _others(newest: Entry, proof: Sequence[Entry]) -> int:
+    """How many news of other acts there are since the first of `proof`, which ends with `newest`."""
+    own = sum(one.news for one in proof) - proof[0].news
+    return newest.told - proof[0].told - own
 
 
 def _turns(entries: Sequence[Entry]) -> int:
