@@ -256,7 +256,6 @@ STOPTREE = Benchmark(
 )
 
 
-
 def _loops(args: Args) -> Found:
     value = _value("loops", args)
     return {

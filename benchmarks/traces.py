@@ -78,7 +78,11 @@ def leave_one_out(runs: Sequence[Recorded], grid: Sequence[Loops]) -> tuple[floa
         for run in labelled:
             if run["source"] == source:
                 loop, alarm = run["labels"]["loop"], chosen[run["id"]]
-                caught, false, missed = caught + (loop and alarm), false + (alarm and not loop), missed + (loop and not alarm)
+                caught, false, missed = (
+                    caught + (loop and alarm),
+                    false + (alarm and not loop),
+                    missed + (loop and not alarm),
+                )
     return caught / max(1, caught + false), caught / max(1, caught + missed)
 
 

@@ -22,11 +22,11 @@ class Step(Struct, frozen=True):
     `action` is the tool's name ("" for talk), `arguments` its loop key (canonical JSON of the arguments unless
     the tool declares another), `outcome` a digest of what came back, `error` the error's text or "".
     `world` is True when the act changed the world: a call that is not `read` and succeeded. `unsure` says that nobody
-    knows whether it did, as of a trace from elsewhere. `polling` is the tool's own word that it is meant to be repeated.
-    `step` is the number of the model step it belongs to, `event` the sequence number of its intent in the run's stream.
-    `text` is what came back, or what was said: the first and last characters of it at most, "" when it is not known.
-    `blank`: it came back with nothing. `malformed`: the call or the answer did not fit its schema. `to` names the worker
-    that it instructs, "" for none.
+    knows whether it did, as of a trace from elsewhere. `polling` is the tool's own word that it is meant to be
+    repeated. `step` is the number of the model step it belongs to, `event` the sequence number of its intent in the
+    run's stream. `text` is what came back, or what was said: its first and last characters, "" when it is not known.
+    `blank`: it came back with nothing. `malformed`: the call or the answer did not fit its schema. `to` names the
+    worker that it instructs, "" for none.
     """
 
     step: int

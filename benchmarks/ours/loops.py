@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from benchmarks.case import Case, Found
-from benchmarks.reference import oracle
 from understudy import Agent, Budget, Supervisor, System, tool
 from understudy.actors.agents.agent import Prompt
 from understudy.actors.agents.guards import Nudge, Verdict
@@ -23,13 +22,13 @@ from understudy.actors.journal import events as ev
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.guards.rules import Same
 
+M31 = 2**31 - 1
 STEPS = 10
 TOOL_MS = 1
 TEAM = 20
 CAP = 200
 """Tool calls after which a run is ended that no guard has ended."""
-LOOPER, POLLER, RETRIER, SCANNER = 7, 3, 13, 17
-ROLES = {LOOPER: "looper", POLLER: "poller", RETRIER: "retrier", SCANNER: "scanner"}
+LOOPER = 7
 Call = tuple[str, dict[str, object]]
 
 _failed: dict[int, int] = {}
@@ -40,7 +39,7 @@ _polled: dict[int, int] = {}
 async def work(a: int) -> int:
     """The tool of a step."""
     await asyncio.sleep(TOOL_MS / 1000)
-    return (a * 16807 + 11) % oracle().M31
+    return (a * 16807 + 11) % M31
 
 
 @tool(effect="read", polling=True)
@@ -80,7 +79,7 @@ class Script:
 
     def __init__(self, i: int) -> None:
         self.i, self.step, self.said, self.inserted = i, 0, 0, 0
-        self.value = (i * 7919 + 1) % oracle().M31
+        self.value = (i * 7919 + 1) % M31
         self.asked = False
 
     @asynccontextmanager
@@ -108,7 +107,7 @@ class Script:
         if self.step == STEPS:
             return None
         self.asked = True
-        return "work", {"a": (self.value * 48271 + self.i + self.step) % oracle().M31}
+        return "work", {"a": (self.value * 48271 + self.i + self.step) % M31}
 
     def extra(self) -> Call | None:
         """What it does besides after its third step: for ever, when it loops."""
@@ -133,11 +132,8 @@ class Stubborn(Script):
         return ("look", {"at": "hall"}) if self.i == 1 else super().extra()
 
 
-BUGS = {
-    "stubborn": (Script, Stubborn),
-    "eager": (Loops(), Loops(Same(2))),
-    "late": (Loops(), Loops(Same(9))),
-}
+GUARDS = {"eager": Loops(Same(2)), "late": Loops(Same(9))}
+BUGS = ("stubborn", *GUARDS)
 """An agent that should not loop; a guard that objects too early, and one that objects too late."""
 
 
@@ -146,7 +142,7 @@ class Tree:
 
     def __init__(self, teams: int, bug: str, *, loopers: bool) -> None:
         script = Stubborn if bug == "stubborn" else Script
-        self.guard = BUGS[bug][1] if bug in ("eager", "late") else Loops()
+        self.guard = GUARDS.get(bug, Loops())
         self.numbers = [i for i in range(teams * TEAM) if loopers or i % TEAM != LOOPER]
         self.scripts = {i: script(i) for i in self.numbers}
         self.agents = {i: self.agent(i) for i in self.numbers}
@@ -154,7 +150,7 @@ class Tree:
         self.verdicts: dict[str, list[Verdict]] = {}
 
     def agent(self, i: int) -> Agent[str, Prompt]:
-        tools = [work, status, fragile, search, look]
+        tools = (work, status, fragile, search, look)
         return Agent(f"a{i}", model=self.scripts[i], tools=tools, budget=Budget(tool_calls=CAP))
 
     def root(self) -> Supervisor:

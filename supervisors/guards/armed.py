@@ -20,7 +20,7 @@ from understudy.actors.errors import SpecError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.supervisors.guards.budgets import Budget
-from understudy.supervisors.guards.rules import LoopRule
+from understudy.supervisors.guards.combining import LoopRule
 from understudy.supervisors.guards.trail import REACH, Trail
 
 _PAGE: Final = " ".join(f"word{n}" for n in range(40))

@@ -27,19 +27,17 @@ from understudy.actors.agents.guards import Response, Step, Verdict
 from understudy.actors.errors import SpecError
 from understudy.supervisors.checks import check_kind
 from understudy.supervisors.guards.armed import check_rule
+from understudy.supervisors.guards.combining import WHEN, Finding, LoopRule
 from understudy.supervisors.guards.responses import LADDER, check_ladder, next_rung, word
 from understudy.supervisors.guards.rules import (
     Errors,
-    Finding,
     Idle,
-    LoopRule,
     Malformed,
     Near,
     Resent,
     Reworded,
     Same,
     Talk,
-    WHEN,
 )
 from understudy.supervisors.guards.trail import REACH, Entry, Mark, Trail
 
@@ -52,9 +50,9 @@ RULE: Final = (
 class Loops(Struct, frozen=True):
     """Watch an agent for loops. Implements `understudy.actors.agents.guards.LoopGuard`; pure.
 
-    `rule` says what a loop is; the default is `RULE`. `ladder` says what is done, from the first finding on; the default
-    is nudge, restart, stop. `off` names tools whose calls are never a loop; one rule alone is switched off for a tool by
-    `rule.off("tool")`. `str` shows all of it. Raises `SpecError`, also for a rule that cannot fire (see `armed`).
+    `rule` says what a loop is; the default is `RULE`. `ladder` says what is done, from the first finding on; the
+    default is nudge, restart, stop. `off` names tools whose calls are never a loop; one rule alone is switched off for
+    a tool by `rule.off("tool")`. `str` shows it all. Raises `SpecError`, also for a rule that cannot fire (see `armed`).
     """
 
     rule: LoopRule = RULE
@@ -65,7 +63,7 @@ class Loops(Struct, frozen=True):
         check_kind("Loops.rule", self.rule, LoopRule, "a rule such as Same(3)")
         check_rule("Loops.rule", self.rule)
         check_ladder(self.ladder)
-        if isinstance(self.off, str) or not all(isinstance(tool, str) and tool for tool in self.off):
+        if isinstance(self.off, str) or not all(self.off):
             raise SpecError(f"Loops.off must list the names of tools, got {self.off!r}")
         force_setattr(self, "ladder", tuple(self.ladder))
         force_setattr(self, "off", tuple(self.off))
@@ -114,11 +112,14 @@ class _Standing(Struct):
     seen: int
 
     def continued_by(self, entry: Entry, finding: Finding | None) -> bool:
-        if finding is not None and finding.rule == self.first.rule:
-            if _digest_of(self.first) == finding.key or self.last.evidence[-1] in finding.evidence:
-                return True
+        if finding is not None and finding.rule == self.first.rule and self._is(finding):
+            return True
         mark = self.rule.mark(entry)
         return mark is not None and mark in self.marks
+
+    def _is(self, finding: Finding) -> bool:
+        """Whether a finding of the same rule is about this loop: of the same acts, or of the act it ended with."""
+        return _digest_of(self.first) == finding.key or self.last.evidence[-1] in finding.evidence
 
 
 class Watch:

@@ -1,9 +1,4 @@
-"""Rules that find loops: data that people write and combine, and pure functions of an agent's trail.
-
-A rule looks at what was done since the last world change and says whether the newest act completes a loop.
-
-    Same(3) | (Errors(4) & Idle(8))      `|` either objects, `&` both object
-    Reworded(3).off("search")            not for this tool
+"""The rules that find loops, each with the thresholds that recorded loops and recorded work have taught.
 
 What counts as one occurrence: equal acts in one model step (a batch) are one, for the agent chose them before it
 saw an outcome. So a threshold counts model steps, not calls. Looking costs as much as there is evidence.
@@ -11,96 +6,19 @@ saw an outcome. So a threshold counts model steps, not calls. Looking costs as m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from itertools import islice
-from typing import Final, Literal, get_args
-
-import msgspec
-from msgspec import Struct
+from typing import Final
 
 from understudy.actors.agents.guards import Step
 from understudy.actors.errors import SpecError
 from understudy.supervisors.checks import check_count, check_number
+from understudy.supervisors.guards.combining import Finding, LoopRule, When, found_by, shown
 from understudy.supervisors.guards.likeness import alike, comparable
 from understudy.supervisors.guards.trail import REACH, Entry, Mark, Trail
 
-When = Literal["news", "old", "talk"]
-"""What an act can be to a rule: a call that brought news, one that did not, or talk."""
-WHEN: Final[tuple[When, ...]] = get_args(When)
-
 POLLS: Final = 3
 """A polling tool may repeat an unchanged outcome this many times as often as another."""
-
-
-class Finding(Struct, frozen=True):
-    """A loop that the newest step completes.
-
-    `rule` names the rule with its threshold, `what` is one line for people, `key` a digest that is equal for the same
-    loop, `evidence` the `Step.event` of the steps that prove it, oldest first, `since` the first one's model step.
-    `round` is how many acts one more round of the loop costs, `wasted` how many of the evidence brought nothing new.
-    """
-
-    rule: str
-    what: str
-    key: str
-    evidence: tuple[int, ...]
-    since: int
-    round: int = 1
-    wasted: int = 0
-
-
-class LoopRule(Struct, frozen=True):
-    """Base of the rules. Your own: override `look` and `mark`; be pure, and look at the trail only."""
-
-    @property
-    def name(self) -> str:
-        """The rule with its threshold, as verdicts name it: "loops.same(3)"."""
-        return f"loops.{str(self).lower()}"
-
-    def find(self, steps: Iterable[Step]) -> Finding | None:
-        """Whether the newest of `steps` (oldest first) completes a loop. Reads all of them; for the newest of a run
-        that goes on, keep a `Trail`.
-        """
-        trail, counted = Trail(), False
-        for step in steps:
-            counted = trail.add(step)
-        return self.look(trail) if counted else None
-
-    @property
-    def when(self) -> tuple[When, ...]:
-        """After which acts it has to be asked; it cannot object to others."""
-        return WHEN
-
-    def look(self, trail: Trail) -> Finding | None:
-        """Whether the newest act of the trail completes a loop; there is at least one."""
-        raise NotImplementedError
-
-    def mark(self, entry: Entry) -> Mark | None:
-        """What a later act must share with one of the evidence to continue the loop; None never continues."""
-        raise NotImplementedError
-
-    def named(self, name: str) -> LoopRule | None:
-        """The rule of this name in here, to judge by it again."""
-        return self if self.name == name else None
-
-    def parts(self) -> tuple[LoopRule, ...]:
-        """The rules of which each may object on its own, in the order in which they are asked."""
-        return (self,)
-
-    def example(self) -> Sequence[Step]:
-        """Acts to which it must object, for a rule that would object to none of the common loops."""
-        return ()
-
-    def off(self, *tools: str) -> LoopRule:
-        """This rule, but deaf to calls of `tools` (names)."""
-        return Without(self, tools)
-
-    def __or__(self, other: LoopRule) -> LoopRule:
-        return Either(self, other)
-
-    def __and__(self, other: LoopRule) -> LoopRule:
-        return Both(self, other)
 
 
 class Same(LoopRule, frozen=True):
@@ -143,7 +61,7 @@ class Same(LoopRule, frozen=True):
         failing = bool(newest.step.error) and copies[0].at > trail.moved
         if not failing and newest.told - copies[0].told > self.stray:
             return None
-        return _finding(self, self._say(copies), copies, {newest.act})
+        return found_by(self, self._say(copies), copies, {newest.act})
 
     def mark(self, entry: Entry) -> Mark | None:
         """The same act with the same outcome."""
@@ -175,7 +93,7 @@ class Same(LoopRule, frozen=True):
             return None
         what = f"the last {self.times} calls had all had the same results before, in a round of {between} calls"
         listed = [proof[at] for at in sorted(proof)]
-        return _finding(self, what, listed, {entry.act for entry in again}, between)
+        return found_by(self, what, listed, {entry.act for entry in again}, between)
 
     def _say(self, proof: Sequence[Entry]) -> str:
         how = "failed the same way" if proof[-1].step.error else "gave the same result"
@@ -236,7 +154,7 @@ class Reworded(LoopRule, frozen=True):
         return self._found(f"gave the same result {self.times} times, asked in other words", proof)
 
     def _found(self, what: str, proof: Sequence[Entry]) -> Finding:
-        return _finding(self, f"{proof[-1].step.action} {what}", proof, {proof[-1].result})
+        return found_by(self, f"{proof[-1].step.action} {what}", proof, {proof[-1].result})
 
     def mark(self, entry: Entry) -> Mark | None:
         """The same action with the same outcome."""
@@ -286,7 +204,7 @@ class Near(LoopRule, frozen=True):
         if _others(newest, [one for one in calls if one.at >= proof[0].at]) > self.stray:
             return None
         what = f"{shown(newest.step)} gave nearly the same result {self.times} times"
-        return _finding(self, what, proof, {newest.call})
+        return found_by(self, what, proof, {newest.call})
 
     def mark(self, entry: Entry) -> Mark | None:
         """None: another result of the call may be news, so the loop continues by being found again."""
@@ -294,7 +212,7 @@ class Near(LoopRule, frozen=True):
 
 
 class Errors(LoopRule, frozen=True):
-    """The same tool failed with the same error `times` times lately, whatever the arguments, and a success between is no
+    """The same tool failed with the same error `times` times lately, whatever the arguments; a success between is no
     reset.
 
     `times` (default 4) within the last `window` acts (default 12).
@@ -327,7 +245,7 @@ class Errors(LoopRule, frozen=True):
         proof = [one for one in proof if one.at > trail.moved]
         if (times := _turns(proof)) < self.times:
             return None
-        return _finding(self, f"{newest.step.action} failed with the same error {times} times", proof, {newest.fault})
+        return found_by(self, f"{newest.step.action} failed with the same error {times} times", proof, {newest.fault})
 
     def mark(self, entry: Entry) -> Mark | None:
         """The same action with the same masked error."""
@@ -335,7 +253,7 @@ class Errors(LoopRule, frozen=True):
 
 
 class Malformed(LoopRule, frozen=True):
-    """`times` (default 4) answers or calls in a row did not fit: no such tool, wrong arguments, not the output's form."""
+    """`times` (default 4) answers or calls in a row did not fit: no such tool, wrong arguments, another form."""
 
     times: int = 4
 
@@ -358,7 +276,7 @@ class Malformed(LoopRule, frozen=True):
         proof.reverse()
         if (times := _turns(proof)) < self.times:
             return None
-        return _finding(self, f"{times} answers in a row did not fit", proof, {(newest.step.agent,)})
+        return found_by(self, f"{times} answers in a row did not fit", proof, {(newest.step.agent,)})
 
     def mark(self, entry: Entry) -> Mark | None:
         """One more that does not fit, whatever it is."""
@@ -389,7 +307,7 @@ class Idle(LoopRule, frozen=True):
         if newest.quiet < self.times:
             return None
         proof = [entry for entry in trail.entries if entry.turn > newest.turn - newest.quiet]
-        return _finding(self, f"nothing new in {newest.quiet} steps", proof, {(newest.step.agent,)})
+        return found_by(self, f"nothing new in {newest.quiet} steps", proof, {(newest.step.agent,)})
 
     def mark(self, entry: Entry) -> Mark | None:
         """The same act with the same outcome; an unbroken streak continues by being found again."""
@@ -433,7 +351,7 @@ class Talk(LoopRule, frozen=True):
                 if len(proof) == self.times:
                     proof.reverse()
                     what = f"said much the same {self.times} times without acting"
-                    return _finding(self, what, proof, {(newest.step.agent,)})
+                    return found_by(self, what, proof, {(newest.step.agent,)})
         return None
 
     def mark(self, entry: Entry) -> Mark | None:
@@ -444,8 +362,8 @@ class Talk(LoopRule, frozen=True):
 class Resent(LoopRule, frozen=True):
     """The same instruction was sent to a worker `times` times, and nothing new came of it.
 
-    `times` (default 3) among the last `window` acts (default 24), alike by `alike` (default 0.7: so many of the words of
-    both are in both), with at most `stray` (default 1) news between.
+    `times` (default 3) among the last `window` acts (default 24), alike by `alike` (default 0.7: so many of the words
+    of both are in both), with at most `stray` (default 1) news between.
     """
 
     times: int = 3
@@ -478,7 +396,7 @@ class Resent(LoopRule, frozen=True):
                 if len(proof) == self.times:
                     proof.reverse()
                     what = f"sent the same instruction {self.times} times, and nothing new came of it"
-                    return _finding(self, what, proof, {(newest.step.agent,)})
+                    return found_by(self, what, proof, {(newest.step.agent,)})
         return None
 
     def _repeats(self, newest: Entry, entry: Entry) -> bool:
@@ -493,117 +411,6 @@ class Resent(LoopRule, frozen=True):
     def mark(self, entry: Entry) -> Mark | None:
         """The very same instruction with the same answer; in other words it continues by being found again."""
         return entry.act if entry.step.to else None
-
-
-class Either(LoopRule, frozen=True):
-    """`left | right`: the finding of the first that objects."""
-
-    left: LoopRule
-    right: LoopRule
-
-    def __str__(self) -> str:
-        return " | ".join(f"({side})" if isinstance(side, Both) else str(side) for side in (self.left, self.right))
-
-    def look(self, trail: Trail) -> Finding | None:
-        """Ask left, then right."""
-        return self.left.look(trail) or self.right.look(trail)
-
-    def mark(self, entry: Entry) -> Mark | None:
-        """None: a verdict names one of the two, see `named`."""
-        return None
-
-    def named(self, name: str) -> LoopRule | None:
-        """The side of this name."""
-        return self.left.named(name) or self.right.named(name)
-
-    def parts(self) -> tuple[LoopRule, ...]:
-        """Those of both sides."""
-        return (*self.left.parts(), *self.right.parts())
-
-
-class Both(LoopRule, frozen=True):
-    """`left & right`: both object to the newest step. The evidence is that of both."""
-
-    left: LoopRule
-    right: LoopRule
-
-    def __str__(self) -> str:
-        return " & ".join(f"({side})" if isinstance(side, Either) else str(side) for side in (self.left, self.right))
-
-    @property
-    def name(self) -> str:
-        """Both names: "loops.errors(4) & loops.idle(8)"."""
-        return f"{self.left.name} & {self.right.name}"
-
-    @property
-    def when(self) -> tuple[When, ...]:
-        """When both are."""
-        return tuple(when for when in self.left.when if when in self.right.when)
-
-    def look(self, trail: Trail) -> Finding | None:
-        """Ask both."""
-        if (left := self.left.look(trail)) is None or (right := self.right.look(trail)) is None:
-            return None
-        proof = {*left.evidence, *right.evidence}
-        return Finding(
-            rule=self.name,
-            what=f"{left.what}, {right.what}",
-            key=_digest((left.key, right.key)),
-            evidence=tuple(entry.step.event for entry in trail.entries if entry.step.event in proof),
-            since=min(left.since, right.since),
-            round=max(left.round, right.round),
-            wasted=max(left.wasted, right.wasted),
-        )
-
-    def mark(self, entry: Entry) -> Mark | None:
-        """Both marks."""
-        left, right = self.left.mark(entry), self.right.mark(entry)
-        return None if left is None or right is None else (*left, *right)
-
-
-class Without(LoopRule, frozen=True):
-    """`rule.off("tool")`: the rule, deaf to these tools' calls. Raises `SpecError` for no tools or an empty name."""
-
-    rule: LoopRule
-    tools: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.tools or not all(self.tools):
-            raise SpecError(f"{self.rule}.off(…) must name tools, got {self.tools!r}")
-
-    def __str__(self) -> str:
-        rule = f"({self.rule})" if isinstance(self.rule, Either | Both) else str(self.rule)
-        return f"{rule}.off({', '.join(self.tools)})"
-
-    @property
-    def when(self) -> tuple[When, ...]:
-        """The rule's."""
-        return self.rule.when
-
-    def example(self) -> Sequence[Step]:
-        """The rule's."""
-        return self.rule.example()
-
-    def look(self, trail: Trail) -> Finding | None:
-        """Ask the rule, unless the newest act is of one of these tools."""
-        found = None if trail.newest.step.action in self.tools else self.rule.look(trail)
-        return None if found is None else msgspec.structs.replace(found, rule=self.name)
-
-    def mark(self, entry: Entry) -> Mark | None:
-        """The rule's, for other tools."""
-        return None if entry.step.action in self.tools else self.rule.mark(entry)
-
-
-def shown(step: Step) -> str:
-    """A call as people write it, at most 80 characters: `read_metadata("attrs ")`."""
-    try:
-        given = msgspec.json.decode(step.arguments, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:  # a tool's own loop key
-        text = step.arguments
-    else:
-        values = [(name, bytes(value).decode()) for name, value in given.items()]
-        text = values[0][1] if len(values) == 1 else ", ".join(f"{name}={value}" for name, value in values)
-    return f"{step.action}({text if len(text) <= 60 else text[:59] + '…'})"
 
 
 def _check_window(option: str, value: object, *, least: int) -> None:
@@ -637,7 +444,7 @@ def _sends(one: Entry, other: Entry, share: float) -> bool:
 
 
 def _rewords(one: Entry, other: Entry, share: float) -> bool:
-    """Whether two calls ask for the same in other words. When only numbers differ they ask for another page, or item."""
+    """Whether two calls ask for the same in other words. When only numbers differ, they ask for another page."""
     if not comparable(one.step.arguments, other.step.arguments, share) or not alike(one.asks(), other.asks(), share):
         return False
     differ = one.asks() ^ other.asks()
@@ -653,15 +460,3 @@ def _others(newest: Entry, proof: Sequence[Entry]) -> int:
 def _turns(entries: Sequence[Entry]) -> int:
     """In how many model steps these were made."""
     return len({entry.turn for entry in entries})
-
-
-def _digest(parts: object) -> str:
-    return sha256(msgspec.json.encode(parts)).hexdigest()[:16]
-
-
-def _finding(rule: LoopRule, what: str, proof: Sequence[Entry], marks: set[Mark], length: int = 1) -> Finding:
-    """`marks` identify the loop, in whatever order and number its acts come."""
-    evidence = tuple(entry.step.event for entry in proof)
-    wasted = sum(not entry.news for entry in proof)
-    key = _digest((rule.name, sorted(marks)))
-    return Finding(rule.name, what, key, evidence, proof[0].step.step, length, wasted)

@@ -31,8 +31,8 @@ REACH: Final = 128
 class Entry(Struct, eq=False):
     """One counted act.
 
-    `at` numbers the counted acts, `turn` the model steps with one. `outcome` is the step's, or an older one that differs
-    in nothing that matters; "" is unknown. `call` is the act without it, `act` with it, `result` the action's outcome
+    `at` numbers the counted acts, `turn` the model steps with one. `outcome` is the step's, or an older one that
+    differs in nothing that matters; "" is unknown. `call` is the act without it, `act` with it, `result` the action's outcome
     whatever the arguments, `fault` the action with its masked error (None without); `older_…` is the act before with an
     equal one. `news`: the action had no such outcome before; `told` counts the news up to here. `copy`: the same act is
     older; `streak` counts the copies in a row up to here, without those of tools that poll. `quiet` counts the model
@@ -193,9 +193,7 @@ class Trail:
             streak = 0
         elif not step.polling and streak < REACH:
             streak += 1
-        entry = Entry(
-            step, at, turn, call, act, result, outcome, known, same, alike, news, told, copy, streak, quiet
-        )
+        entry = Entry(step, at, turn, call, act, result, outcome, known, same, alike, news, told, copy, streak, quiet)
         self._calls[call] = self._acts[act] = self._results[result] = self.newest = entry
         self.entries.append(entry)
         if acts and step.error:

@@ -135,7 +135,7 @@ def _wanted(args: Namespace, row: logs.Entry) -> bool:
 
 
 async def show_guards(shell: Shell, args: Namespace) -> int:
-    """`understudy guards [RUN]`: every guard of the app's agents, armed or fired, and the event at which it did last."""
+    """`understudy guards [RUN]`: every guard of the app's agents, armed or fired, and at which event last."""
     async with reading(await shell.journal(args.journal)) as reader:
         place, records = await _stream(reader, args.run)
         if place.seq:

@@ -1,4 +1,4 @@
-"""The loop detector on recorded runs of other agents: what it finds, what it leaves alone, and that it needs no future."""
+"""The loop detector on recorded runs of other agents: what it finds, what it leaves alone; it needs no future."""
 
 from __future__ import annotations
 

@@ -14,22 +14,11 @@ from msgspec.structs import replace
 from understudy.actors.agents.guards import Nudge, Step, Stop, Verdict
 from understudy.actors.errors import SpecError
 from understudy.supervisors.guards.armed import fires
+from understudy.supervisors.guards.combining import Finding, LoopRule
 from understudy.supervisors.guards.likeness import alike, settled, words
 from understudy.supervisors.guards.loops import RULE, Loops, Watch
-from understudy.supervisors.guards.rules import (
-    Errors,
-    Finding,
-    Idle,
-    LoopRule,
-    Malformed,
-    Mark,
-    Near,
-    Resent,
-    Reworded,
-    Same,
-    Talk,
-)
-from understudy.supervisors.guards.trail import REACH, Entry, Trail
+from understudy.supervisors.guards.rules import Errors, Idle, Malformed, Near, Resent, Reworded, Same, Talk
+from understudy.supervisors.guards.trail import REACH, Entry, Mark, Trail
 
 PAGE = " ".join(f"paragraph{n}" for n in range(60))
 
@@ -62,16 +51,24 @@ def alarms(rule: LoopRule, steps: Iterable[Step]) -> list[int]:
 
 
 def test_other_words_for_the_same_question_with_the_same_result_are_found() -> None:
-    asked = ['{"q":"find the lamp in order 7"}', '{"q":"find the Lamp, in order 7!"}', '{"q":"in order 7 find the lamp"}']
+    asked = [
+        '{"q":"find the lamp in order 7"}',
+        '{"q":"find the Lamp, in order 7!"}',
+        '{"q":"in order 7 find the lamp"}',
+    ]
     assert alarms(Reworded(3), [act("search", "nothing found", q) for q in asked]) == [30]
     assert alarms(Reworded(3), [act("search", f"found {n}", q) for n, q in enumerate(asked)]) == []
-    assert alarms(Reworded(3), [act("search", "digest of nothing", q, text="", blank=True) for q in asked]) == [30], "the very same words"
+    assert alarms(Reworded(3), [act("search", "digest of nothing", q, text="", blank=True) for q in asked]) == [30], (
+        "the very same words"
+    )
     unlike = ['{"q":"find the lamp"}', '{"q":"look for a shade"}', '{"q":"where is my parcel"}']
     assert alarms(Reworded(3), [act("search", "nothing found", q) for q in unlike]) == []
 
 
 def test_pages_and_items_in_turn_are_not_other_words_until_the_limit_for_whatever_is_asked() -> None:
-    pages = [act("page", "empty", json.dumps({"of": "the long list of all orders of a year", "page": n})) for n in range(9)]
+    pages = [
+        act("page", "empty", json.dumps({"of": "the long list of all orders of a year", "page": n})) for n in range(9)
+    ]
     assert alarms(Reworded(3), pages[:5]) == [], "five shelves without the book are honest"
     assert alarms(Reworded(3), pages) == [60, 70, 80, 90]
     assert alarms(Reworded(3, any=0), pages) == []
@@ -80,7 +77,10 @@ def test_pages_and_items_in_turn_are_not_other_words_until_the_limit_for_whateve
 
 
 def test_dates_times_ids_and_durations_do_not_make_a_result_new() -> None:
-    texts = [f"at 2026-11-23T01:0{n}:00Z request 4f0e8a5c-17b2-4d8e-9c3f-0a1b2c3d4e5{n} took {n} ms: refused" for n in range(3)]
+    texts = [
+        f"at 2026-11-23T01:0{n}:00Z request 4f0e8a5c-17b2-4d8e-9c3f-0a1b2c3d4e5{n} took {n} ms: refused"
+        for n in range(3)
+    ]
     assert alarms(Same(3), [act("book", f"digest {n}", text=text) for n, text in enumerate(texts)]) == [30]
     assert alarms(Same(3), [act("count", f"digest {n}", text=f"{9 - n} left") for n in range(9)]) == []
     assert settled("3 of 7 left") != settled("2 of 7 left")
@@ -126,7 +126,9 @@ def test_agents_that_thank_each_other_for_ever_are_found() -> None:
 
 @pytest.mark.promise(207)
 def test_the_same_instruction_to_a_worker_is_found_when_nothing_new_comes_of_it() -> None:
-    orders = [say(f"Please unpack the archive and read the table{end}", to="worker") for end in ("", " now", ", please")]
+    orders = [
+        say(f"Please unpack the archive and read the table{end}", to="worker") for end in ("", " now", ", please")
+    ]
     assert alarms(Resent(3), orders) == [30]
     answers = [act("work", f"answer {n}", str(n)) for n in range(3)]
     assert alarms(Resent(3), [step for pair in zip(orders, answers, strict=True) for step in pair]) == []
@@ -134,7 +136,10 @@ def test_the_same_instruction_to_a_worker_is_found_when_nothing_new_comes_of_it(
     answer = "I could not open the chapter on lamps, please send it once more so that I can begin"
     asked = [act("editor", f"digest {n}", task, text=answer + " today" * (n % 2), to="editor") for n in range(3)]
     assert alarms(Resent(3), asked) == [30], "the worker says the same in other words"
-    drafts = [act("editor", f"digest {n}", task, text=f"draft {n}: " + " ".join(f"w{n}{m}" for m in range(20)), to="editor") for n in range(5)]
+    drafts = [
+        act("editor", f"digest {n}", task, text=f"draft {n}: " + " ".join(f"w{n}{m}" for m in range(20)), to="editor")
+        for n in range(5)
+    ]
     assert alarms(Resent(3), drafts) == []
 
 
@@ -153,7 +158,10 @@ def test_a_rule_or_the_guard_is_deaf_to_tools_that_are_named() -> None:
     assert list(Loops(off=["wait", "poll"]).findings(run(*waits, *polls))) == []
     guard = Loops(Same(3).off("wait") | Talk(3), ladder=(Nudge(), Stop()))
     verdicts = judged(guard, run(*polls))
-    assert [(one.rule, one.rung) for one in verdicts] == [("loops.same(3).off(wait)", 0), ("loops.same(3).off(wait)", 1)]
+    assert [(one.rule, one.rung) for one in verdicts] == [
+        ("loops.same(3).off(wait)", 0),
+        ("loops.same(3).off(wait)", 1),
+    ]
 
 
 class Forbidden(LoopRule, frozen=True):
@@ -175,7 +183,9 @@ class Forbidden(LoopRule, frozen=True):
 
 
 def test_a_rule_of_ones_own_is_asked_and_climbs() -> None:
-    assert [one.rung for one in judged(Loops(Forbidden("drop") | Same(3)), run(act("a"), act("drop"), act("drop")))] == [0, 1]
+    assert [
+        one.rung for one in judged(Loops(Forbidden("drop") | Same(3)), run(act("a"), act("drop"), act("drop")))
+    ] == [0, 1]
 
 
 # --- guards can fire
@@ -238,9 +248,7 @@ def judged(guard: Loops, steps: Sequence[Step]) -> list[Verdict]:
 def batches(steps: Sequence[Step], sizes: Sequence[int]) -> list[Step]:
     """Some acts share a model step."""
     found: list[Step] = []
-    number = 0
-    for size in [*sizes, *[1] * len(steps)]:
-        number += 1
+    for number, size in enumerate([*sizes, *[1] * len(steps)], 1):
         for step in steps[len(found) : len(found) + size]:
             found.append(replace(step, step=number, event=10 * (len(found) + 1)))
     return found

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from understudy.actors.agents.guards import LoopGuard, Nudge, Restart, Step, Stop, Verdict
 from understudy.actors.errors import SpecError
-from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.guards.combining import LoopRule, shown
 from understudy.supervisors.guards.likeness import masked
-from understudy.supervisors.guards.rules import Errors, Idle, LoopRule, Malformed, Near, Resent, Reworded, Same, Talk, shown
+from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.guards.rules import Errors, Idle, Reworded, Same, Talk
 
 LONG = Loops(Same(3) | (Errors(4) & Idle(8)) | Talk(3), ladder=(Nudge(),) * 30)
 
