@@ -33,7 +33,7 @@ from understudy.actors.agents.commands import (
     call_digest,
 )
 from understudy.actors.agents.context import ctx_of, parts_of
-from understudy.actors.agents.guards import Nudge, Restart, Verdict
+from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ToolCall
 from understudy.actors.agents.policy import Policy
@@ -48,6 +48,11 @@ NUDGE: Final = (
     "Note from the supervisor: {what}. Repeating it will not change the outcome. Take another way, or answer with"
     " what you have."
 )
+RESTRICTED: Final = (
+    "Note from the supervisor: {what}. For the next {steps} steps these tools are closed: {tools}. Take another way, or"
+    " answer with what you have."
+)
+CONCLUDE: Final = "Note from the supervisor: {what}. No tool is offered any more: answer now, with what you have."
 NOTE: Final = (
     "Note from the supervisor: a former attempt got stuck and was ended: {what}. What was tried: {tried}. Do not try"
     " that again; take another way."
@@ -216,12 +221,14 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
     row = policy.table.rows[sub.state] if policy.table is not None else None
     if row is not None and call.name == MOVE:
         return _plan_move(sub, policy, row, (step, index), call)
-    acts = policy.offer(sub.state).acts
+    acts = policy.open_to(sub, step).acts
     act = acts.get(call.name)
     if act is None:
         names = ", ".join(acts) or "none"
-        error = f"there is no tool {call.name!r}; the tools are: {names}"
-        if row is not None and (row.final or call.name in policy.acts):
+        closed = sub.is_closed(call.name, step) and call.name in policy.acts
+        error = f"tool {call.name!r} is closed" if closed else f"there is no tool {call.name!r}"
+        error += f"; the tools are: {names}"
+        if not closed and row is not None and (row.final or call.name in policy.acts):
             error = refusal(row, call.name, acts)
         return Reject(step, index, call.name, call.arguments, error)
     if isinstance(act, Delegate):
@@ -299,6 +306,11 @@ def _judge(sub: Sub, policy: Policy) -> Command | None:
     response = verdict.response
     if isinstance(response, Nudge):
         return Judge(verdict, (response.text or NUDGE).replace("{what}", verdict.what), 0, 0, None)
+    if isinstance(response, Restrict):
+        told = RESTRICTED.format(what=verdict.what, tools=", ".join(verdict.tools) or "none", steps=response.steps)
+        return Judge(verdict, told, 0, 0, None)
+    if isinstance(response, Conclude):
+        return Judge(verdict, CONCLUDE.format(what=verdict.what), 0, 0, None)
     if not isinstance(response, Restart):
         return Judge(verdict, "", 0, 0, None)
     rewind_to = max(verdict.since, _landed(sub)) if response.rewind else sub.step + 1

@@ -51,6 +51,16 @@ class Nudge(Struct, frozen=True, tag=True):
     text: str = ""
 
 
+class Restrict(Struct, frozen=True, tag=True):
+    """Offer the agent no tool of the loop for the next `steps` model steps (default 5), and tell it which those are."""
+
+    steps: int = 5
+
+
+class Conclude(Struct, frozen=True, tag=True):
+    """Offer the agent no tool any more, and tell it to answer with what it has."""
+
+
 class Restart(Struct, frozen=True, tag=True):
     """End the incarnation; the supervisor starts the next one after back-off, with an altered context.
 
@@ -67,7 +77,7 @@ class Stop(Struct, frozen=True, tag=True):
     """End the request as `stopped`; the last checkpoint is kept."""
 
 
-Response = Nudge | Restart | Stop
+Response = Nudge | Restrict | Conclude | Restart | Stop
 
 
 class Verdict(Struct, frozen=True):
@@ -76,7 +86,8 @@ class Verdict(Struct, frozen=True):
     `rule` names the rule with its threshold, as "loops.same(3)". `what` is one readable line. `key` identifies the
     evidence: two verdicts with one key are about one loop. `evidence` lists `Step.event` of the steps that prove
     it, oldest first; `since` is the number of the first model step of the loop. `rung` counts from 0. `round` is how
-    many acts one more round of the loop costs, `wasted` how many of its acts brought nothing new.
+    many acts one more round of the loop costs, `wasted` how many of its acts brought nothing new, `tools` whose calls
+    they were.
     """
 
     rule: str
@@ -88,6 +99,7 @@ class Verdict(Struct, frozen=True):
     response: Response
     round: int = 1
     wasted: int = 0
+    tools: tuple[str, ...] = ()
 
 
 class LoopWatch(Protocol):

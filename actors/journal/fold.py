@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from understudy.actors.agents.guards import Step
+from understudy.actors.agents.guards import Conclude, Restrict, Step
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.state import CallState, Doubt, Run, Stood, Sub, Turn, Yes, digest
@@ -153,7 +153,7 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
     sub.temperature = None
-    sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
+    sub.state, sub.until, sub.expired, sub.stood, sub.closed = "", 0.0, False, [], {}
 
 
 def _parked(run: Run, record: Record, event: ev.Parked) -> None:
@@ -330,6 +330,10 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
         sub.stop_verdict = event.verdict
     elif event.note:
         _add_note(sub, event.note, record.seq)
+    if isinstance(event.verdict.response, Conclude):
+        sub.closed["*"] = 0
+    elif isinstance(event.verdict.response, Restrict):
+        sub.closed.update(dict.fromkeys(event.verdict.tools, sub.answered + event.verdict.response.steps))
 
 
 def _budget_denied(run: Run, record: Record, event: ev.BudgetDenied) -> None:

@@ -165,7 +165,8 @@ class Sub(Struct):
 
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
     clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
-    is the intent of the last call that changed the world.
+    is the intent of the last call that changed the world. `closed` are the tools that a guard has closed, each with
+    the last model step for which it is; "*" stands for all of them, for ever.
     """
 
     id: int
@@ -186,6 +187,7 @@ class Sub(Struct):
     failures: int = 0
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
+    closed: dict[str, int] = field(default_factory=dict[str, int])
     evidence: Evidence = field(default_factory=Evidence)
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
     restart: Record | None = None
@@ -212,6 +214,10 @@ class Sub(Struct):
         """All calls, oldest first."""
         for turn in self.turns:
             yield from turn.calls
+
+    def is_closed(self, tool: str, step: int) -> bool:
+        """Whether a guard has closed a tool for a model step."""
+        return "*" in self.closed or step <= self.closed.get(tool, 0)
 
     def find(self, step: int, index: int) -> CallState | None:
         """The call keyed (step, index)."""

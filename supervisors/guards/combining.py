@@ -29,7 +29,8 @@ class Finding(Struct, frozen=True):
 
     `rule` names the rule with its threshold, `what` is one line for people, `key` a digest that is equal for the same
     loop, `evidence` the `Step.event` of the steps that prove it, oldest first, `since` the first one's model step.
-    `round` is how many acts one more round of the loop costs, `wasted` how many of the evidence brought nothing new.
+    `round` is how many acts one more round of the loop costs, `wasted` how many of the evidence brought nothing new,
+    `tools` whose calls they were.
     """
 
     rule: str
@@ -39,6 +40,7 @@ class Finding(Struct, frozen=True):
     since: int
     round: int = 1
     wasted: int = 0
+    tools: tuple[str, ...] = ()
 
 
 class LoopRule(Struct, frozen=True):
@@ -152,6 +154,7 @@ class Both(LoopRule, frozen=True):
             since=min(left.since, right.since),
             round=max(left.round, right.round),
             wasted=max(left.wasted, right.wasted),
+            tools=tuple(sorted({*left.tools, *right.tools})),
         )
 
     def mark(self, entry: Entry) -> Mark | None:
@@ -215,4 +218,5 @@ def found_by(rule: LoopRule, what: str, proof: Sequence[Entry], marks: set[Mark]
     evidence = tuple(entry.step.event for entry in proof)
     wasted = sum(not entry.news for entry in proof)
     key = digest_of((rule.name, sorted(marks)))
-    return Finding(rule.name, what, key, evidence, proof[0].step.step, length, wasted)
+    tools = tuple(sorted({entry.step.action for entry in proof if entry.step.action}))
+    return Finding(rule.name, what, key, evidence, proof[0].step.step, length, wasted, tools)

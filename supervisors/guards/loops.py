@@ -52,7 +52,7 @@ class Loops(Struct, frozen=True):
 
     `rule` says what a loop is; the default is `RULE`. `ladder` says what is done, from the first finding on; the
     default is nudge, restart, stop. `off` names tools whose calls are never a loop; one rule alone is switched off for
-    a tool by `rule.off("tool")`. `str` shows it all. Raises `SpecError`, also for a rule that cannot fire (see `armed`).
+    a tool by `rule.off("tool")`. `str` shows it all. Raises `SpecError`, also for a rule that cannot fire.
     """
 
     rule: LoopRule = RULE
@@ -109,11 +109,14 @@ class _Standing(Struct):
     last: Verdict
     rule: LoopRule
     marks: set[Mark]
+    calls: set[Mark]
     seen: int
 
     def continued_by(self, entry: Entry, finding: Finding | None) -> bool:
         if finding is not None and finding.rule == self.first.rule and self._is(finding):
             return True
+        if entry.step.malformed and entry.call in self.calls:
+            return True  # it asks again for what was closed
         mark = self.rule.mark(entry)
         return mark is not None and mark in self.marks
 
@@ -209,8 +212,18 @@ class Watch:
         # The first event tells this loop from the same one before a world change.
         key = f"{finding.key}@{finding.evidence[0]}"
         rung, response = next_rung(self.guard.ladder, past, key)
-        evidence, round_, wasted = finding.evidence, finding.round, finding.wasted
-        return Verdict(finding.rule, finding.what, key, evidence, finding.since, rung, response, round_, wasted)
+        return Verdict(
+            finding.rule,
+            finding.what,
+            key,
+            finding.evidence,
+            finding.since,
+            rung,
+            response,
+            finding.round,
+            finding.wasted,
+            finding.tools,
+        )
 
     def _climb(self, loop: _Standing, entry: Entry, past: Sequence[Verdict]) -> Verdict:
         first, last = loop.first, loop.last
@@ -226,6 +239,7 @@ class Watch:
             response=response,
             round=first.round,
             wasted=last.wasted + 1,
+            tools=first.tools,
         )
 
     def _stand(self, verdict: Verdict) -> None:
@@ -239,9 +253,10 @@ class Watch:
         for key in [key for key, loop in self._standing.items() if at - loop.seen > REACH]:
             del self._standing[key]
         marks = {mark for entry in proof.values() if (mark := rule.mark(entry)) is not None}
+        calls = {entry.call for entry in proof.values() if entry.step.action}
         loop = self._standing.get(verdict.key)
         if loop is None:
-            self._standing[verdict.key] = _Standing(verdict, verdict, rule, marks, at)
+            self._standing[verdict.key] = _Standing(verdict, verdict, rule, marks, calls, at)
         else:
             loop.last, loop.seen = verdict, at
             loop.marks |= marks

@@ -32,11 +32,11 @@ class Entry(Struct, eq=False):
     """One counted act.
 
     `at` numbers the counted acts, `turn` the model steps with one. `outcome` is the step's, or an older one that
-    differs in nothing that matters; "" is unknown. `call` is the act without it, `act` with it, `result` the action's outcome
-    whatever the arguments, `fault` the action with its masked error (None without); `older_…` is the act before with an
-    equal one. `news`: the action had no such outcome before; `told` counts the news up to here. `copy`: the same act is
-    older; `streak` counts the copies in a row up to here, without those of tools that poll. `quiet` counts the model
-    steps in a row without news and without new talk.
+    differs in nothing that matters; "" is unknown. `call` is the act without it, `act` with it, `result` the action's
+    outcome whatever the arguments, `fault` the action with its masked error (None without); `older_…` is the act before
+    with an equal one. `news`: the action had no such outcome before; `told` counts the news up to here. `copy`: the
+    same act is older; `streak` counts the copies in a row up to here, without those of tools that poll. `quiet` counts
+    the model steps in a row without news and without new talk.
     """
 
     step: Step
