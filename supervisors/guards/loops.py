@@ -23,7 +23,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from understudy.actors.agents.guards import Response, Step, Verdict
+from understudy.actors.agents.guards import Conclude, Response, Restrict, Step, Verdict
 from understudy.actors.errors import SpecError
 from understudy.supervisors.checks import check_kind
 from understudy.supervisors.guards.armed import check_rule
@@ -109,14 +109,14 @@ class _Standing(Struct):
     last: Verdict
     rule: LoopRule
     marks: set[Mark]
-    calls: set[Mark]
     seen: int
 
     def continued_by(self, entry: Entry, finding: Finding | None) -> bool:
         if finding is not None and finding.rule == self.first.rule and self._is(finding):
             return True
-        if entry.step.malformed and entry.call in self.calls:
-            return True  # it asks again for what was closed
+        closed = isinstance(self.last.response, Restrict | Conclude)
+        if closed and entry.step.malformed and entry.step.action in self.first.tools:
+            return True  # it asks again for what it may not have
         mark = self.rule.mark(entry)
         return mark is not None and mark in self.marks
 
@@ -253,10 +253,9 @@ class Watch:
         for key in [key for key, loop in self._standing.items() if at - loop.seen > REACH]:
             del self._standing[key]
         marks = {mark for entry in proof.values() if (mark := rule.mark(entry)) is not None}
-        calls = {entry.call for entry in proof.values() if entry.step.action}
         loop = self._standing.get(verdict.key)
         if loop is None:
-            self._standing[verdict.key] = _Standing(verdict, verdict, rule, marks, calls, at)
+            self._standing[verdict.key] = _Standing(verdict, verdict, rule, marks, at)
         else:
             loop.last, loop.seen = verdict, at
             loop.marks |= marks
