@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from string import punctuation
+from string import hexdigits, punctuation, whitespace
 from typing import Final
 
 TEXT: Final = 400
@@ -21,6 +21,7 @@ _VOLATILE: Final = re.compile(
     r"|\b\d+(?:\.\d+)? ?(?:[mµun]?s|sec|secs|seconds)\b",  # how long it took
     re.IGNORECASE,
 )
+_IDS: Final = {ord(each): None for each in f"{hexdigits}{whitespace}-:.,+TZx"}
 _SPACES: Final = {ord(each): " " for each in punctuation if each != "_"}
 
 
@@ -33,6 +34,13 @@ def ends(text: str, limit: int = TEXT) -> str:
 def masked(error: str) -> str:
     """The first 400 characters of an error without what changes each time: numbers, hexadecimal, white space."""
     return " ".join(_NUMBERS.sub("#", error[:400]).split())
+
+
+def same_but_for_volatile(one: str, other: str) -> bool:
+    """Whether two texts are equal once `settled`; without the letters that ids are made of, they are quickly told."""
+    if one.translate(_IDS) != other.translate(_IDS):
+        return False
+    return settled(one) == settled(other)
 
 
 @lru_cache(maxsize=1024)

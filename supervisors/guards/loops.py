@@ -47,6 +47,9 @@ RULE: Final = (
 """The default: every rule, with the thresholds that found recorded loops and left recorded work alone."""
 
 
+_NONE: Final[Mapping[int, Verdict]] = {}
+
+
 class Loops(Struct, frozen=True):
     """Watch an agent for loops. Implements `understudy.actors.agents.guards.LoopGuard`; pure.
 
@@ -148,6 +151,10 @@ class Watch:
 
         Only those that were not read before are read now. With less of either than before, it begins anew.
         """
+        if total == self._read + 1 and len(past) == self._known:  # as nearly always
+            self._read = total
+            self._answer = self._judge(steps[-1:], past, _NONE, newest=True)
+            return self._answer
         if total < self._read or len(past) < self._known or total - self._read > len(steps):
             self._forget()
             self._read = total - len(steps)
@@ -182,7 +189,7 @@ class Watch:
         self, batch: Sequence[Step], past: Sequence[Verdict], due: Mapping[int, Verdict], *, newest: bool
     ) -> Verdict | None:
         """Read one batch; its verdict when it is the newest and has none."""
-        judged = [due[step.event] for step in batch if step.event in due]
+        judged = [due[step.event] for step in batch if step.event in due] if due else ()
         best: Verdict | None = None
         for step in batch:
             cleared = self._trail.cleared

@@ -19,7 +19,7 @@ from typing import Final
 from msgspec import Struct
 
 from understudy.actors.agents.guards import Step
-from understudy.supervisors.guards.likeness import masked, settled, words
+from understudy.supervisors.guards.likeness import masked, same_but_for_volatile, words
 
 Mark = tuple[str, ...]
 """What makes two acts one piece of evidence, under some rule."""
@@ -220,7 +220,7 @@ class Trail:
         if (*call, step.outcome) in self._acts:
             return step.outcome
         one, other = known.step.text, step.text
-        return known.outcome if one and other and settled(one) == settled(other) else step.outcome
+        return known.outcome if one and other and same_but_for_volatile(one, other) else step.outcome
 
     def _changed(self, change: Mark) -> bool:
         """Whether a landed change is one: not when the very same was made lately, with the same result."""
