@@ -24,7 +24,7 @@ class Step(Struct, frozen=True):
     `world` is True when the act changed the world: a call that is not `read` and succeeded. `unsure` says that nobody
     knows whether it did, as of a trace from elsewhere. `polling` is the tool's own word that it is meant to be
     repeated. `step` is the number of the model step it belongs to, `event` the sequence number of its intent in the
-    run's stream. `text` is what came back, or what was said: its first and last characters, "" when it is not known.
+    run's stream. `text` is what came back, or what was said, "" when it is long or not known.
     `blank`: it came back with nothing. `malformed`: the call or the answer did not fit its schema. `to` names the
     worker that it instructs, "" for none.
     """

@@ -27,8 +27,8 @@ OUTCOMES: Final = (
     ev.StateTimedOut,
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
-WITNESSED: Final = 400
-"""Characters of a result or of talk that are kept as evidence for the loop guard: the first and the last half."""
+WITNESSED: Final = 2_000
+"""Characters of a result at most, to be kept as evidence for the loop guard: a part cannot tell what is new."""
 NOTHING: Final = frozenset({"", '""', "null", "[]", "{}"})
 """Results that say nothing."""
 
@@ -192,7 +192,7 @@ def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
     if not turn.calls:
         said = event.reply.content
-        act = Step(event.step, sub.agent, "", "", digest(said), event=record.seq, text=_ends(said), blank=not said)
+        act = Step(event.step, sub.agent, "", "", digest(said), event=record.seq, text=said[:WITNESSED], blank=not said)
         sub.evidence.witness(act)
 
 
@@ -202,10 +202,6 @@ def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
     if event.kind not in ("interrupted", "budget"):
         sub.failures += 1
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
-
-
-def _ends(text: str) -> str:
-    return text if len(text) <= WITNESSED else f"{text[: WITNESSED // 2]}…{text[-(WITNESSED // 2) :]}"
 
 
 def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
@@ -256,7 +252,7 @@ def _act(sub: Sub, step: int, call: CallState) -> Step:
         world=call.ok and asked is not None and asked.effect != "read",
         polling=asked is not None and asked.polling,
         event=call.seq,
-        text=_ends(call.outcome),
+        text=call.outcome if len(call.outcome) <= WITNESSED else "",
         blank=call.ok and call.outcome in NOTHING,
         malformed=call.kind == "rejected",
         to=call.call.name if asked is not None and asked.sub else "",

@@ -131,7 +131,7 @@ class _Standing(Struct):
 class Watch:
     """What a `Loops` guard remembers of one sub-run: the last `REACH` acts, and the loops that stand."""
 
-    __slots__ = ("_answer", "_batch", "_known", "_read", "_rules", "_standing", "_trail", "guard")
+    __slots__ = ("_answer", "_known", "_read", "_rules", "_standing", "_trail", "guard")
 
     def __init__(self, guard: Loops) -> None:
         self.guard = guard
@@ -143,7 +143,6 @@ class Watch:
         self._standing: dict[str, _Standing] = {}
         self._read = 0
         self._known = 0
-        self._batch: list[tuple[Entry | None, int]] = []
         self._answer: Verdict | None = None
 
     def judge(self, steps: Sequence[Step], total: int, past: Sequence[Verdict]) -> Verdict | None:
@@ -271,9 +270,16 @@ class Watch:
 Rules = tuple[tuple[LoopRule, ...], tuple[LoopRule, ...], tuple[LoopRule, ...]]
 
 
-@lru_cache(maxsize=64)
 def _rules(rule: LoopRule) -> Rules:
     """The rules to ask after news, after a call without, and after talk."""
+    try:
+        return _known_rules(rule)
+    except TypeError:  # a rule with a field that has no hash
+        return _known_rules.__wrapped__(rule)
+
+
+@lru_cache(maxsize=64)
+def _known_rules(rule: LoopRule) -> Rules:
     parts = rule.parts()
     news, old, talk = (tuple(one for one in parts if when in one.when) for when in WHEN)
     return news, old, talk

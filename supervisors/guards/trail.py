@@ -19,7 +19,7 @@ from typing import Final
 from msgspec import Struct
 
 from understudy.actors.agents.guards import Step
-from understudy.supervisors.guards.likeness import masked, same_but_for_volatile, words
+from understudy.supervisors.guards.likeness import ends, masked, same_but_for_volatile, words
 
 Mark = tuple[str, ...]
 """What makes two acts one piece of evidence, under some rule."""
@@ -62,13 +62,13 @@ class Entry(Struct, eq=False):
     def words(self) -> frozenset[str]:
         """The words of the result, or of the talk."""
         if self.said is None:
-            self.said = words(self.step.text)
+            self.said = words(self.step.text if self.step.action else ends(self.step.text))
         return self.said
 
     def asks(self) -> frozenset[str]:
         """The words of the arguments."""
         if self.asked is None:
-            self.asked = words(self.step.arguments)
+            self.asked = words(ends(self.step.arguments))
         return self.asked
 
 

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from understudy.actors.agents.guards import Nudge, Step, Stop, Verdict
+from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.errors import SpecError
+from understudy.actors.journal import events as ev
+from understudy.actors.journal.events import Record
+from understudy.actors.journal.fold import apply
+from understudy.actors.journal.state import CallState, Run, Sub, Turn
 from understudy.supervisors.guards.armed import fires
 from understudy.supervisors.guards.combining import Finding, LoopRule
 from understudy.supervisors.guards.likeness import alike, settled, words
@@ -94,6 +99,21 @@ def test_a_page_described_anew_is_found_and_one_that_says_something_else_is_not(
     pages = [act("next", str(n), text=" ".join(f"p{n}w{m}" for m in range(60))) for n in range(9)]
     assert alarms(Near(4), pages) == []
     assert alarms(Near(4), [replace(one, polling=True) for one in described]) == []
+
+
+def test_long_results_that_differ_in_the_middle_alone_are_new_in_a_run() -> None:
+    run = Run("r")
+    run.subs[0] = Sub(0, "agent", "Prompt", "{}")
+    for n in range(6):
+        rows = json.dumps({"rows": ["x" * 1_500, f"row {n}", "y" * 1_500]})
+        call = ToolCall("c", "read", "{}")
+        turn = Turn(
+            n + 1, ModelReply("", (call,)), [CallState(call, ev.ToolAsked(n + 1, 0, "read", "{}", "read", "{}"))]
+        )
+        run.subs[0].turns.append(turn)
+        apply(run, Record("r", n + 1, 0.0, 0.0, 0, "agent", 1, 0, ev.ToolAnswered(n + 1, 0, rows)))
+    assert len(run.subs[0].evidence) == 6
+    assert Loops().detect(run.subs[0].evidence) is None
 
 
 # --- errors, malformed answers
