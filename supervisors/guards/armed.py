@@ -23,6 +23,8 @@ from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.combining import LoopRule
 from understudy.supervisors.guards.trail import REACH, Trail
 
+SHORT: Final = 16
+"""Acts of a sample that are tried first: enough for every default."""
 _PAGE: Final = " ".join(f"word{n}" for n in range(40))
 _CALL: Final = Step(0, "agent", "sample", '{"of":"a loop"}', "same", text="same")
 _FAILED: Final = replace(_CALL, outcome="", error="it failed", malformed=True)
@@ -44,28 +46,42 @@ def _samples() -> Iterator[list[Step]]:
     yield [replace(_CALL, action="", arguments="", outcome="wrong", text="wrong", malformed=True)] * REACH
 
 
-def fires(rule: LoopRule) -> bool:
-    """Whether a rule objects to a sample, or to its own `example`."""
-    for sample in (rule.example(), *_samples()):
-        trail = Trail()
-        for number, step in enumerate(sample, 1):
-            if trail.add(replace(step, step=number, event=number)) and rule.look(trail) is not None:
-                return True
-    return False
+def silent(rules: Iterable[LoopRule]) -> list[LoopRule]:
+    """Those of `rules` that object to no sample, and not to their own `example`."""
+    left = [rule for rule in rules if not _objects([rule], rule.example())]
+    for length in (SHORT, REACH):
+        for sample in _samples():
+            if left:
+                fired = _objects(left, sample[:length])
+                left = [rule for rule in left if rule not in fired]
+    return left
+
+
+def _objects(rules: Sequence[LoopRule], sample: Sequence[Step]) -> list[LoopRule]:
+    """Those that object at some step."""
+    trail = Trail()
+    fired: list[LoopRule] = []
+    for number, step in enumerate(sample, 1):
+        if trail.add(replace(step, step=number, event=number)):
+            fired += [rule for rule in rules if rule not in fired and rule.look(trail) is not None]
+        if len(fired) == len(rules):
+            break
+    return fired
 
 
 def check_rule(where: str, rule: LoopRule) -> None:
     """Raise `SpecError` unless each part of `rule` that may object on its own can fire."""
-    for part in rule.parts():
-        try:
-            armed = _fires(part)
-        except TypeError:  # a rule with a field that has no hash
-            armed = fires(part)
-        if not armed:
-            raise SpecError(f"{where}: {part} cannot fire: it objects to no loop that it was tried on")
+    try:
+        left = _silent(rule)
+    except TypeError:  # a rule with a field that has no hash
+        left = _silent.__wrapped__(rule)
+    if left:
+        raise SpecError(f"{where}: {left[0]} cannot fire: it objects to no loop that it was tried on")
 
 
-_fires = lru_cache(maxsize=256)(fires)
+@lru_cache(maxsize=256)
+def _silent(rule: LoopRule) -> list[LoopRule]:
+    return silent(rule.parts())
 
 
 class Armed(Struct, frozen=True):
