@@ -193,7 +193,9 @@ class Near(LoopRule, frozen=True):
     def look(self, trail: Trail) -> Finding | None:
         """Compare the newest result with those of the same call."""
         newest = trail.newest
-        if newest.step.polling or not newest.step.text or not newest.step.action:
+        if newest.older_call is None or newest.step.polling or not newest.step.action:
+            return None
+        if len(newest.step.text) < 2 * self.least:  # so many words would be longer
             return None
         calls = trail.calls(newest, self.window)
         if len(calls) < self.times or len(newest.words()) < self.least:

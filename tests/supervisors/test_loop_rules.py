@@ -116,6 +116,15 @@ def test_long_results_that_differ_in_the_middle_alone_are_new_in_a_run() -> None
     assert Loops().detect(run.subs[0].evidence) is None
 
 
+def test_tries_again_after_an_error_of_the_network_are_no_evidence() -> None:
+    run = Run("r")
+    run.subs[0] = Sub(0, "agent", "Prompt", "{}")
+    for n in range(6):
+        failed = ev.ModelFailed(1, "t", "overloaded", "HTTP 503", True, {})
+        apply(run, Record("r", n + 1, 0.0, 0.0, 0, "agent", 1, 0, failed))
+    assert (run.subs[0].failures, list(run.subs[0].evidence)) == (6, [])
+
+
 # --- errors, malformed answers
 
 
