@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from statistics import median
 from typing import Any
 
 from benchmarks.case import Case, Found
@@ -195,8 +196,8 @@ async def program(case: Case) -> Found:
     honest = [i for i in tree.numbers if i % TEAM != LOOPER]
     waste = {i: tree.scripts[i].inserted - 3 for i in loopers}
     case.extra["wasted_calls"] = {str(kind): _worst(waste, kind) for kind in range(3)}
-    case.extra["retained"] = round(wall / max(each[1] for each in alone), 3)
-    case.extra["retained_cpu"] = round(cpu / max(each[2] for each in alone), 3)
+    case.extra["retained"] = round(wall / median(each[1] for each in alone), 3)
+    case.extra["retained_cpu"] = round(cpu / median(each[2] for each in alone), 3)
     case.extra["rules"] = sorted({each.rule for i in loopers for each in tree.verdicts.get(f"a{i}", ())})
     complete = [i for i in honest if results[i].status == "complete"]
     return {
