@@ -337,6 +337,35 @@ BUDGET = Benchmark(
     ),
 )
 
+
+def _loops(args: Args) -> Found:
+    value = _value("loops", args)
+    return {
+        "honest_sum": value["honest_sum"],
+        "false_stops": 0,
+        "false_nudges": 0,
+        "stopped": value["looper"],
+        "wasteful": 0,
+    }
+
+
+LOOPS = Benchmark(
+    "C3",
+    "loops",
+    "agent",
+    "One agent in twenty never stops: what it wastes until the default guard ends it, and what the others keep.",
+    (
+        Line(
+            "default",
+            sizes_of("loops"),
+            _of_table("loops", "agents"),
+            _loops,
+            {"tool_ms": 1, "steps": 10, "ladder": "nudge, restart, stop"},
+            variants=("async",),
+        ),
+    ),
+)
+
 BENCHMARKS: dict[str, Benchmark] = {
     each.name: each
     for each in (
@@ -446,6 +475,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         CRASHSTORM,
         BUDGET,
         DENSITY,
+        LOOPS,
         STOPTREE,
     )
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Ctx, Prompt
-from understudy.actors.agents.guards import Nudge, Restart, Stop
+from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Stop
 from understudy.actors.agents.models import Price
 from understudy.actors.agents.results import (
     Approval,
@@ -31,7 +31,7 @@ from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.guards.budgets import Budget, Window
 from understudy.supervisors.guards.loops import Loops
-from understudy.supervisors.guards.rules import Errors, Idle, Same, Talk
+from understudy.supervisors.guards.rules import Errors, Idle, Malformed, Near, Resent, Reworded, Same, Talk
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Route, Supervisor
 from understudy.transports.models.openai import OpenAIChat
@@ -60,6 +60,7 @@ __all__ = [
     "Call",
     "ChildSpec",
     "Complete",
+    "Conclude",
     "CrashReport",
     "Ctx",
     "DeadLetter",
@@ -75,7 +76,9 @@ __all__ = [
     "Intensity",
     "Key",
     "Loops",
+    "Malformed",
     "Message",
+    "Near",
     "Next",
     "Nudge",
     "OpenAIChat",
@@ -84,8 +87,11 @@ __all__ = [
     "Prompt",
     "Ref",
     "Refused",
+    "Resent",
     "Restart",
+    "Restrict",
     "Result",
+    "Reworded",
     "Route",
     "RunningHandler",
     "Same",

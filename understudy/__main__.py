@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from understudy.actors.agents.agent import Agent
-    from understudy.actors.agents.machine import Table
+    from understudy.actors.agents.policy import Policy
     from understudy.actors.journal.events import Record
     from understudy.actors.journal.replay import ReplayReport
     from understudy.supervisors.operator.desk import ConnectOptions
@@ -66,19 +66,8 @@ async def connect(options: ConnectOptions) -> AsyncGenerator[System, None]:
             yield system
 
 
-def tables(options: ConnectOptions) -> dict[str, Table]:
-    """The state machines of the app's agents; the demo has none."""
-    from understudy.supervisors import tree
-
-    if options.app is None:
-        return {}
-    policies = tree.plan(tree.root_of(load_app(options.app))).policies
-    return {name: policy.table for name, policy in policies.items() if policy.table is not None}
-
-
-def replayer(options: ConnectOptions, records: list[Record]) -> ReplayReport:
-    """Replay without network, tools or ownership."""
-    from understudy.actors.journal.replay import replay
+def configured(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
+    """The policies of the app's agents, without a system."""
     from understudy.supervisors import tree
 
     if options.app is None:
@@ -89,7 +78,14 @@ def replayer(options: ConnectOptions, records: list[Record]) -> ReplayReport:
         root = team(chosen, model=offline(chosen))
     else:
         root = tree.root_of(load_app(options.app))
-    return replay(records, tree.plan(root).policies)
+    return tree.plan(root).policies
+
+
+def replayer(options: ConnectOptions, records: list[Record]) -> ReplayReport:
+    """Replay without network, tools or ownership."""
+    from understudy.actors.journal.replay import replay
+
+    return replay(records, configured(options, records))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,12 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[1:] if argv is None else argv,
         connect=connect,
         replayer=replayer,
+        configured=configured,
         commands={"demo": _demo},
         clock=SystemClock(),
         stdin=sys.stdin,
         stdout=sys.stdout,
         stderr=sys.stderr,
-        tables=tables,
     )
 
 

@@ -37,7 +37,7 @@ def parts_of(run: str, sub: Sub, policy: Policy) -> dict[str, str]:
         "instructions": digest(instructions_of(run, sub, policy)),
         "request": digest(sub.message),
         "history": digest(*(turn.mark for turn in sub.turns)),
-        "tools": policy.offer(sub.state).digest,
+        "tools": policy.open_to(sub, sub.answered + 1).digest,
         "output": policy.output_digest,
         "options": digest(model_of(sub, policy).name, repr(temperature_of(sub, policy)), str(policy.agent.max_tokens)),
     }
@@ -64,7 +64,7 @@ def request_of(run: str, sub: Sub, policy: Policy) -> ModelRequest:
         messages.extend(_messages_of(turn))
     return ModelRequest(
         tuple(messages),
-        policy.offer(sub.state).schemas,
+        policy.open_to(sub, sub.answered + 1).schemas,
         _schema_of(sub, policy),
         temperature_of(sub, policy),
         agent.max_tokens,

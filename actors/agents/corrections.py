@@ -6,6 +6,7 @@ cap and is `estimated`. Who learns of its real cost says so here, once a call.
 
 from __future__ import annotations
 
+from understudy.actors.agents.context import model_of
 from understudy.actors.agents.models import Usage
 from understudy.actors.agents.runs import Runs
 from understudy.actors.errors import UsageError
@@ -49,7 +50,9 @@ def _cost(runs: Runs, state: Run, estimate: Estimate, usage: Usage) -> dict[str,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
     }
-    policy = runs.policies.get(state.subs[estimate.sub].agent)
-    if policy is not None and policy.agent.model.price is not None and "usd" in estimate.spent:
-        tokens["usd"] = policy.agent.model.price.cost(usage.input_tokens, usage.output_tokens)
+    sub = state.subs[estimate.sub]
+    policy = runs.policies.get(sub.agent)
+    price = model_of(sub, policy).price if policy is not None else None
+    if price is not None and "usd" in estimate.spent:
+        tokens["usd"] = price.cost(usage.input_tokens, usage.output_tokens)
     return {**estimate.spent, **tokens}

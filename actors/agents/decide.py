@@ -36,7 +36,7 @@ from understudy.actors.agents.commands import (
 )
 from understudy.actors.agents.concluding import last_tokens
 from understudy.actors.agents.context import ctx_of, parts_of
-from understudy.actors.agents.guards import Nudge, Restart, Verdict, said
+from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict, said
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
@@ -54,6 +54,11 @@ NUDGE: Final = (
     "Note from the supervisor: {what}. Repeating it will not change the outcome. Take another way, or answer with"
     " what you have."
 )
+RESTRICTED: Final = (
+    "Note from the supervisor: {what}. For the next {steps} steps these tools are closed: {tools}. Take another way, or"
+    " answer with what you have."
+)
+CONCLUDE: Final = "Note from the supervisor: {what}. No tool is offered any more: answer now, with what you have."
 NOTE: Final = (
     "Note from the supervisor: a former attempt got stuck and was ended: {what}. What was tried: {tried}. Do not try"
     " that again; take another way."
@@ -248,12 +253,14 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
     row = policy.table.rows[sub.state] if policy.table is not None else None
     if row is not None and call.name == MOVE:
         return _plan_move(sub, policy, row, (step, index), call)
-    acts = policy.offer(sub.state).acts
+    acts = policy.open_to(sub, step).acts
     act = acts.get(call.name)
     if act is None:
         names = ", ".join(acts) or "none"
-        error = f"there is no tool {call.name!r}; the tools are: {names}"
-        if row is not None and (row.final or call.name in policy.acts):
+        closed = sub.is_closed(call.name, step) and call.name in policy.acts
+        error = f"tool {call.name!r} is closed" if closed else f"there is no tool {call.name!r}"
+        error += f"; the tools are: {names}"
+        if not closed and row is not None and (row.final or call.name in policy.acts):
             error = refusal(row, call.name, acts)
         return Reject(step, index, call.name, call.arguments, error)
     if isinstance(act, Delegate):
@@ -322,18 +329,34 @@ def _await_calls(run: Run, turn: Turn) -> Command:
 def _judge(sub: Sub, policy: Policy) -> Command | None:
     if policy.loops is None or not sub.evidence:
         return None
-    verdict = policy.loops.judge(sub.evidence, sub.verdicts)
+    watch = sub.evidence.watch
+    if watch is None or watch.guard is not policy.loops:
+        watch = sub.evidence.watch = policy.loops.watch()  # a memory of what the state holds, and nothing more
+    verdict = watch.judge(sub.evidence, sub.evidence.total, sub.verdicts)
     if verdict is None:
         return None
     response = verdict.response
     if isinstance(response, Nudge):
         return Judge(verdict, (response.text or NUDGE).replace("{what}", verdict.what), 0, 0, None)
+    if isinstance(response, Restrict):
+        told = RESTRICTED.format(what=verdict.what, tools=", ".join(verdict.tools) or "none", steps=response.steps)
+        return Judge(verdict, told, 0, 0, None)
+    if isinstance(response, Conclude):
+        return Judge(verdict, CONCLUDE.format(what=verdict.what), 0, 0, None)
     if not isinstance(response, Restart):
         return Judge(verdict, "", 0, 0, None)
-    rewind_to = verdict.since if response.rewind else sub.step + 1
+    rewind_to = max(verdict.since, _landed(sub)) if response.rewind else sub.step + 1
     dropped = sum(1 for turn in sub.turns if turn.step >= rewind_to)
     note = NOTE.format(what=verdict.what, tried=_tried(sub, verdict)) if response.note else ""
     return Judge(verdict, note, rewind_to, dropped, response.temperature)
+
+
+def _landed(sub: Sub) -> int:
+    """The first step that may be rewound: the one after the last call that changed the world, which a loop may hold."""
+    for turn in reversed(sub.turns):
+        if any(call.ok and call.asked is not None and call.asked.effect != "read" for call in turn.calls):
+            return turn.step + 1
+    return 0
 
 
 def _tried(sub: Sub, verdict: Verdict) -> str:

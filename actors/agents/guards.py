@@ -29,9 +29,12 @@ class Step(Struct, frozen=True):
 
     `action` is the tool's name ("" for talk), `arguments` its loop key (canonical JSON of the arguments unless
     the tool declares another), `outcome` a digest of what came back, `error` the error's text or "".
-    `world` is True when the act changed the world: a call that is not `read` and succeeded.
-    `polling` is the tool's own word that it is meant to be repeated. `step` is the number of the model step it
-    belongs to, `event` the sequence number of its intent in the run's stream.
+    `world` is True when the act changed the world: a call that is not `read` and succeeded. `unsure` says that nobody
+    knows whether it did, as of a trace from elsewhere. `polling` is the tool's own word that it is meant to be
+    repeated. `step` is the number of the model step it belongs to, `event` the sequence number of its intent in the
+    run's stream. `text` is what came back, or what was said, "" when it is long or not known.
+    `blank`: it came back with nothing. `malformed`: the call or the answer did not fit its schema. `to` names the
+    worker that it instructs, "" for none.
     """
 
     step: int
@@ -43,12 +46,27 @@ class Step(Struct, frozen=True):
     world: bool = False
     polling: bool = False
     event: int = 0
+    text: str = ""
+    unsure: bool = False
+    blank: bool = False
+    malformed: bool = False
+    to: str = ""
 
 
 class Nudge(Struct, frozen=True, tag=True):
     """Tell the agent what repeated; it goes on. `text` replaces the default wording; `{what}` is filled in."""
 
     text: str = ""
+
+
+class Restrict(Struct, frozen=True, tag=True):
+    """Offer the agent no tool of the loop for the next `steps` model steps (default 5), and tell it which those are."""
+
+    steps: int = 5
+
+
+class Conclude(Struct, frozen=True, tag=True):
+    """Offer the agent no tool any more, and tell it to answer with what it has."""
 
 
 class Restart(Struct, frozen=True, tag=True):
@@ -67,7 +85,7 @@ class Stop(Struct, frozen=True, tag=True):
     """End the request as `stopped`; the last checkpoint is kept."""
 
 
-Response = Nudge | Restart | Stop
+Response = Nudge | Restrict | Conclude | Restart | Stop
 
 
 class Verdict(Struct, frozen=True):
@@ -75,7 +93,9 @@ class Verdict(Struct, frozen=True):
 
     `rule` names the rule with its threshold, as "loops.same(3)". `what` is one readable line. `key` identifies the
     evidence: two verdicts with one key are about one loop. `evidence` lists `Step.event` of the steps that prove
-    it, oldest first; `since` is the number of the first model step of the loop. `rung` counts from 0.
+    it, oldest first; `since` is the number of the first model step of the loop. `rung` counts from 0. `round` is how
+    many acts one more round of the loop costs, `wasted` how many of its acts brought nothing new, `tools` whose calls
+    they were.
     """
 
     rule: str
@@ -85,10 +105,30 @@ class Verdict(Struct, frozen=True):
     since: int
     rung: int
     response: Response
+    round: int = 1
+    wasted: int = 0
+    tools: tuple[str, ...] = ()
+
+
+class LoopWatch(Protocol):
+    """What a guard remembers of one sub-run, so that it need not read all of it at every step."""
+
+    @property
+    def guard(self) -> LoopGuard:
+        """Whose watch it is."""
+        ...
+
+    def judge(self, steps: Sequence[Step], total: int, past: Sequence[Verdict]) -> Verdict | None:
+        """The same answer as the guard's `judge`; `steps` are the last of `total` that there ever were."""
+        ...
 
 
 class LoopGuard(Protocol):
     """Pure: the same arguments give the same answer, and nothing else is looked at."""
+
+    def watch(self) -> LoopWatch:
+        """A watch over one sub-run, from its first step."""
+        ...
 
     def judge(self, steps: Sequence[Step], past: Sequence[Verdict]) -> Verdict | None:
         """Judge the newest of `steps` (oldest first); `past` are this sub-run's verdicts so far.

@@ -14,7 +14,7 @@ from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.machine import Row, Table, move_schema, offered
 from understudy.actors.agents.models import ToolSchema
 from understudy.actors.agents.tools import Tool
-from understudy.actors.journal.state import digest
+from understudy.actors.journal.state import Sub, digest
 
 HOPS: Final = 8
 """How often a request may be handed on."""
@@ -78,6 +78,15 @@ class Policy:
     def offer(self, state: str) -> Offer:
         """What the model is offered in a state; of an agent without a machine, everything, whatever the state."""
         return self.offers[state if self.table is not None else ""]
+
+    def open_to(self, sub: Sub, step: int) -> Offer:
+        """What the model is offered in a model step of a (sub-)run: without the tools that a guard has closed."""
+        offer = self.offer(sub.state)
+        if not sub.closed:
+            return offer
+        acts = {name: act for name, act in offer.acts.items() if not sub.is_closed(name, step)}
+        schemas = tuple(schema for schema in offer.schemas if schema.name in acts or schema.name not in offer.acts)
+        return Offer(acts, schemas, digest(*(repr(schema) for schema in schemas)))
 
     @property
     def name(self) -> str:

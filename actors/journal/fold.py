@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from understudy.actors.agents.guards import Step
+from understudy.actors.agents.guards import Conclude, Restrict, Step
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.state import CallState, Doubt, Estimate, Run, Spend, Stood, Sub, Turn, Yes, digest
@@ -30,8 +30,10 @@ OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
     }
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
-EVIDENCE: Final = 256
-"""Acts kept as evidence for the loop guard, newest last."""
+WITNESSED: Final = 2_000
+"""Characters of a result at most, to be kept as evidence for the loop guard: a part cannot tell what is new."""
+NOTHING: Final = frozenset({"", '""', "null", "[]", "{}"})
+"""Results that say nothing."""
 
 
 def fold(records: Iterable[Record], state: Run | None = None) -> Run:
@@ -161,7 +163,7 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
     sub.temperature, sub.switched = None, ""
-    sub.lows = set()
+    sub.lows, sub.closed = set(), {}
     sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
 
 
@@ -209,7 +211,9 @@ def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
     turn.seal()
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated, record=record)
     if not turn.calls:
-        _witness(sub, Step(event.step, sub.agent, "", "", digest(event.reply.content), event=record.seq))
+        said = event.reply.content
+        act = Step(event.step, sub.agent, "", "", digest(said), event=record.seq, text=said[:WITNESSED], blank=not said)
+        sub.evidence.witness(act)
 
 
 def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
@@ -223,12 +227,6 @@ def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
 def _model_switched(run: Run, record: Record, event: ev.ModelSwitched) -> None:
     sub = run.subs[record.sub]
     sub.switched, sub.failures = event.reason, 0
-
-
-def _witness(sub: Sub, step: Step) -> None:
-    sub.evidence.append(step)
-    if len(sub.evidence) > EVIDENCE:
-        del sub.evidence[0]
 
 
 def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
@@ -264,7 +262,7 @@ def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, k
     if not turn.open:
         turn.seal()
         for call in turn.calls:
-            _witness(sub, _act(sub, turn.step, call))
+            sub.evidence.witness(_act(sub, turn.step, call))
 
 
 def _act(sub: Sub, step: int, call: CallState) -> Step:
@@ -280,6 +278,10 @@ def _act(sub: Sub, step: int, call: CallState) -> Step:
         world=call.ok and asked is not None and asked.effect != "read",
         polling=asked is not None and asked.polling,
         event=call.seq,
+        text=call.outcome if len(call.outcome) <= WITNESSED else "",
+        blank=call.ok and call.outcome in NOTHING,
+        malformed=call.kind == "rejected",
+        to=call.call.name if asked is not None and asked.sub else "",
     )
 
 
@@ -303,6 +305,8 @@ def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None
     if sub.last is not None:
         sub.last.rejected, sub.last.told = event.error, event.told
         sub.last.seal()
+        if sub.evidence and sub.evidence[-1].event == sub.last.seq:  # the guard is asked after this, and not before
+            sub.evidence[-1] = msgspec.structs.replace(sub.evidence[-1], malformed=True)
 
 
 def _output_checked(run: Run, record: Record, event: ev.OutputChecked) -> None:
@@ -356,6 +360,10 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
         sub.stop_verdict = event.verdict
     elif event.note:
         _add_note(sub, event.note, record.seq)
+    if isinstance(event.verdict.response, Conclude):
+        sub.closed["*"] = 0
+    elif isinstance(event.verdict.response, Restrict):
+        sub.closed.update(dict.fromkeys(event.verdict.tools, sub.answered + event.verdict.response.steps))
 
 
 def _budget_denied(run: Run, record: Record, event: ev.BudgetDenied) -> None:

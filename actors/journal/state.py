@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import TOOL, BudgetRule, Step, Unit, Verdict
+from understudy.actors.agents.guards import TOOL, BudgetRule, LoopWatch, Step, Unit, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -27,6 +27,40 @@ def digest(*parts: str) -> str:
         data = part.encode("utf-8", "replace")
         pieces += (len(data).to_bytes(8, "big"), data)
     return hashlib.sha256(b"".join(pieces)).hexdigest()[:16]
+
+
+EVIDENCE: Final = 256
+"""Acts kept as evidence for the loop guard, newest last."""
+
+
+class Evidence(list[Step]):
+    """The last `EVIDENCE` acts of a sub-run, oldest first, of `total` that there ever were.
+
+    `watch` is what a loop guard remembers of them, so that it need not read all at each step. It follows from the acts
+    and the verdicts alone, is made anew when it is missing, and is no part of the state: two with equal acts are equal.
+    """
+
+    __slots__ = ("total", "watch")
+
+    def __init__(self, acts: Iterable[Step] = ()) -> None:
+        super().__init__(acts)
+        self.total = len(self)
+        self.watch: LoopWatch | None = None
+
+    def __reduce__(self) -> tuple[type[Evidence], tuple[list[Step]]]:
+        return Evidence, (list(self),)
+
+    def witness(self, act: Step) -> None:
+        """One more act."""
+        self.append(act)
+        self.total += 1
+        if len(self) > EVIDENCE:
+            del self[0]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        super().clear()
+        self.total, self.watch = 0, None
 
 
 class Spend(Struct):
@@ -176,7 +210,8 @@ class Sub(Struct):
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
     clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
     is the intent of the last call that changed the world. `lows` are the pools and units whose agent was told what is
-    left, `children` counts its delegations, `concluding` says that its last answer was asked for.
+    left, `children` counts its delegations, `concluding` says that its last answer was asked for. `closed` are the
+    tools that a guard has closed, each with the last model step for which it is; "*" stands for all of them, for ever.
     """
 
     id: int
@@ -199,7 +234,8 @@ class Sub(Struct):
     """Why the fallback model is asked, "" while the agent's own is."""
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
-    evidence: list[Step] = field(default_factory=list[Step])
+    closed: dict[str, int] = field(default_factory=dict[str, int])
+    evidence: Evidence = field(default_factory=Evidence)
     verdicts: list[Verdict] = field(default_factory=list[Verdict])
     restart: Record | None = None
     rest_until: float = 0.0
@@ -228,6 +264,10 @@ class Sub(Struct):
         """All calls, oldest first."""
         for turn in self.turns:
             yield from turn.calls
+
+    def is_closed(self, tool: str, step: int) -> bool:
+        """Whether a guard has closed a tool for a model step."""
+        return "*" in self.closed or step <= self.closed.get(tool, 0)
 
     def find(self, step: int, index: int) -> CallState | None:
         """The call keyed (step, index)."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, get_args
 
-from understudy.actors.agents.guards import Nudge, Response, Restart, Stop, Verdict
+from understudy.actors.agents.guards import Nudge, Response, Restart, Restrict, Stop, Verdict
 from understudy.actors.errors import SpecError
-from understudy.supervisors.checks import check_number
+from understudy.supervisors.checks import check_count, check_number
 
 RESPONSES: Final[tuple[type, ...]] = get_args(Response)
 LADDER: Final[tuple[Response, ...]] = (Nudge(), Restart(), Stop())
@@ -27,6 +27,8 @@ def check_ladder(ladder: Sequence[object]) -> None:
         if not isinstance(response, RESPONSES):
             names = ", ".join(f"{one.__name__}()" for one in RESPONSES)
             raise SpecError(f"Loops.ladder[{rung}] must be one of {names}, got {response!r}")
+        if isinstance(response, Restrict):
+            check_count(f"Loops.ladder[{rung}].steps", response.steps, least=1)
         if isinstance(response, Restart) and response.temperature is not None:
             check_number(f"Loops.ladder[{rung}].temperature", response.temperature)
 
@@ -39,5 +41,5 @@ def next_rung(ladder: Sequence[Response], past: Sequence[Verdict], key: str) -> 
 
 
 def word(response: Response) -> str:
-    """The response as a word for people: nudge, restart or stop."""
+    """The response as a word for people: nudge, restrict, conclude, restart or stop."""
     return type(response).__name__.lower()

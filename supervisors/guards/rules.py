@@ -1,179 +1,224 @@
-"""Rules that find loops: data that people write and combine, and pure functions of an agent's steps.
-
-A rule looks at the steps after the last world change and says whether the newest of them completes a loop.
-
-    Same(3) | (Errors(4) & Idle(8))      `|` either objects, `&` both object
+"""The rules that find loops, each with the thresholds that recorded loops and recorded work have taught.
 
 What counts as one occurrence: equal acts in one model step (a batch) are one, for the agent chose them before it
-saw an outcome. So a threshold counts model steps, not calls. Looking costs O(reach) per step.
+saw an outcome. So a threshold counts model steps, not calls. Looking costs as much as there is evidence.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
-from hashlib import sha256
-from itertools import pairwise
+from itertools import islice
 from typing import Final
 
-import msgspec
-from msgspec import Struct
-
 from understudy.actors.agents.guards import Step
-from understudy.supervisors.checks import check_count
+from understudy.actors.errors import SpecError
+from understudy.supervisors.checks import check_count, check_number
+from understudy.supervisors.guards.combining import Finding, LoopRule, When, found_by, shown
+from understudy.supervisors.guards.likeness import alike, comparable
+from understudy.supervisors.guards.trail import REACH, Entry, Mark, Trail
 
-Mark = tuple[str, ...]
-"""What makes two steps one piece of evidence, under some rule."""
-
-_POLLS: Final = 3
+POLLS: Final = 3
 """A polling tool may repeat an unchanged outcome this many times as often as another."""
-
-_VOLATILE: Final = re.compile(
-    r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", re.IGNORECASE
-)
-
-
-class Finding(Struct, frozen=True):
-    """A loop that the newest step completes.
-
-    `rule` names the rule with its threshold, `what` is one line for people, `key` a digest that is equal for the same
-    loop, `evidence` the `Step.event` of the steps that prove it, oldest first, `since` the first one's model step.
-    """
-
-    rule: str
-    what: str
-    key: str
-    evidence: tuple[int, ...]
-    since: int
-
-
-class LoopRule(Struct, frozen=True):
-    """Base of the rules. Your own: override `look` and `mark`; be pure, and look at `reach` steps at most."""
-
-    @property
-    def name(self) -> str:
-        """The rule with its threshold, as verdicts name it: "loops.same(3)"."""
-        return f"loops.{str(self).lower()}"
-
-    @property
-    def reach(self) -> int:
-        """How many steps back `look` needs to see."""
-        raise NotImplementedError
-
-    def find(self, steps: Sequence[Step]) -> Finding | None:
-        """Whether the newest of `steps` (oldest first) completes a loop. Only steps after a world change count."""
-        counted = counted_steps(steps, self.reach)
-        return self.look(counted) if counted else None
-
-    def look(self, steps: Sequence[Step]) -> Finding | None:
-        """As `find`, on steps that all count; there is at least one."""
-        raise NotImplementedError
-
-    def mark(self, step: Step) -> Mark | None:
-        """What a later step must share with a step of the evidence to continue the loop; None never continues."""
-        raise NotImplementedError
-
-    def named(self, name: str) -> LoopRule | None:
-        """The rule of this name in here, to judge by it again."""
-        return self if self.name == name else None
-
-    def __or__(self, other: LoopRule) -> LoopRule:
-        return Either(self, other)
-
-    def __and__(self, other: LoopRule) -> LoopRule:
-        return Both(self, other)
 
 
 class Same(LoopRule, frozen=True):
-    """The same acts with the same outcomes again: `times` (default 3) of each, in any order, at most `period` of them.
+    """The same call had the same result `times` times, or as many calls in a row had all been made before with the same
+    result, and at least half of their round: so a cycle of any length is found in its second round.
 
-    So a cycle of k <= `period` (default 6) acts is found when it was run through `times` times, one stray act aside.
-    A failing act is found whatever came between, `times` within the last `window` acts (default 24, at least
-    times·period). A tool that polls counts only past its own limit: three times `times`, with the outcome
-    unchanged. Talk does not count.
+    `times` (default 3) within the last `window` acts (default 40), with at most `stray` (default 1) news between; what
+    came between does not matter for a call that fails, for only a world change can cure it. A tool that
+    polls counts only past its own limit: three times `times`, with the outcome unchanged. Talk does not count.
     """
 
     times: int = 3
-    period: int = 6
-    window: int | None = None
+    window: int = 40
+    stray: int = 1
 
     def __post_init__(self) -> None:
         check_count("Same.times", self.times, least=2)
-        check_count("Same.period", self.period, least=1)
-        if self.window is not None:
-            check_count("Same.window", self.window, least=self.times * self.period)
+        _check_window("Same.window", self.window, least=self.times)
+        check_count("Same.stray", self.stray)
 
     def __str__(self) -> str:
         return f"Same({self.times})"
 
     @property
-    def span(self) -> int:
-        """The window in acts."""
-        return max(24, self.times * self.period) if self.window is None else self.window
+    def when(self) -> tuple[When, ...]:
+        """Calls that brought nothing new."""
+        return ("old",)
 
-    @property
-    def reach(self) -> int:
-        """The window, as long again for each further turn of a polling tool."""
-        return self.span * _POLLS
-
-    def look(self, steps: Sequence[Step]) -> Finding | None:
-        """One failing act in the window, else a tail in which every act was repeated often enough."""
-        newest = steps[-1]
-        if not newest.action:
+    def look(self, trail: Trail) -> Finding | None:
+        """Count the newest act in the window, then the copies in a row."""
+        newest = trail.newest
+        if not newest.copy or not newest.step.action:
             return None
-        acts = [step for step in steps if step.action][-self.span * (_POLLS if newest.polling else 1) :]
-        proof = self._failing(acts) if newest.error else None
-        if proof is None and (proof := self._repeated(acts)) is None:
+        times, polls = self._limit(newest.step), newest.step.polling
+        if newest.streak >= self.times and not polls and (cycle := self._cycle(trail, newest)) is not None:
+            return cycle
+        copies = trail.copies(newest, min(REACH, self.window * POLLS) if polls else self.window, times)
+        if len(copies) < times:
             return None
-        return _finding(self, self._say(proof), proof, {_act(step) for step in proof})
+        failing = bool(newest.step.error) and copies[0].at > trail.moved
+        if not failing and newest.told - copies[0].told > self.stray:
+            return None
+        return found_by(self, self._say(copies), copies, {newest.act})
 
-    def mark(self, step: Step) -> Mark | None:
+    def mark(self, entry: Entry) -> Mark | None:
         """The same act with the same outcome."""
-        return _act(step) if step.action else None
+        return entry.act if entry.step.action else None
 
     def _limit(self, step: Step) -> int:
-        return self.times * _POLLS if step.polling else self.times
+        return self.times * POLLS if step.polling else self.times
 
-    def _failing(self, acts: Sequence[Step]) -> Sequence[Step] | None:
-        newest = acts[-1]
-        proof = [step for step in acts if _act(step) == _act(newest)][-self._limit(newest) :]
-        return proof if len(proof) == self._limit(newest) else None
-
-    def _repeated(self, acts: Sequence[Step]) -> Sequence[Step] | None:
-        """The shortest tail in which each of d <= period different acts has, on average, had its limit.
-
-        One stray act, made once, is overlooked: on recorded traces that found more stuck runs and no false ones.
-        """
-        newest = _act(acts[-1])
-        counts: dict[Mark, int] = {}
-        needed: dict[Mark, int] = {}
-        for start in range(len(acts) - 1, -1, -1):
-            act = _act(acts[start])
-            counts[act] = counts.get(act, 0) + 1
-            needed[act] = self._limit(acts[start])
-            if len(counts) > self.period + 1:
-                return None
-            if counts[newest] < needed[newest]:
+    def _cycle(self, trail: Trail, newest: Entry) -> Finding | None:
+        """The last `times` acts, all copies, each with the copies before it."""
+        again: list[Entry] = []
+        between = copied = 0
+        for entry in islice(reversed(trail.entries), self.window):
+            if not entry.step.action or entry.step.polling:
                 continue
-            stray = next((act for act, count in counts.items() if count == 1), None)
-            members = [act for act in counts if act != stray]
-            made = sum(counts[act] for act in members)
-            if made >= sum(needed[act] for act in members) and len(members) <= self.period:
-                return [step for step in acts[start:] if _act(step) != stray]
-        return None
+            if len(again) < self.times:
+                again.append(entry)
+            if entry is newest.older_act:
+                break
+            between += 1
+            copied += entry.copy
+        proof: dict[int, Entry] = {}
+        for entry in again:
+            copies = trail.copies(entry, self.window)
+            if len(copies) < 2:
+                return None  # what it repeats has left the window
+            proof.update((one.at, one) for one in copies)
+        if len({entry.act for entry in again}) == 1 or 2 * copied < between:
+            return None
+        what = f"the last {self.times} calls had all had the same results before, in a round of {between} calls"
+        listed = [proof[at] for at in sorted(proof)]
+        return found_by(self, what, listed, {entry.act for entry in again}, between)
 
-    def _say(self, proof: Sequence[Step]) -> str:
-        different = {_act(step): step for step in proof}
-        if len(different) > 1:
-            return f"the same {len(different)} calls repeated {len(proof) // len(different)} times"
-        how = "failed the same way" if proof[-1].error else "gave the same result"
-        return f"{shown(proof[-1])} {how} {len(proof)} times"
+    def _say(self, proof: Sequence[Entry]) -> str:
+        how = "failed the same way" if proof[-1].step.error else "gave the same result"
+        return f"{shown(proof[-1].step)} {how} {len(proof)} times"
+
+
+class Reworded(LoopRule, frozen=True):
+    """Calls of one tool that differ only in wording had the same result `times` times, or calls with whatever arguments
+    `any` times.
+
+    `times` (default 3) with arguments alike by `alike` (default 0.8: so many of the words of both are in both; all of
+    them, when it came back with nothing), `any` (default 6; 0 for never) unless with nothing or with who knows what
+    effect, within the last `window` acts (default 12), with at most `stray` (default 1) other news between. A tool that
+    polls does not count.
+    """
+
+    times: int = 3
+    alike: float = 0.8
+    any: int = 6
+    window: int = 12
+    stray: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("Reworded.times", self.times, least=2)
+        _check_share("Reworded.alike", self.alike)
+        check_count("Reworded.any", self.any)
+        _check_window("Reworded.window", self.window, least=max(self.times, self.any))
+        check_count("Reworded.stray", self.stray)
+
+    def __str__(self) -> str:
+        return f"Reworded({self.times})"
+
+    @property
+    def when(self) -> tuple[When, ...]:
+        """Calls."""
+        return ("news", "old")
+
+    def look(self, trail: Trail) -> Finding | None:
+        """Count the newest act's result in the window."""
+        newest = trail.newest
+        step = newest.step
+        if newest.older_result is None or not newest.outcome or step.polling:
+            return None
+        results = trail.results(newest, self.window)
+        if len(results) < self.times:
+            return None
+        if self.any and len(results) >= self.any and not step.blank and (step.error or not step.unsure):
+            proof = results[-self.any :]
+            if newest.told - proof[0].told <= self.stray:
+                return self._found(f"gave the same result {self.any} times, whatever was asked", proof)
+        if _others(newest, results[-self.times :]) > self.stray:
+            return None
+        share = 1.0 if step.blank else self.alike
+        proof = [one for one in results if one.call == newest.call or _rewords(newest, one, share)]
+        proof = proof[-self.times :]
+        if len(proof) < self.times or _others(newest, proof) > self.stray:
+            return None
+        return self._found(f"gave the same result {self.times} times, asked in other words", proof)
+
+    def _found(self, what: str, proof: Sequence[Entry]) -> Finding:
+        return found_by(self, f"{proof[-1].step.action} {what}", proof, {proof[-1].result})
+
+    def mark(self, entry: Entry) -> Mark | None:
+        """The same action with the same outcome."""
+        return entry.result if entry.step.action and entry.outcome and not entry.step.blank else None
+
+
+class Near(LoopRule, frozen=True):
+    """The same call had nearly the same long result `times` times, as when a page is described anew.
+
+    `times` (default 4), results of at least `least` words (default 30) alike by `alike` (default 0.9), within the last
+    `window` acts (default 40), with at most `stray` (default 1) news of other calls between. A tool that polls does not
+    count.
+    """
+
+    times: int = 4
+    alike: float = 0.9
+    least: int = 30
+    window: int = 40
+    stray: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("Near.times", self.times, least=2)
+        _check_share("Near.alike", self.alike)
+        check_count("Near.least", self.least, least=1)
+        _check_window("Near.window", self.window, least=self.times)
+        check_count("Near.stray", self.stray)
+
+    def __str__(self) -> str:
+        return f"Near({self.times})"
+
+    @property
+    def when(self) -> tuple[When, ...]:
+        """Calls."""
+        return ("news", "old")
+
+    def look(self, trail: Trail) -> Finding | None:
+        """Compare the newest result with those of the same call."""
+        newest = trail.newest
+        if newest.older_call is None or newest.step.polling or not newest.step.action:
+            return None
+        if len(newest.step.text) < 2 * self.least:  # so many words would be longer
+            return None
+        calls = trail.calls(newest, self.window)
+        if len(calls) < self.times or len(newest.words()) < self.least:
+            return None
+        proof = [one for one in calls if alike(one.words(), newest.words(), self.alike)][-self.times :]
+        if len(proof) < self.times:
+            return None
+        if _others(newest, [one for one in calls if one.at >= proof[0].at]) > self.stray:
+            return None
+        what = f"{shown(newest.step)} gave nearly the same result {self.times} times"
+        return found_by(self, what, proof, {newest.call})
+
+    def mark(self, entry: Entry) -> Mark | None:
+        """None: another result of the call may be news, so the loop continues by being found again."""
+        return None
 
 
 class Errors(LoopRule, frozen=True):
-    """The same error from the same action `times` (default 4) times in the last `window` steps (default 12), whatever
-    the arguments. Numbers, hexadecimal and white space in the text do not count. A success between is no reset.
+    """The same tool failed with the same error `times` times lately, whatever the arguments; a success between is no
+    reset.
+
+    `times` (default 4) within the last `window` acts (default 12).
+    Numbers, hexadecimal and white space in the text do not count.
     """
 
     times: int = 4
@@ -181,29 +226,63 @@ class Errors(LoopRule, frozen=True):
 
     def __post_init__(self) -> None:
         check_count("Errors.times", self.times, least=2)
-        check_count("Errors.window", self.window, least=self.times)
+        _check_window("Errors.window", self.window, least=self.times)
 
     def __str__(self) -> str:
         return f"Errors({self.times})"
 
     @property
-    def reach(self) -> int:
-        """The window."""
-        return self.window
+    def when(self) -> tuple[When, ...]:
+        """Calls."""
+        return ("news", "old")
 
-    def look(self, steps: Sequence[Step]) -> Finding | None:
-        """Count the newest step's error in the window."""
-        mark = self.mark(steps[-1])
-        if mark is None:
+    def look(self, trail: Trail) -> Finding | None:
+        """Count the newest act's error in the window."""
+        newest = trail.newest
+        if newest.fault is None:
             return None
-        proof = [step for step in steps[-self.window :] if step.error and self.mark(step) == mark]
+        proof = trail.faults(newest, self.window)
+        if len(proof) < self.times:
+            return None
+        proof = [one for one in proof if one.at > trail.moved]
         if (times := _turns(proof)) < self.times:
             return None
-        return _finding(self, f"{steps[-1].action} failed with the same error {times} times", proof, {mark})
+        return found_by(self, f"{newest.step.action} failed with the same error {times} times", proof, {newest.fault})
 
-    def mark(self, step: Step) -> Mark | None:
+    def mark(self, entry: Entry) -> Mark | None:
         """The same action with the same masked error."""
-        return (step.agent, step.action, masked(step.error)) if step.action and step.error else None
+        return entry.fault
+
+
+class Malformed(LoopRule, frozen=True):
+    """`times` (default 4) answers or calls in a row did not fit: no such tool, wrong arguments, another form."""
+
+    times: int = 4
+
+    def __post_init__(self) -> None:
+        _check_window("Malformed.times", self.times, least=2)
+
+    def __str__(self) -> str:
+        return f"Malformed({self.times})"
+
+    def look(self, trail: Trail) -> Finding | None:
+        """Look back while nothing fits."""
+        newest = trail.newest
+        if not newest.step.malformed:
+            return None
+        proof: list[Entry] = []
+        for entry in reversed(trail.entries):
+            if not entry.step.malformed or entry.step.agent != newest.step.agent:
+                break
+            proof.append(entry)
+        proof.reverse()
+        if (times := _turns(proof)) < self.times:
+            return None
+        return found_by(self, f"{times} answers in a row did not fit", proof, {(newest.step.agent,)})
+
+    def mark(self, entry: Entry) -> Mark | None:
+        """One more that does not fit, whatever it is."""
+        return (entry.step.agent,) if entry.step.malformed else None
 
 
 class Idle(LoopRule, frozen=True):
@@ -214,201 +293,172 @@ class Idle(LoopRule, frozen=True):
     times: int = 8
 
     def __post_init__(self) -> None:
-        check_count("Idle.times", self.times, least=2)
+        _check_window("Idle.times", self.times, least=2)
 
     def __str__(self) -> str:
         return f"Idle({self.times})"
 
     @property
-    def reach(self) -> int:
-        """The streak, and what came before it to know what is new."""
-        return max(100, 4 * self.times)
+    def when(self) -> tuple[When, ...]:
+        """Whatever is not news."""
+        return ("old", "talk")
 
-    def look(self, steps: Sequence[Step]) -> Finding | None:
+    def look(self, trail: Trail) -> Finding | None:
         """Measure the streak that the newest step ends."""
-        seen: set[Mark] = set()
-        streak: list[Step] = []
-        for step in steps:
-            outcome = (step.agent, step.action, masked(step.error) if step.error else step.outcome)
-            if outcome in seen:
-                streak.append(step)
-            else:
-                seen.add(outcome)
-                streak.clear()
-        if (times := _turns(streak)) < self.times:
+        newest = trail.newest
+        if newest.quiet < self.times:
             return None
-        return _finding(self, f"nothing new in {times} steps", streak, {(steps[-1].agent,)})
+        proof = [entry for entry in trail.entries if entry.turn > newest.turn - newest.quiet]
+        return found_by(self, f"nothing new in {newest.quiet} steps", proof, {(newest.step.agent,)})
 
-    def mark(self, step: Step) -> Mark | None:
+    def mark(self, entry: Entry) -> Mark | None:
         """The same act with the same outcome; an unbroken streak continues by being found again."""
-        return _act(step)
+        return entry.act
 
 
 class Talk(LoopRule, frozen=True):
-    """The same text `times` (default 3) times in a row without an action."""
+    """An agent said much the same `times` times in a row while nobody did anything, also in a dialogue with others.
+
+    `times` (default 3), alike by `alike` (default 0.5: so many of the words of both are in both).
+    """
 
     times: int = 3
+    alike: float = 0.5
 
     def __post_init__(self) -> None:
-        check_count("Talk.times", self.times, least=2)
+        _check_window("Talk.times", self.times, least=2)
+        _check_share("Talk.alike", self.alike)
 
     def __str__(self) -> str:
         return f"Talk({self.times})"
 
     @property
-    def reach(self) -> int:
-        """The streak."""
-        return self.times
+    def when(self) -> tuple[When, ...]:
+        """Talk."""
+        return ("talk",)
 
-    def look(self, steps: Sequence[Step]) -> Finding | None:
-        """Compare the last `times` steps."""
-        proof = steps[-self.times :]
-        marks = {self.mark(step) for step in proof}
-        mark = marks.pop()
-        if len(proof) < self.times or marks or mark is None:
+    def look(self, trail: Trail) -> Finding | None:
+        """Compare what the newest speaker said since the last action."""
+        newest = trail.newest
+        if newest.step.action:
             return None
-        return _finding(self, f"said the same {self.times} times without acting", proof, {mark})
-
-    def mark(self, step: Step) -> Mark | None:
-        """The same text."""
-        return None if step.action else _act(step)
-
-
-class Either(LoopRule, frozen=True):
-    """`left | right`: the finding of the first that objects."""
-
-    left: LoopRule
-    right: LoopRule
-
-    def __str__(self) -> str:
-        return " | ".join(f"({side})" if isinstance(side, Both) else str(side) for side in (self.left, self.right))
-
-    @property
-    def reach(self) -> int:
-        """The longer of the two."""
-        return max(self.left.reach, self.right.reach)
-
-    def look(self, steps: Sequence[Step]) -> Finding | None:
-        """Ask left, then right."""
-        return self.left.look(steps) or self.right.look(steps)
-
-    def mark(self, step: Step) -> Mark | None:
-        """None: a verdict names one of the two, see `named`."""
+        proof: list[Entry] = []
+        for entry in reversed(trail.entries):
+            if entry.step.action:
+                break
+            if entry.step.agent == newest.step.agent:
+                if entry is not newest and not _says(newest, entry, self.alike):
+                    break
+                proof.append(entry)
+                if len(proof) == self.times:
+                    proof.reverse()
+                    what = f"said much the same {self.times} times without acting"
+                    return found_by(self, what, proof, {(newest.step.agent,)})
         return None
 
-    def named(self, name: str) -> LoopRule | None:
-        """The side of this name."""
-        return self.left.named(name) or self.right.named(name)
+    def mark(self, entry: Entry) -> Mark | None:
+        """None: talk in other words is no loop, so the loop continues by being found again, or by the same words."""
+        return None if entry.step.action else entry.act
 
 
-class Both(LoopRule, frozen=True):
-    """`left & right`: both object to the newest step. The evidence is that of both."""
+class Resent(LoopRule, frozen=True):
+    """The same instruction was sent to a worker `times` times, and nothing new came of it.
 
-    left: LoopRule
-    right: LoopRule
+    `times` (default 3) among the last `window` acts (default 24), alike by `alike` (default 0.7: so many of the words
+    of both are in both), with at most `stray` (default 1) news between.
+    """
+
+    times: int = 3
+    alike: float = 0.7
+    window: int = 24
+    stray: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("Resent.times", self.times, least=2)
+        _check_share("Resent.alike", self.alike)
+        _check_window("Resent.window", self.window, least=self.times)
+        check_count("Resent.stray", self.stray)
 
     def __str__(self) -> str:
-        return " & ".join(f"({side})" if isinstance(side, Either) else str(side) for side in (self.left, self.right))
+        return f"Resent({self.times})"
 
-    @property
-    def name(self) -> str:
-        """Both names: "loops.errors(4) & loops.idle(8)"."""
-        return f"{self.left.name} & {self.right.name}"
-
-    @property
-    def reach(self) -> int:
-        """The longer of the two."""
-        return max(self.left.reach, self.right.reach)
-
-    def look(self, steps: Sequence[Step]) -> Finding | None:
-        """Ask both."""
-        if (left := self.left.look(steps)) is None or (right := self.right.look(steps)) is None:
+    def look(self, trail: Trail) -> Finding | None:
+        """Compare the newest instruction with those that the same agent sent before."""
+        newest = trail.newest
+        if not newest.step.to:
             return None
-        proof = {*left.evidence, *right.evidence}
-        return Finding(
-            rule=self.name,
-            what=f"{left.what}, {right.what}",
-            key=_digest((left.key, right.key)),
-            evidence=tuple(step.event for step in steps if step.event in proof),
-            since=min(left.since, right.since),
-        )
+        proof: list[Entry] = []
+        own = 0  # answers that are new by the letter only
+        for entry in islice(reversed(trail.entries), self.window):
+            if newest.told - entry.told - own > self.stray:
+                return None
+            if entry.step.agent == newest.step.agent and self._repeats(newest, entry):
+                proof.append(entry)
+                own += entry.news
+                if len(proof) == self.times:
+                    proof.reverse()
+                    what = f"sent the same instruction {self.times} times, and nothing new came of it"
+                    return found_by(self, what, proof, {(newest.step.agent,)})
+        return None
 
-    def mark(self, step: Step) -> Mark | None:
-        """Both marks."""
-        left, right = self.left.mark(step), self.right.mark(step)
-        return None if left is None or right is None else (*left, *right)
+    def _repeats(self, newest: Entry, entry: Entry) -> bool:
+        """Whether an older instruction is the newest one, and got much the same answer, if answers are known."""
+        if not entry.step.to or not _sends(newest, entry, self.alike):
+            return False
+        if not newest.step.action or newest.outcome == entry.outcome:
+            return True
+        failed = bool(newest.step.error), bool(entry.step.error)
+        return failed[0] == failed[1] and alike(newest.words(), entry.words(), self.alike)
 
-
-def counted_steps(steps: Sequence[Step], reach: int) -> list[Step]:
-    """The last `reach` steps after the last world change, equal acts of one model step once, oldest first."""
-    tail: list[Step] = []
-    for step in reversed(steps):
-        if step.world or len(tail) == reach:
-            break
-        tail.append(step)
-    counted: list[Step] = []
-    seen: set[Mark] = set()
-    previous: Step | None = None
-    for step in reversed(tail):
-        if previous is None or not _one_turn(previous, step):
-            seen.clear()
-        elif not seen:
-            seen.add(_act(previous))  # most model steps have one act: nothing is hashed for them
-        previous = step
-        if seen:
-            act = _act(step)
-            if act in seen:
-                continue
-            seen.add(act)
-        counted.append(step)
-    return counted
+    def mark(self, entry: Entry) -> Mark | None:
+        """The very same instruction with the same answer; in other words it continues by being found again."""
+        return entry.act if entry.step.to else None
 
 
-def last_batch(steps: Sequence[Step]) -> Sequence[Step]:
-    """The acts of the newest model step."""
-    start = len(steps) - 1
-    while start > 0 and _one_turn(steps[start - 1], steps[start]):
-        start -= 1
-    return steps[start:]
+def _check_window(option: str, value: object, *, least: int) -> None:
+    check_count(option, value, least=least)
+    if isinstance(value, int) and value > REACH:
+        raise SpecError(f"{option} must be at most {REACH}, the acts that are remembered, got {value!r}")
 
 
-def _one_turn(one: Step, next: Step) -> bool:
-    """Whether two neighbours belong to one model step. Only neighbours: numbers may come again after a rewind."""
-    return one.step == next.step and one.agent == next.agent
+def _check_share(option: str, value: object) -> None:
+    check_number(option, value)
+    if isinstance(value, int | float) and value > 1:
+        raise SpecError(f"{option} must be a share from 0 to 1, got {value!r}")
 
 
-@lru_cache(maxsize=1024)
-def masked(error: str) -> str:
-    """The first 400 characters of an error without what changes each time: numbers, hexadecimal, white space."""
-    return " ".join(_VOLATILE.sub("#", error[:400]).split())
+def _says(one: Entry, other: Entry, share: float) -> bool:
+    """Whether two acts of talk say much the same; equal ones also when nothing is known of their words."""
+    if one.act == other.act:
+        return True
+    text, before = one.step.text, other.step.text
+    return bool(text and before) and comparable(text, before, share) and alike(one.words(), other.words(), share)
 
 
-def shown(step: Step) -> str:
-    """A call as people write it, at most 80 characters: `read_metadata("attrs ")`."""
-    try:
-        given = msgspec.json.decode(step.arguments, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:  # a tool's own loop key
-        text = step.arguments
-    else:
-        values = [(name, bytes(value).decode()) for name, value in given.items()]
-        text = values[0][1] if len(values) == 1 else ", ".join(f"{name}={value}" for name, value in values)
-    return f"{step.action}({text if len(text) <= 60 else text[:59] + '…'})"
+def _sends(one: Entry, other: Entry, share: float) -> bool:
+    """Whether two acts send much the same instruction: what a call asks, or what is said."""
+    if not one.step.action or not other.step.action:
+        return not one.step.action and not other.step.action and _says(one, other, share)
+    if one.call == other.call:
+        return True
+    same_size = comparable(one.step.arguments, other.step.arguments, share)
+    return same_size and alike(one.asks(), other.asks(), share)
 
 
-def _act(step: Step) -> Mark:
-    return (step.agent, step.action, step.arguments, step.outcome or step.error)
+def _rewords(one: Entry, other: Entry, share: float) -> bool:
+    """Whether two calls ask for the same in other words. When only numbers differ, they ask for another page."""
+    if not comparable(one.step.arguments, other.step.arguments, share) or not alike(one.asks(), other.asks(), share):
+        return False
+    differ = one.asks() ^ other.asks()
+    return not differ or not all(word.isdecimal() for word in differ)
 
 
-def _turns(steps: Sequence[Step]) -> int:
+def _others(newest: Entry, proof: Sequence[Entry]) -> int:
+    """How many news of other acts there are since the first of `proof`, which ends with `newest`."""
+    own = sum(one.news for one in proof) - proof[0].news
+    return newest.told - proof[0].told - own
+
+
+def _turns(entries: Sequence[Entry]) -> int:
     """In how many model steps these were made."""
-    return len(steps) - sum(_one_turn(one, next) for one, next in pairwise(steps))
-
-
-def _digest(parts: object) -> str:
-    return sha256(msgspec.json.encode(parts)).hexdigest()[:16]
-
-
-def _finding(rule: LoopRule, what: str, proof: Sequence[Step], marks: set[Mark]) -> Finding:
-    """`marks` identify the loop, in whatever order and number its acts come."""
-    evidence = tuple(step.event for step in proof)
-    return Finding(rule.name, what, _digest((rule.name, sorted(marks))), evidence, proof[0].step)
+    return len({entry.turn for entry in entries})

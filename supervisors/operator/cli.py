@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TextIO
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
 from understudy.supervisors.operator import answering, looking
-from understudy.supervisors.operator.desk import Connect, Replayer, Tables, no_tables
+from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
 from understudy.supervisors.operator.text import clean, say
@@ -36,6 +36,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "why": "what went wrong in a run, with proof",
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
+    "guards": "the guards of the agents: armed, or fired in a run, and when last",
 }
 _DEMO: Final = "a supervised team audits the Python environment it runs in"
 _LAST: Final = "Journal: --journal, else UNDERSTUDY_JOURNAL, else the only one in this folder."
@@ -112,6 +113,8 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
         case "replay" | "machine":
             parser.place().app()
+        case "guards":
+            parser.place().app().add_argument("--json", action="store_true", help="as one line of JSON")
         case _:
             parser.place().add_argument("--json", action="store_true", help="as one line of JSON")
     return parser
@@ -127,6 +130,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "why": looking.show_why,
     "machine": looking.show_machine,
     "replay": looking.replay,
+    "guards": looking.show_guards,
 }
 
 
@@ -135,19 +139,19 @@ def main(
     *,
     connect: Connect,
     replayer: Replayer,
+    configured: Configured,
     commands: Mapping[str, Callable[[Sequence[str]], int]],
     clock: Clock,
     stdin: TextIO,
     stdout: TextIO,
     stderr: TextIO,
-    tables: Tables = no_tables,
 ) -> int:
     """Run one command (`argv` without the program's name) and return the exit status; see the module.
 
     `commands` are run elsewhere: their arguments are passed on as they are. What they and the rest raise of
     `UnderstudyError`, `OSError` and `KeyboardInterrupt` becomes one line; anything else is a defect and is raised.
     """
-    shell = Shell(connect, replayer, clock, stdin, stdout, stderr, os.environ, Path(), tables)
+    shell = Shell(connect, replayer, configured, clock, stdin, stdout, stderr, os.environ, Path())
     try:
         return _dispatch(shell, argv, commands)
     except _Shown as text:

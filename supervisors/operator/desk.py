@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from understudy.actors.agents.machine import Table
+from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Result
 from understudy.actors.journal.events import Record
 
@@ -110,13 +110,8 @@ class Replayed(Protocol):
 Connect = Callable[[ConnectOptions], AbstractAsyncContextManager[Desk]]
 """Opens the journal as its owner. Raises `JournalOwned` when a live process has it."""
 
+Configured = Callable[[ConnectOptions, list[Record]], Mapping[str, Policy]]
+"""The policies of the app's agents, by name, for a run. Raises `UsageError` for an app that cannot be had."""
+
 Replayer = Callable[[ConnectOptions, list[Record]], Replayed]
 """Replays a run without owning the journal and without network. Raises `UsageError` for an app that cannot be had."""
-
-Tables = Callable[[ConnectOptions], Mapping[str, Table]]
-"""The state machines of the app's agents, by agent. Raises `UsageError` for an app that cannot be had."""
-
-
-def no_tables(options: ConnectOptions) -> Mapping[str, Table]:
-    """No state machine is known but what runs have shown of theirs."""
-    return {}

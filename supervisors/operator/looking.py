@@ -1,8 +1,12 @@
-"""The commands that only look: `tree`, `log`, `why`, `machine`, `replay`. None owns the journal."""
+"""The commands that only look: `tree`, `log`, `why`, `machine`, `replay`, `guards`. None owns the journal.
+
+`replay` and `guards` need the app, for the agents' policies are not in the journal; `machine` draws more with it.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Final
 
 import anyio
@@ -11,6 +15,7 @@ import msgspec
 from understudy.actors.agents.diagram import mermaid, path_of
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record, RunStarted
+from understudy.supervisors.guards.armed import Armed, armed
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
 from understudy.supervisors.operator import why as whys
@@ -140,9 +145,36 @@ async def show_machine(shell: Shell, args: Namespace) -> int:
         raise UsageError(f"run {reader.short(place.run)} has no state machine, or has not begun")
     first = records[0].event
     agent = first.agent if isinstance(first, RunStarted) else ""
-    table = shell.tables(options).get(agent) if options.runnable else None
-    shell.data(*mermaid(table, path).splitlines())
+    policy = shell.configured(options, records).get(agent) if options.runnable else None
+    shell.data(*mermaid(policy.table if policy is not None else None, path).splitlines())
     return COMPLETE
+
+
+async def show_guards(shell: Shell, args: Namespace) -> int:
+    """`understudy guards [RUN]`: every guard of the app's agents, armed or fired, and at which event last."""
+    async with reading(await shell.journal(args.journal)) as reader:
+        place, records = await _stream(reader, args.run)
+        if place.seq:
+            raise UsageError(f"guards takes a whole run, {args.run!r} names an event")
+        options = shell.options(args.app, reader)
+        if not options.runnable:
+            raise no_app(options, "guards")
+        short = reader.short(place.run)
+    found = armed(shell.configured(options, records), records)
+    if args.json:
+        shell.data(msgspec.json.encode(found).decode())
+    else:
+        shell.data(*_guard_lines(found, short))
+    return COMPLETE
+
+
+def _guard_lines(found: Sequence[Armed], short: str) -> list[str]:
+    rows = [("AGENT", "STATE", "FIRED", "LAST", "GUARD")]
+    for each in found:
+        last = f"{short}:{each.last}" if each.last else ""
+        rows.append((clean(each.agent, 40), each.state, str(each.fired or ""), last, f"{each.kind} {each.guard}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, (*widths, 0), strict=True)) for row in rows]
 
 
 async def replay(shell: Shell, args: Namespace) -> int:

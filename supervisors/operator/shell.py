@@ -12,7 +12,7 @@ from typing import TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import UsageError
-from understudy.supervisors.operator.desk import Connect, ConnectOptions, Replayer, Tables, no_tables
+from understudy.supervisors.operator.desk import Configured, Connect, ConnectOptions, Replayer
 from understudy.supervisors.operator.reading import Reader, find_app, find_journal
 from understudy.supervisors.operator.text import say
 
@@ -23,13 +23,13 @@ class Shell:
 
     connect: Connect
     replayer: Replayer
+    configured: Configured
     clock: Clock
     stdin: TextIO
     stdout: TextIO
     stderr: TextIO
     environ: Mapping[str, str]
     folder: Path
-    tables: Tables = no_tables
 
     def data(self, *lines: str) -> None:
         """Lines for the next program."""

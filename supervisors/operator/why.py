@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from understudy.actors.agents.guards import Nudge, Restart, said
+from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import fold
@@ -20,7 +20,13 @@ from understudy.supervisors.operator.words import altered, denial
 
 PROOFS: Final = 4
 """Different calls that are shown as evidence of one verdict."""
-DONE: Final = {"nudge": "was nudged", "restart": "was restarted", "stop": "was stopped"}
+DONE: Final = {
+    "nudge": "was nudged",
+    "restrict": "lost the tools of the loop for a while",
+    "conclude": "was told to answer",
+    "restart": "was restarted",
+    "stop": "was stopped",
+}
 
 
 class Detail(Struct, frozen=True):
@@ -159,6 +165,10 @@ class _Finder:
         if isinstance(response, Restart):
             waited = self._restarted(record) or "restart, not yet carried out"
             return ", ".join([waited, *altered(record), rung])
+        if isinstance(response, Restrict):
+            return f"closed {', '.join(map(clean, event.verdict.tools))} for {many(response.steps, 'step')}, {rung}"
+        if isinstance(response, Conclude):
+            return f"no more tools, {rung}"
         return f"stop, {rung}"
 
     def _restarted(self, record: Record) -> str:
@@ -188,7 +198,8 @@ class _Finder:
             and r.event.step >= event.verdict.since
         ]
         tokens = sum(each.spent.get("tokens", 0) for each in spent)
-        return f"in the loop {many(len(spent), 'step')}, {count(tokens)} tokens"
+        more = f"; a round more costs {many(event.verdict.round, 'call')}" if event.verdict.round > 1 else ""
+        return f"in the loop {many(len(spent), 'step')}, {count(tokens)} tokens{more}"
 
 
 def _kind(record: Record) -> str:

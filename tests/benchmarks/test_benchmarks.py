@@ -160,10 +160,13 @@ BUGS = {
     "budget:kill": ("refunds", "spent_is_billed: expected True, got False"),
     "budget:provider": ("blind", "spent_is_billed: expected True, got False"),
     "density:anonymous": ("swapped", "actor 123 says it is 124"),
+    "loops:default": ("stubborn", "honest_sum: expected 61323853871, got 60800993223"),
     "stoptree:spawned": ("leaks", "1 tasks left over"),
     "stoptree:supervised": ("silent", "stops: expected 89, got 88"),
 }
 OTHER_BUGS = [
+    ("loops:default", "eager", "false_nudges: expected 0, got 3"),
+    ("loops:default", "late", "stopped: expected 3, got 2"),
     ("threadring:tell", "stays", "waited 1.5 s for 100 actors to end"),
     ("big:tell", "stranger", "was due"),
     ("stoptree:spawned", "twice", "stops: expected 100, got 101"),

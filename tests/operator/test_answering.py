@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.answers import Word
 from understudy.actors.agents.models import ModelReply, ModelRequest, ModelSession, Price, ToolCall, Usage
+from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import tool
 from understudy.actors.clock import SystemClock
 from understudy.actors.journal import events as ev
@@ -68,6 +69,10 @@ def no_replay(options: ConnectOptions, records: list[Record]) -> Replayed:
     raise AssertionError
 
 
+def no_policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
+    raise AssertionError("nothing here lists guards")
+
+
 class LaterClock(SystemClock):
     """Some seconds ahead by the wall."""
 
@@ -85,6 +90,7 @@ def call(*argv: str, ahead: float = 0.0) -> tuple[int, str, str]:
         argv,
         connect=connect,
         replayer=no_replay,
+        configured=no_policies,
         commands=commands,
         clock=LaterClock(ahead),
         stdin=io.StringIO(),
@@ -293,7 +299,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored when the tes
 from understudy.actors.clock import SystemClock
 from understudy.supervisors.operator.cli import main
 def never(*_): raise AssertionError
-sys.exit(main(sys.argv[1:], connect=never, replayer=never, commands={}, clock=SystemClock(),
+sys.exit(main(sys.argv[1:], connect=never, replayer=never, configured=never, commands={}, clock=SystemClock(),
               stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr))
 """
     argv = [sys.executable, "-c", program, "log", "--follow"]

@@ -8,23 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from refunds import make_machine
 
-from understudy.actors.agents.machine import Row, Table
+from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.policy import Policy
 from understudy.actors.clock import SystemClock
 from understudy.actors.errors import JournalFailed, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Judged, Record
+from understudy.actors.testing.scripted_model import ScriptedModel
+from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.guards.rules import Same, Talk
 from understudy.supervisors.operator.cli import main
-from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed, no_tables
+from understudy.supervisors.operator.desk import Configured, ConnectOptions, Desk, Replayed
 
 Make = Callable[..., Path]
 OPTIONS = ("--journal", "--app", "--by", "--yes", "--did", "--did-not", "--raw", "--json", "--", "@", "-")
-COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "machine", "replay")
+COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "machine", "replay", "guards")
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,14 @@ def no_replay(options: ConnectOptions, records: list[Record]) -> Replayed:
     raise UsageError(f"replayed {len(records)} events with {options.app}")
 
 
+def no_policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
+    raise UsageError(f"configured {options.app}")
+
+
 def call(
     *argv: str,
     replayer: Callable[[ConnectOptions, list[Record]], Replayed] = no_replay,
-    tables: Callable[[ConnectOptions], Mapping[str, Table]] = no_tables,
+    configured: Configured = no_policies,
     commands: dict[str, Callable[[Sequence[str]], int]] | None = None,
 ) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
@@ -59,12 +70,12 @@ def call(
         argv,
         connect=no_connect,
         replayer=replayer,
+        configured=configured,
         commands=commands or {"demo": lambda rest: 0},
         clock=SystemClock(),
         stdin=io.StringIO(),
         stdout=out,
         stderr=err,
-        tables=tables,
     )
     return code, out.getvalue(), err.getvalue()
 
@@ -117,6 +128,7 @@ tree beef | tree 7f3 | tree @ @ | tree @:999 | tree --bogus | tree --app x:y
 log beef | log --raw --json | log --actor | log --actor nobody | log @:3 --follow
 why beef | why @@ | why --raw
 replay beef | replay @:3 | replay | replay --app no-attr | replay --journal
+guards beef | guards @:3 | guards | guards --app no-attr | guards @ @ | guards --raw
 """
 
 
@@ -140,7 +152,7 @@ def test_a_damaged_journal_names_the_event(desk_db: Path) -> None:
     from understudy.transports.testing.rechain import tamper
 
     tamper(desk_db, "c0ffee00", 20, lambda r: msgspec.structs.replace(r, at=r.at + 1))
-    for command in ("tree", "log", "why", "replay"):
+    for command in ("tree", "log", "why", "replay", "guards"):
         code, out, err = call(command, "--journal", str(desk_db))
         assert (code, out) == (1, "")
         assert err == f"understudy: {desk_db}: damaged at c0ffee00:20: checksum does not match\n"
@@ -260,12 +272,41 @@ def test_the_demos_journal_needs_no_app(journal: Make, complete: list[Record]) -
     assert (code, err) == (2, "understudy: replayed 48 events with None\n")
 
 
+@pytest.mark.promise(208)
+def test_guards_are_listed_as_armed_or_fired_with_the_last_event(desk_db: Path, complete: list[Record]) -> None:
+    inspector = Agent("inspector", model=ScriptedModel([]), budget=Budget(steps=9))
+    policies = {
+        "inspector": Policy(inspector, "audit/inspector", Loops(Same(3) | Talk(3)), (("inspector", Budget(steps=9)),))
+    }
+    code, out, err = call(
+        "guards", "--journal", str(desk_db), "--app", "shop:tree", configured=lambda options, records: policies
+    )
+    assert (code, err) == (0, "")
+    judged = [record.seq for record in complete if isinstance(record.event, Judged)]
+    assert [line.split() for line in out.splitlines()] == [
+        ["AGENT", "STATE", "FIRED", "LAST", "GUARD"],
+        ["inspector", "fired", str(len(judged)), f"c0ff:{judged[-1]}", "loops", "Same(3)"],
+        ["inspector", "armed", "loops", "Talk(3)"],
+        ["inspector", "armed", "budget", "inspector:", "steps", "9"],
+    ]
+    code, out, _ = call(
+        "guards", "--journal", str(desk_db), "--app", "shop:tree", "--json", configured=lambda *_: policies
+    )
+    assert msgspec.json.decode(out)[0] == {
+        "agent": "inspector",
+        "kind": "loops",
+        "guard": "Same(3)",
+        "fired": len(judged),
+        "last": judged[-1],
+    }
+
+
 PROGRAM = """
 import sys
 from understudy.actors.clock import SystemClock
 from understudy.supervisors.operator.cli import main
 def never(*_): raise AssertionError
-sys.exit(main(sys.argv[1:], connect=never, replayer=never, commands={}, clock=SystemClock(),
+sys.exit(main(sys.argv[1:], connect=never, replayer=never, configured=never, commands={}, clock=SystemClock(),
               stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr))
 """
 
@@ -303,10 +344,11 @@ def test_the_machine_of_a_run_is_drawn_as_mermaid_and_a_run_without_one_says_so(
     code, out, err = call("machine", "--journal", path)
     assert (code, err) == (0, "")
     assert "    check --> pay: 1 · owed\n" in out
-    rows = {"check": Row("check", {"owed": "pay", "no": "pay"}, (), None, ""), "pay": Row("pay", {}, (), None, "")}
-    found = {"refunds": Table("check", rows)}
-    code, out, err = call("machine", "@", "--app", "shop:tree", "--journal", path, tables=lambda options: found)
-    assert "    check --> pay: no\n" in out
-    assert "    pay --> [*]\n" in out
+    agent: Agent[str, Any] = Agent("refunds", model=ScriptedModel([]), machine=make_machine())
+    policies = {"refunds": Policy(agent, "main/refunds")}
+    argv = ("machine", "@", "--app", "shop:tree", "--journal", path)
+    code, out, err = call(*argv, configured=lambda options, records: policies)
+    assert "    check --> declined: not_owed\n" in out
+    assert "    paid --> [*]\n" in out
     code, out, err = call("machine", "@:2", "--journal", path)
     assert "1 ·" not in out

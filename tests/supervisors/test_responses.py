@@ -48,7 +48,7 @@ def test_the_rung_is_always_on_the_ladder(rungs: int, fired: list[tuple[str, int
     ("ladder", "text"),
     [
         ((), "Loops.ladder must have at least one rung, got none"),
-        ((Nudge(), "stop"), r"Loops\.ladder\[1\] must be one of Nudge\(\), Restart\(\), Stop\(\), got 'stop'"),
+        ((Nudge(), "stop"), r"Loops\.ladder\[1\] must be one of Nudge\(\), Restrict\(\), .*Stop\(\), got 'stop'"),
         ((Nudge,), r"Loops\.ladder\[0\]"),
         ((Restart(temperature=math.nan),), r"Loops\.ladder\[0\]\.temperature .* got nan"),
         ((Nudge(), Restart(temperature=-1)), r"Loops\.ladder\[1\]\.temperature .* got -1"),

@@ -19,6 +19,7 @@ from understudy.actors.agents.runs import Runs
 from understudy.actors.agents.tools import Tool
 from understudy.actors.journal import events as ev
 from understudy.actors.journal import fold as folding
+from understudy.actors.journal import state as states
 from understudy.actors.journal import store as stores
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run
@@ -219,8 +220,10 @@ def _one_too_late(patch: pytest.MonkeyPatch) -> None:
 
 
 def _changes_count_as_repeats(patch: pytest.MonkeyPatch) -> None:
-    witness = folding._witness
-    patch.setattr(folding, "_witness", lambda sub, step: witness(sub, msgspec.structs.replace(step, world=False)))
+    witness = states.Evidence.witness
+    patch.setattr(
+        states.Evidence, "witness", lambda self, step: witness(self, msgspec.structs.replace(step, world=False))
+    )
 
 
 # --- 29: gated -------------------------------------------------------------------------------------------------------

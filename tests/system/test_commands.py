@@ -67,6 +67,7 @@ def command(*argv: str, connect: Any = None, clock: Any = None) -> tuple[int, st
                 argv,
                 connect=connect,
                 replayer=__main__.replayer,
+                configured=__main__.configured,
                 commands={},
                 clock=clock,
                 stdin=io.StringIO(),
@@ -97,6 +98,18 @@ def the_run(place: Place) -> str:
 # The record's event is of the kind asked for, which `Record` does not say.
 def first(records: list[Record], kind: type, check: Callable[[Any], bool] = lambda event: True) -> Any:
     return next(r for r in records if isinstance(r.event, kind) and check(r.event))
+
+
+# --- guards ----------------------------------------------------------------------------------------------
+
+
+def test_the_demos_guards_say_that_the_planted_loop_fired_one(finished: Place) -> None:
+    code, out, err = command("guards", "--journal", str(finished.journal))
+    assert (code, err) == (0, "")
+    judged = [r for r in finished.records() if isinstance(r.event, ev.Judged)]
+    (fired,) = [line.split() for line in out.splitlines() if " fired " in line]
+    assert fired[2:4] == [str(len(judged)), f"{the_run(finished)[:4]}:{judged[-1].seq}"]
+    assert fired[5] == "Same(3)"
 
 
 # --- replay ----------------------------------------------------------------------------------------------
