@@ -15,7 +15,7 @@ from typing import Any, Final
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
-from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.policy import Policy, models_of
 from understudy.actors.clock import Dice
 from understudy.actors.errors import SpecError, UsageError
 from understudy.supervisors.dynamic import DynamicActor, DynamicPlan
@@ -100,7 +100,7 @@ def plan(root: Supervisor) -> Tree:
     for path, supervisor in builder.supervisors.items():
         for route in supervisor.routes:
             _check_route(builder, path, route)
-    models = {id(policy.agent.model): policy.agent.model for policy in policies.values()}
+    models = {id(model): model for policy in policies.values() for model in models_of(policy.agent)}
     return Tree(root, policies, builder.places, builder.supervisors, tuple(models.values()), builder.dynamic)
 
 
@@ -216,9 +216,10 @@ def _form_name(form: object) -> str:
 
 def _check_money(policy: Policy) -> None:
     for owner, budget in policy.budgets:
-        if "usd" in budget.pool(owner, "").limits and policy.agent.model.price is None:
-            model = policy.agent.model.name
-            raise SpecError(f"{policy.path}: the budget of {owner!r} counts money, but model {model!r} has no price")
+        for model in models_of(policy.agent):
+            if "usd" in budget.pool(owner, "").limits and model.price is None:
+                text = f"the budget of {owner!r} counts money, but model {model.name!r} has no price"
+                raise SpecError(f"{policy.path}: {text}")
 
 
 def _check_approvals(policy: Policy) -> None:

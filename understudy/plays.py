@@ -16,7 +16,7 @@ from understudy.actors.agents.agent import Agent, Prompt
 from understudy.actors.agents.results import OpenDoubt, Result, Waiting
 from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import ActorStopped, AskTimeout, JournalError, MailboxFull, UnknownRun, UsageError
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.state import Spend
 from understudy.actors.journal.store import JournalStore
@@ -341,7 +341,7 @@ async def _wait_until(system: System, wall: float) -> None:
 
 
 async def _runs(system: System) -> list[str]:
-    return [head.run for head in await system.journal.store.heads() if not head.run.startswith("@")]
+    return [head.run for head in await system.journal.store.heads() if is_run(head.run)]
 
 
 def _target(tree: Tree, message: Message[Any], to: Agent[Any, Any] | str | None) -> Agent[Any, Any] | str:

@@ -20,23 +20,20 @@ import msgspec
 
 from understudy.actors.agents.agent import Delegate
 from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
-from understudy.actors.agents.context import request_of
+from understudy.actors.agents.context import request_of, summary_of
 from understudy.actors.agents.guards import Busy, Denied
-from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, input_cap
+from understudy.actors.agents.models import Model, ModelReply, ModelRequest
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.replies import checked
 from understudy.actors.agents.runs import Runs, delegate_outcome
 from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
-from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, ModelTimeout, UsageError
+from understudy.actors.errors import Fenced, JournalError, ModelError, ModelTimeout, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState, Run, Sub
 
 MODEL_SECONDS: Final = 120.0
 RETRY_FIRST: Final = 0.25
 RETRY_CAP: Final = 30.0
-MOST_TOKENS: Final = 10**12
-"""What a provider may say that one call took; more is a mistake of its own."""
-MOST_CALLS: Final = 1_000
-"""Calls that one reply may ask for; a reply with more is a bad one."""
 UNKNOWN: Final = frozenset({"timeout", "lost"})
 """Kinds of a tool's error after which the call may have happened: no reply in time, or the connection broke."""
 ROOM_SECONDS: Final = 60.0
@@ -71,12 +68,17 @@ class Acts:
 
     # -- budget --------------------------------------------------------------------------------------------
 
-    async def _reserve(self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int]) -> bool:
-        """Take a reservation; False when it was denied, which is journalled."""
+    async def _reserve(
+        self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int], *, summary: bool = False
+    ) -> bool:
+        """Take a reservation; False when it was denied, which is journalled. A run goes on without a summary."""
         while True:
             answer = self._runs.ledger.reserve(ticket, pools, amounts)
             if answer is None:
                 return True
+            if isinstance(answer, Denied) and summary:
+                self.append(ev.SummaryDenied(answer.pool, answer.unit))
+                return False
             if isinstance(answer, Denied):
                 self.append(ev.BudgetDenied(**{f: getattr(answer, f) for f in answer.__struct_fields__}))
                 return False
@@ -121,16 +123,21 @@ class Acts:
 
     async def call_model(self, command: CallModel) -> None:
         """Make one call of the model."""
-        request = request_of(self._run.id, self._sub, self._policy)
+        model, summary = self._model_of(command), bool(command.covers)
+        request = (
+            summary_of(self._sub, self._policy, command.covers)
+            if summary
+            else request_of(self._run.id, self._sub, self._policy)
+        )
         ticket = f"{self._run.id}/{self._sub.id}:{command.step}#{self._run.seq}"
         pools = self._runs.pools_of(self._run, self._sub)
-        reserved = self._caps(request, new_step=command.step > self._sub.step)
+        reserved = self._caps(model, command, new_step=command.step > self._sub.step)
         if command.try_ > 1:
             left = max(0.0, min(self.seconds_left(), self.state_left()))
             await self._runs.pause(min(self._pause(command.try_), left))
             if self._unwanted():
                 return
-        if self.out_of_time() or not await self._reserve(ticket, pools, reserved):
+        if self.out_of_time() or not await self._reserve(ticket, pools, reserved, summary=summary):
             return
         self.append(
             ev.ModelAsked(
@@ -142,6 +149,8 @@ class Acts:
                 ticket,
                 command.try_,
                 command_digest(command),
+                command.size,
+                command.covers,
             )
         )
         try:
@@ -149,14 +158,18 @@ class Acts:
         except BaseException:  # no byte has left
             self._interrupted(command.step, ticket, reserved, {"steps": reserved["steps"]})
             raise
-        await self._ask_model(command.step, ticket, request, reserved)
+        await self._ask_model(command.step, ticket, model, request, reserved)
 
-    def _caps(self, request: ModelRequest, *, new_step: bool) -> dict[str, int]:
+    def _model_of(self, command: CallModel) -> Model:
+        """Who is asked: for a summary, the model that the window names, if it does."""
+        summariser = self._policy.window.summariser if command.covers else None
+        return (summariser.model if summariser is not None else None) or self._policy.agent.model
+
+    def _caps(self, model: Model, command: CallModel, *, new_step: bool) -> dict[str, int]:
         """The most this call can cost, in every unit: what is reserved."""
-        tokens_in = input_cap(request)
-        caps = {"steps": int(new_step), "model_calls": 1, "tokens": tokens_in + request.max_tokens}
-        if (price := self._policy.agent.model.price) is not None:
-            caps["usd"] = price.cost(tokens_in, request.max_tokens)
+        caps = {"steps": int(new_step), "model_calls": 1, "tokens": command.size + command.max_tokens}
+        if (price := model.price) is not None:
+            caps["usd"] = price.cost(command.size, command.max_tokens)
         return caps
 
     def _pause(self, try_: int) -> float:
@@ -166,12 +179,14 @@ class Acts:
             return min(RETRY_CAP, failure.retry_after)
         return min(RETRY_CAP, RETRY_FIRST * 2.0 ** (try_ - 2)) * (0.5 + self._runs.dice.random())
 
-    async def _ask_model(self, step: int, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
-        session = self._runs.sessions[id(self._policy.agent.model)]
+    async def _ask_model(
+        self, step: int, ticket: str, model: Model, request: ModelRequest, reserved: dict[str, int]
+    ) -> None:
+        session = self._runs.sessions[id(model)]
         began = self._runs.kernel.clock.monotonic()
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
-            reply = _checked(await session.complete(request, timeout=timeout))
+            reply = checked(await session.complete(request, timeout=timeout))
         except ModelError as error:
             if isinstance(error, ModelTimeout) and self.state_left() <= 0:
                 text = f"cut when state {self._sub.state!r} timed out"
@@ -184,17 +199,17 @@ class Acts:
             self._interrupted(step, ticket, reserved, dict(reserved))
             raise
         seconds = self._runs.kernel.clock.monotonic() - began
-        spent = self._bill(reply, reserved)
+        spent = self._bill(model, reply, reserved)
         kept = self._settle(ticket, spent, reserved)
         self.append(ev.ModelAnswered(step, ticket, reply, kept, reply.usage is None, round(seconds, 6)))
 
-    def _bill(self, reply: ModelReply, reserved: dict[str, int]) -> dict[str, int]:
+    def _bill(self, model: Model, reply: ModelReply, reserved: dict[str, int]) -> dict[str, int]:
         """What the call cost by the provider's count; the full cap when it did not count."""
         if reply.usage is None:
             return dict(reserved)
         tokens_in, tokens_out = reply.usage.input_tokens, reply.usage.output_tokens
         spent = {**reserved, "tokens": tokens_in + tokens_out}
-        if (price := self._policy.agent.model.price) is not None:
+        if (price := model.price) is not None:
             spent["usd"] = price.cost(tokens_in, tokens_out)
         return spent
 
@@ -313,7 +328,7 @@ class Acts:
             return ev.ToolFailed(event.step, event.index, "arguments", error)
         kind, text = "error", ""
         for number in range(act.retries + 1):
-            call = Call(event.key, self._sub.attempt, self._recorded(event), self._recorder(event))
+            call = Call(event.key, self._sub.attempt, self._recorded(event), self._recorder(event), self._spilled)
             kind, text = await self._once(act, call, arguments)
             if not kind:
                 return ev.ToolAnswered(event.step, event.index, text)
@@ -328,6 +343,9 @@ class Acts:
     def _recorded(self, event: ev.ToolAsked) -> dict[str, str]:
         state = self._sub.find(event.step, event.index)
         return dict(state.recorded) if state is not None else {}
+
+    async def _spilled(self, handle: str) -> str:
+        return await self._runs.windows.spilled(self._run, self._sub, handle)
 
     def _recorder(self, event: ev.ToolAsked) -> Callable[[str, str], Awaitable[None]]:
         async def record(name: str, result: str) -> None:
@@ -449,21 +467,6 @@ class Acts:
             name = list(self._run.doubts)[-1]
             self.append(ev.DoubtSettled(name, bool(happened), "verify"))
         await self.commit()
-
-
-def _checked(reply: object) -> ModelReply:
-    """A reply as it can be journalled. Raises `BadReply` for what is none."""
-    try:
-        kept = msgspec.convert(msgspec.to_builtins(reply), ModelReply)
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadReply(f"the model's adapter gave no reply: {error}") from error
-    if len(kept.calls) > MOST_CALLS:
-        raise BadReply(f"{len(kept.calls)} calls in one reply, the limit is {MOST_CALLS}")
-    if kept.usage is None:
-        return kept
-    counts = (kept.usage.input_tokens, kept.usage.output_tokens)
-    usage = Usage(*(max(0, min(count, MOST_TOKENS)) for count in counts))
-    return msgspec.structs.replace(kept, usage=usage)
 
 
 def _kind_of(error: BaseException) -> str:

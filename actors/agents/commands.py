@@ -8,17 +8,34 @@ import msgspec
 from msgspec import Struct
 
 from understudy.actors.agents.guards import Verdict
-from understudy.actors.journal.events import Effect, Status, without_surrogates
+from understudy.actors.journal.event import Effect, Status, without_surrogates
 from understudy.actors.journal.state import digest
+from understudy.actors.journal.view import Cut, Spans
 
 
 class CallModel(Struct, frozen=True, tag=True, tag_field="$"):
-    """Call the model. `parts` are digests of what the request is made of."""
+    """Call the model. `parts` are digests of what the request is made of, `size` is the most its input can count.
+
+    With `covers`: for a summary of these items, which takes their place. See `events.ModelAsked`.
+    """
 
     step: int
     try_: int
     parts: dict[str, str]
     max_tokens: int
+    size: int
+    covers: Spans = ()
+
+
+class Compact(Struct, frozen=True, tag=True, tag_field="$"):
+    """Make the context window smaller. See `events.Compacted`."""
+
+    rule: str
+    dropped: Spans
+    text: str
+    cuts: tuple[Cut, ...]
+    tokens: int
+    left: int
 
 
 class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
@@ -145,6 +162,7 @@ class Wait(Struct, frozen=True, tag=True, tag_field="$"):
 
 Command = (
     CallModel
+    | Compact
     | CallTools
     | Reject
     | RejectOutput

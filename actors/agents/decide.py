@@ -32,7 +32,7 @@ from understudy.actors.agents.commands import (
     Wait,
     call_digest,
 )
-from understudy.actors.agents.context import ctx_of, parts_of
+from understudy.actors.agents.context import ctx_of, fit, parts_of, pins_of, size_now
 from understudy.actors.agents.guards import Nudge, Restart, Verdict
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ToolCall
@@ -216,7 +216,7 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
     row = policy.table.rows[sub.state] if policy.table is not None else None
     if row is not None and call.name == MOVE:
         return _plan_move(sub, policy, row, (step, index), call)
-    acts = policy.offer(sub.state).acts
+    acts = policy.offer(sub.state, sub.view.spilled).acts
     act = acts.get(call.name)
     if act is None:
         names = ", ".join(acts) or "none"
@@ -380,4 +380,9 @@ def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:
             return Finish("failed", checkpoint(run, sub, policy), text)
     # A step that was asked for and got no reply (an error, a crash) is asked again, not counted anew.
     step = sub.step if sub.step > sub.answered else sub.step + 1
-    return CallModel(step, sub.failures + 1, parts_of(run.id, sub, policy), policy.agent.max_tokens)
+    pins = pins_of(run.id, sub, policy)
+    act = fit(pins, sub, policy)
+    if isinstance(act, Finish):
+        return Finish(act.status, checkpoint(run, sub, policy), act.reason)
+    size = size_now(pins, sub, policy)
+    return act or CallModel(step, sub.failures + 1, parts_of(pins, sub, policy), policy.agent.max_tokens, size)

@@ -17,6 +17,7 @@ from understudy.actors.agents.commands import (
     CallModel,
     CallTools,
     Command,
+    Compact,
     EndIncarnation,
     Finish,
     HandOff,
@@ -146,7 +147,7 @@ class _Drive:
                 await self._acts.call_model(command)
             case CallTools():
                 await self._acts.call_tools(command)
-            case Judge() | Reject() | RejectOutput() | RefuseYes() | Move():
+            case Compact() | Judge() | Reject() | RejectOutput() | RefuseYes() | Move():
                 self._note(command)
             case AskYes():
                 self._ask_person(command)
@@ -166,7 +167,7 @@ class _Drive:
                 return await self._acts.await_open()
         return True
 
-    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes | Move) -> None:
+    def _note(self, command: Compact | Judge | Reject | RejectOutput | RefuseYes | Move) -> None:
         """Commands that are nothing but their event."""
         digest = command_digest(command)
         match command:
@@ -188,6 +189,9 @@ class _Drive:
             case RejectOutput():
                 event = ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told)
                 self._acts.append(event)
+            case Compact():
+                spans = command.dropped, command.text, command.cuts
+                self._acts.append(ev.Compacted(command.rule, *spans, command.tokens, command.left, digest))
             case Move():
                 self._move(command, digest)
             case RefuseYes():

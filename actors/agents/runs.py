@@ -20,15 +20,17 @@ from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Approval, Result, Waiting, make
+from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids
 from understudy.actors.delivery import Envelope
 from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import apply, fold
+from understudy.actors.journal.fold import apply
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run, Sub
 from understudy.actors.journal.store import Row
+from understudy.actors.journal.view import View
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
@@ -68,6 +70,7 @@ class Runs(Books):
         """Those of `_runs` that have not ended: there may be many more that have."""
         self._assigned: dict[str, set[tuple[str, int]]] = {}
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
+        self.windows = Windows(journal, self._runs)
         self._lines = LineLimit()
         self._later: set[asyncio.Task[None]] = set()
         self._next_sub: dict[str, int] = {}
@@ -87,8 +90,18 @@ class Runs(Books):
 
     # -- accepting -----------------------------------------------------------------------------------------
 
+    async def accept_in(self, session: str, agent: str, type_: str, message: str) -> str:
+        """As `accept`, for the next run of a session. Raises also `SessionBusy` and `UsageError`; see `Windows.open`."""
+        opened = await self.windows.open(session, agent)
+        started = ev.RunStarted(agent, type_, message)
+        return self._accept(*self.windows.begin(session, started, opened))
+
     def accept(self, agent: str, type_: str, message: str) -> str:
         """Begin a run; its id. Durable after the next barrier. Raises `ActorStopped` or `MailboxFull`."""
+        return self._accept(ev.RunStarted(agent, type_, message))
+
+    def _accept(self, started: ev.RunStarted, before: View | None = None) -> str:
+        agent = started.agent
         policy = self.policy(agent)
         if self.closing:
             raise ActorStopped(policy.path, Exit("shutdown", "the system accepts nothing new"))
@@ -100,7 +113,11 @@ class Runs(Books):
         name = self._ids.run()
         while self.journal.knows(name):
             name = self._ids.run()
-        self.append(name, ev.RunStarted(agent, type_, message), path="", cause=0)
+        self.append(name, started, path="", cause=0, before=before)
+        if started.session:
+            event = ev.InSession(name, agent)
+            self.append(f"{ev.SESSION}{started.session}", event)
+            self.windows.began(started.session, event)
         self._send(cell, name, 0)
         return name
 
@@ -111,8 +128,7 @@ class Runs(Books):
 
     def next_sub(self, run: Run) -> int:
         """A fresh sub-run number."""
-        asked = [c.asked.sub for s in run.subs.values() for c in s.calls() if c.asked is not None]
-        number = max([self._next_sub.get(run.id, 0), *run.subs, *asked]) + 1
+        number = max(self._next_sub.get(run.id, 0), run.newest_sub) + 1
         self._next_sub[run.id] = number
         return number
 
@@ -164,12 +180,20 @@ class Runs(Books):
     # -- changing ------------------------------------------------------------------------------------------
 
     def append(
-        self, run: str, event: ev.AnyEvent, *, sub: int = 0, path: str = "", incarnation: int = 0, cause: int = 0
+        self,
+        run: str,
+        event: ev.AnyEvent,
+        *,
+        sub: int = 0,
+        path: str = "",
+        incarnation: int = 0,
+        cause: int = 0,
+        before: View | None = None,
     ) -> ev.Record:
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
-        if run != ev.NODE_STREAM:
-            self._keep(apply(self._runs.get(run) or Run(run), record))
+        if ev.is_run(run):
+            self._keep(apply(self._runs.get(run) or Run(run, before=before), record))
         notice(record, self._lines)
         return record
 
@@ -267,10 +291,10 @@ class Runs(Books):
         """A run of this or a former process, folded. Raises `UnknownRun`."""
         if name in self._runs:
             return self._runs[name]
-        if name == ev.NODE_STREAM or not self.journal.knows(name):
+        if not ev.is_run(name) or not self.journal.knows(name):
             raise UnknownRun(f"no run {name!r} in {self.journal.store.path}")
         await self.journal.barrier()
-        return fold(await self.journal.read(name))
+        return await self.windows.folded(name)
 
     def result(self, run: Run) -> Result[Any]:
         """The result of a run that has ended or parked, output decoded for its asker."""
@@ -367,9 +391,10 @@ class Runs(Books):
         loaded: list[str] = []
         shared = self.counts_beyond_runs()
         for tail in await self.journal.store.tails():
-            if tail.run == ev.NODE_STREAM or tail.run in self._runs or (not shared and has_ended(tail)):
+            self.windows.learn(tail)
+            if not ev.is_run(tail.run) or tail.run in self._runs or (not shared and has_ended(tail)):
                 continue
-            run = fold(await self.journal.read(tail.run))
+            run = await self.windows.folded(tail.run)
             if run.subs and run.finished is None:
                 self._keep(run)
                 loaded.append(run.id)
@@ -405,6 +430,7 @@ class Runs(Books):
     async def reopen(self, name: str, by: str) -> None:
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
         run = await self.find(name)
+        self.windows.check_newest(run)
         if name not in self._runs:
             self._keep(run)
             self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded

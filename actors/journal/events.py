@@ -16,8 +16,7 @@ Durations are seconds, `at` is seconds since the epoch by the wall clock, `mono`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -25,30 +24,49 @@ from msgspec import Struct, field
 from understudy.actors.agents.guards import Verdict
 from understudy.actors.agents.models import ModelReply
 from understudy.actors.errors import UsageError
+from understudy.actors.journal.event import Effect as Effect
+from understudy.actors.journal.event import Event as Event
+from understudy.actors.journal.event import Status as Status
+from understudy.actors.journal.event import without_surrogates
+from understudy.actors.journal.view import Spans
+from understudy.actors.journal.window_events import Compacted as Compacted
+from understudy.actors.journal.window_events import InSession as InSession
+from understudy.actors.journal.window_events import Kept as Kept
+from understudy.actors.journal.window_events import SummaryDenied as SummaryDenied
 from understudy.actors.lifecycle import Exit
 
 VERSION: Final = 1
 NODE_STREAM: Final = "@node"
 """The stream of events that belong to no run."""
+SESSION: Final = "@session/"
+"""What the name of a session's stream begins with; its id follows."""
 
-Status = Literal["complete", "degraded", "partial", "waiting", "stopped", "failed"]
-Effect = Literal["read", "idempotent", "keyed", "verifiable", "irreversible"]
+
+def is_run(stream: str) -> bool:
+    """Whether a stream is a run's: the names of others begin with `@`."""
+    return not stream.startswith("@")
 
 
-class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
-    """Base of every event body."""
 
 
 # --- a run and its sub-runs ------------------------------------------------------------------------------
 
 
 class RunStarted(Event, frozen=True):
-    """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked."""
+    """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked.
+
+    A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that run's
+    event `upto`; or with `window`, where that was written down.
+    """
 
     agent: str
     type: str
     message: str
     pools: tuple[str, ...] = ()
+    session: str = ""
+    continues: str = ""
+    upto: int = 0
+    window: Kept | None = None
 
 
 class SubStarted(Event, frozen=True):
@@ -121,7 +139,11 @@ class Unparked(Event, frozen=True):
 
 
 class ModelAsked(Event, frozen=True):
-    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named."""
+    """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named.
+
+    `size` is the most tokens that its input can count. With `covers` the reply is no turn of the agent's: it is a summary,
+    and takes the place of those items of the context window.
+    """
 
     step: int
     parts: dict[str, str]
@@ -131,6 +153,8 @@ class ModelAsked(Event, frozen=True):
     ticket: str
     try_: int = field(default=1, name="try")
     command: str = ""
+    size: int = 0
+    covers: Spans = ()
 
 
 class ModelAnswered(Event, frozen=True):
@@ -391,6 +415,7 @@ class GaveUp(Event, frozen=True):
 
 AnyEvent = (
     RunStarted
+    | InSession
     | SubStarted
     | AttemptStarted
     | Resumed
@@ -402,6 +427,8 @@ AnyEvent = (
     | ModelAsked
     | ModelAnswered
     | ModelFailed
+    | Compacted
+    | SummaryDenied
     | ToolAsked
     | ToolStepped
     | ToolAnswered
@@ -427,6 +454,7 @@ AnyEvent = (
 COMMANDS: Final = (
     HandedOff,
     ModelAsked,
+    Compacted,
     ToolAsked,
     ToolRejected,
     OutputRejected,
@@ -478,18 +506,6 @@ def sealed(record: Record) -> tuple[Record, bytes]:
         return decode(data), data
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"run {record.run}: {type(record.event).__name__} cannot be journalled: {error}") from error
-
-
-def without_surrogates(value: object) -> object:
-    """The same builtins with every lone surrogate, which no UTF-8 can carry, as `?`."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[object, object]", value).items()
-        return {without_surrogates(key): without_surrogates(item) for key, item in entries}
-    if isinstance(value, list | tuple):
-        return [without_surrogates(item) for item in cast("Sequence[object]", value)]
-    return value
 
 
 def decode(data: bytes) -> Record:

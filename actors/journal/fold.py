@@ -13,9 +13,12 @@ from typing import Any, Final
 import msgspec
 
 from understudy.actors.agents.guards import Step
+from understudy.actors.agents.models import ModelReply
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+from understudy.actors.journal.shown import show_note, show_task, show_turn
 from understudy.actors.journal.state import CallState, Doubt, Run, Stood, Sub, Turn, Yes, digest
+from understudy.actors.journal.view import SUMMARY, View, length, within
 
 OUTCOMES: Final = (
     ev.ModelAnswered,
@@ -27,6 +30,8 @@ OUTCOMES: Final = (
     ev.StateTimedOut,
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
+NO_MORE: Final = 1_000
+"""Failures that a refusal counts for: it is not asked again before another rule has made room."""
 EVIDENCE: Final = 256
 """Acts kept as evidence for the loop guard, newest last."""
 
@@ -66,12 +71,25 @@ def _tick(run: Run, record: Record) -> None:
 
 
 def _run_started(run: Run, record: Record, event: ev.RunStarted) -> None:
-    run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
-    run.asked_agent, run.pools = event.agent, event.pools
+    sub = run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
+    run.asked_agent, run.pools, run.session = event.agent, event.pools, event.session
+    if event.window is not None:
+        kept = event.window
+        sub.view = View.of(
+            kept.items,
+            kept.next,
+            counted=kept.counted,
+            counted_size=kept.counted_size,
+            spilled=kept.spilled,
+            left_out=kept.left_out,
+        )
+    elif run.before is not None:
+        sub.view, run.before = run.before, None
+    show_task(sub)
 
 
 def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
-    run.subs[record.sub] = Sub(
+    sub = run.subs[record.sub] = Sub(
         record.sub,
         event.agent,
         event.type,
@@ -81,6 +99,8 @@ def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
         parent_index=event.index,
         seq=record.seq,
     )
+    run.newest_sub = max(run.newest_sub, record.sub)
+    show_task(sub)
 
 
 def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None:
@@ -96,6 +116,7 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
 
 def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
     sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
+    sub.view.rewind(judged.rewind_to)
     _move_back(sub, judged.rewind_to)
     if judged.note:
         _add_note(sub, judged.note, seq)
@@ -116,9 +137,8 @@ def _move_back(sub: Sub, step: int) -> None:
 
 
 def _add_note(sub: Sub, note: str, seq: int) -> None:
-    turn = Turn(sub.step, note=note, seq=seq)
-    turn.seal()
-    sub.turns.append(turn)
+    sub.turns.append(Turn(sub.step, note=note, seq=seq))
+    show_note(sub, note)
 
 
 def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
@@ -148,6 +168,10 @@ def _finished(run: Run, record: Record, event: ev.Finished) -> None:
 def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub = run.subs[record.sub]
     sub.agent, sub.type, sub.message, sub.hops = event.to, event.type, event.message, event.hops
+    if run.session and not sub.id:
+        sub.left = sub.left or sub.view
+    sub.view = View()
+    show_task(sub)
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
     sub.temperature = None
@@ -183,21 +207,56 @@ def _settle(run: Run, sub: Sub, ticket: str, spent: dict[str, int], *, estimated
 
 def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
     sub = run.subs[record.sub]
-    sub.asking, sub.failures, sub.answered = None, 0, event.step
+    asking, sub.asking = sub.asking, None
+    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+    if asking is not None and asking.covers:
+        _summarised(sub, asking, event.reply)
+        return
+    sub.failures, sub.answered = 0, event.step
     turn = Turn(event.step, reply=event.reply, calls=[CallState(call) for call in event.reply.calls], seq=record.seq)
     sub.turns.append(turn)
-    turn.seal()
-    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+    if asking is not None and event.reply.usage is not None:
+        sub.view.count(event.reply.usage.input_tokens, asking.size)
     if not turn.calls:
+        show_turn(run.id, sub, turn)
         _witness(sub, Step(event.step, sub.agent, "", "", digest(event.reply.content), event=record.seq))
 
 
 def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
     sub = run.subs[record.sub]
-    sub.asking, sub.last_failure = None, event
-    if event.kind not in ("interrupted", "budget"):
-        sub.failures += 1
+    asking, sub.asking, sub.last_failure = sub.asking, None, event
     _settle(run, sub, event.ticket, event.spent, estimated=event.estimated)
+    if asking is not None and asking.covers:
+        sub.view.summary_tokens += asking.size + asking.max_tokens if event.estimated else 0
+        if event.kind != "interrupted":
+            sub.view.summary_failures += 1 if event.retryable else NO_MORE
+    elif event.kind not in ("interrupted", "budget"):
+        sub.failures += 1
+
+
+def _summarised(sub: Sub, asking: ev.ModelAsked, reply: ModelReply) -> None:
+    """A summary takes the place of what it covers; one that is empty, or no shorter than that, is none."""
+    view, usage = sub.view, reply.usage
+    counted = usage.input_tokens + usage.output_tokens if usage is not None else asking.size + asking.max_tokens
+    view.summary_tokens += counted
+    gone = within(asking.covers)
+    text = SUMMARY.format(text=reply.content.strip())
+    if reply.content.strip() and length(text) < sum(item.size for item in view.items if gone(item.number)):
+        view.replace(asking.covers, text, "summary")
+        view.summary_failures = 0
+    else:
+        view.summary_failures += 1
+
+
+def _summary_denied(run: Run, record: Record, event: ev.SummaryDenied) -> None:
+    run.subs[record.sub].view.summary_failures += NO_MORE
+
+
+def _compacted(run: Run, record: Record, event: ev.Compacted) -> None:
+    view = run.subs[record.sub].view
+    view.replace(event.dropped, event.text, "gap")
+    view.shorten(event.cuts)
+    view.summary_failures = 0  # another rule made room: the next time, a summary may be asked for again
 
 
 def _witness(sub: Sub, step: Step) -> None:
@@ -215,6 +274,7 @@ def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
         run.approvals[event.approval].state = "used"
     if event.ticket:
         run.tickets[event.ticket] = (event.pools, event.reserved)
+    run.newest_sub = max(run.newest_sub, event.sub)
 
 
 def _tool_stepped(run: Run, record: Record, event: ev.ToolStepped) -> None:
@@ -236,7 +296,7 @@ def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, k
         _settle(run, sub, state.asked.ticket, state.asked.reserved)
     turn = next(turn for turn in reversed(sub.turns) if turn.step == at[0] and turn.reply is not None)
     if not turn.open:
-        turn.seal()
+        show_turn(run.id, sub, turn)
         for call in turn.calls:
             _witness(sub, _act(sub, turn.step, call))
 
@@ -275,7 +335,7 @@ def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None
     sub.repairs = event.repairs
     if sub.last is not None:
         sub.last.rejected, sub.last.told = event.error, event.told
-        sub.last.seal()
+        show_turn(run.id, sub, sub.last)
 
 
 # --- state machines --------------------------------------------------------------------------------------
@@ -395,6 +455,8 @@ _HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = 
     ev.ModelAsked: _model_asked,
     ev.ModelAnswered: _model_answered,
     ev.ModelFailed: _model_failed,
+    ev.SummaryDenied: _summary_denied,
+    ev.Compacted: _compacted,
     ev.ToolAsked: _tool_asked,
     ev.ToolStepped: _tool_stepped,
     ev.ToolAnswered: _tool_answered,

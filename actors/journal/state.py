@@ -15,6 +15,7 @@ from understudy.actors.agents.guards import BudgetRule, Step, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+from understudy.actors.journal.view import View
 
 
 def digest(*parts: str) -> str:
@@ -97,23 +98,11 @@ class Turn(Struct):
     rejected: str = ""
     told: str = ""
     seq: int = 0
-    mark: str = ""
 
     @property
     def open(self) -> bool:
         """Whether a call has no outcome yet."""
         return any(not call.done for call in self.calls)
-
-    def seal(self) -> None:
-        """Set `mark`, the digest of everything the model sees of this turn: once for each change, not at each step."""
-        parts = [self.note, self.rejected]
-        if self.reply is not None:
-            parts.append(self.reply.content)
-        for call in self.calls:
-            parts += [call.call.id, call.call.name, call.call.arguments, str(call.ok), call.outcome]
-        if self.told:
-            parts.append(self.told)
-        self.mark = digest(*parts)
 
 
 class Stood(Struct):
@@ -130,7 +119,8 @@ class Sub(Struct):
 
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
     clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
-    is the intent of the last call that changed the world.
+    is the intent of the last call that changed the world. `turns` are all that happened, `view` is what the model is shown
+    of it; `left` is what the agent saw that handed a request of a session on.
     """
 
     id: int
@@ -147,6 +137,8 @@ class Sub(Struct):
     step: int = 0
     answered: int = 0
     turns: list[Turn] = field(default_factory=list[Turn])
+    view: View = field(default_factory=View)
+    left: View | None = None
     asking: ev.ModelAsked | None = None
     failures: int = 0
     last_failure: ev.ModelFailed | None = None
@@ -187,10 +179,16 @@ class Sub(Struct):
 
 
 class Run(Struct):
-    """The state of a run: its sub-runs by number, and what belongs to all of them."""
+    """The state of a run: its sub-runs by number, and what belongs to all of them.
+
+    `before` is the window of the run of its `session` before it, given to a fold that is to know what the model is shown.
+    `newest_sub` is the highest number of a sub-run that was asked for.
+    """
 
     id: str
     asked_agent: str = ""
+    session: str = ""
+    before: View | None = None
     subs: dict[int, Sub] = field(default_factory=dict[int, Sub])
     approvals: dict[str, Yes] = field(default_factory=dict[str, Yes])
     doubts: dict[str, Doubt] = field(default_factory=dict[str, Doubt])
@@ -204,6 +202,7 @@ class Run(Struct):
     spend: Spend = field(default_factory=Spend)
     restarts: int = 0
     fruitless: int = 0
+    newest_sub: int = 0
     seq: int = 0
     started_at: float = 0.0
     last_at: float = 0.0
