@@ -16,7 +16,7 @@ from understudy.actors.agents.agent import Ctx
 from understudy.actors.agents.commands import CallModel, Compact, Finish
 from understudy.actors.agents.models import ChatMessage, ModelRequest, input_cap
 from understudy.actors.agents.policy import Policy
-from understudy.actors.agents.window import Pressed, Smaller, Summarise, Summary
+from understudy.actors.agents.window import Pressed, Smaller, Summarise, Summary, saved_by
 from understudy.actors.journal.state import Sub, digest
 from understudy.actors.journal.view import Item, Spans, length, size_of, within
 
@@ -146,10 +146,7 @@ def _smaller(pressed: Pressed, plan: Smaller) -> int:
     size = pressed.size - sum(item.size for item in dropped)
     if dropped and plan.text:
         size += size_of(ChatMessage("user", plan.text))
-    for cut in plan.cuts:
-        text = free[cut.number].messages[cut.message].content
-        size -= length(text) - length(text[: cut.head]) - length(text[len(text) - cut.tail :])
-    return size
+    return size - sum(saved_by(free[cut.number], cut) for cut in plan.cuts)
 
 
 def _summary(sub: Sub, policy: Policy, covers: Spans) -> CallModel:
@@ -193,14 +190,14 @@ def _cut(text: str, most: int) -> str:
 def _too_large(pins: Pins, sub: Sub, policy: Policy, size: int, limit: int) -> Finish | None:
     """The end of a run whose request cannot be made to fit; None when it does, or may."""
     view = sub.view
-    if (view.tokens(size) if view.counted else size // 4) <= limit:
+    if view.likely(size) <= limit:
         return None
     pinned = sum(item.size for item in view.items if item.pinned)
     rest = view.size - pinned
     fixed = size - pins.size - view.size
 
     def told(part: int) -> int:
-        return view.tokens(size) * part // size
+        return view.likely(size) * part // size
 
     reason = (
         f"context window: about {told(size)} tokens where {limit} fit: instructions and pins {told(pins.size)},"

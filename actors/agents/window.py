@@ -135,11 +135,11 @@ class Trim(Struct, frozen=True):
                 for at, message in enumerate(item.messages):
                     if size <= (stop if item.number != window.newest else window.most):
                         break
-                    if message.role == "tool" and at not in item.cut and (item.number, at) not in cuts:
-                        saved = _saved(item, at, over, head, tail)
-                        if saved > 0:
-                            cuts[item.number, at] = Cut(item.number, at, head, tail)
-                            size -= saved
+                    cut = Cut(item.number, at, head, tail)
+                    whole = message.role == "tool" and at not in item.cut and (item.number, at) not in cuts
+                    if whole and len(message.content) > over and (saved := saved_by(item, cut)) > 0:
+                        cuts[item.number, at] = cut
+                        size -= saved
         return Smaller(cuts=tuple(cuts.values())) if cuts else None
 
 
@@ -182,6 +182,8 @@ class Slide(Struct, frozen=True):
 class Summarise(Struct, frozen=True):
     """Have a model write a summary of everything but the newest `keep` (4) items; it takes their place.
 
+    Where the newest `keep` alone are too large, of everything but the newest.
+
     `model`: who writes it, default the agent's own. `max_tokens` (512) caps a summary. `input` (default: the limit of the
     window) caps what is sent for one, in tokens: of a longer past, the oldest part that fits is summarised first, so that
     it works also when the past does not fit anywhere. `budget` (50,000) is the most that all summaries of one (sub-)run
@@ -209,20 +211,23 @@ class Summarise(Struct, frozen=True):
 
     def plan(self, window: Pressed) -> Summary | None:
         """See `Rule`."""
-        view, most = window.view, window.view.room(self.input or window.limit)
-        if view.summary_failures >= self.tries:
+        if window.view.summary_failures >= self.tries:
             return None
+        return self._cover(window, self.keep) or self._cover(window, 1)
+
+    def _cover(self, window: Pressed, keep: int) -> Summary | None:
+        """The oldest items that a request for a summary has room for: of a single one that is larger, a part is sent."""
+        view, most = window.view, window.view.room(self.input or window.limit)
         covers: list[Item] = []
         size = 0
-        for item in _old(window, self.keep):
+        for item in _old(window, keep):
             if size + item.size > most and any(each.kind != "summary" for each in covers):
                 break
             covers.append(item)
             size += item.size
         cost = view.tokens(min(size, most)) + self.max_tokens
-        if size <= self.max_tokens or all(item.kind == "summary" for item in covers):
-            return None
-        if view.summary_tokens + cost > self.budget:
+        fresh = size > self.max_tokens and any(item.kind != "summary" for item in covers)
+        if not fresh or view.summary_tokens + cost > self.budget:
             return None
         return Summary(spans_of(item.number for item in covers))
 
@@ -242,8 +247,8 @@ class Window(Struct, frozen=True):
     - `first` (0): so many of the first exchanges always stay, too.
 
     An agent without a `window` has `Window()`. What cannot be made to fit ends the run as `failed` before a byte is sent,
-    naming the sizes; it is known only by estimate (see `journal.view`): before a provider reported anything, four bytes
-    a token.
+    naming the sizes. Sizes are estimates (see `journal.view`): from what the provider reported last, with a margin for what
+    came since where rules are asked, and without one where a run would end.
 
     Raises `SpecError` for numbers out of range and for what is no rule.
     """
@@ -320,8 +325,8 @@ def _failures(item: Item) -> list[str]:
     return [f"{call.name}({call.arguments}) -> {results.get(call.id, '')}"[:120] for call in first.calls]
 
 
-def _saved(item: Item, at: int, over: int, head: int, tail: int) -> int:
-    text = item.messages[at].content
-    if len(text) <= over:
-        return 0
-    return length(text) - length(shortened(text, head, tail, f"{item.origin}.{at - 1}"))
+def saved_by(item: Item, cut: Cut) -> int:
+    """By how much a cut makes its item smaller; below 0 when what it says of itself is longer."""
+    text = item.messages[cut.message].content
+    handle = f"{item.origin}.{cut.message - 1}"
+    return length(text) - length(shortened(text, cut.head, cut.tail, handle))

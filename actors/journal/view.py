@@ -29,6 +29,8 @@ LEAST: Final = 8
 """Bytes that one token covers at most: what a provider reports below that is not believed."""
 UNKNOWN: Final = 2
 """Bytes a token while nothing was reported, and for what came since: English has about four, so it errs upwards."""
+LIKELY: Final = 4
+"""Bytes a token in English, about: what cannot fit even so is refused without asking the provider."""
 SPILLED: Final = '… [{left} characters left out; read_spilled(id="{handle}", offset={offset}) gives them] …'
 
 
@@ -202,6 +204,10 @@ class View(Struct):
             return -(-size * counted // known) if size else 0
         more = size - known
         return counted + max(-(-more // UNKNOWN), -(-more * counted // known) if known else 0)
+
+    def likely(self, size: int) -> int:
+        """The estimate without a margin: the share of what was counted; four bytes a token while nothing was."""
+        return -(-size * self.counted // self.counted_size) if self.counted_size else size // LIKELY
 
     def room(self, tokens: int) -> int:
         """The largest size whose estimate is `tokens` at most."""
