@@ -23,6 +23,7 @@ from understudy.actors.agents.results import (
     Waiting,
 )
 from understudy.actors.agents.tools import Call, tool
+from understudy.actors.agents.window import DropFailed, Slide, Summarise, Trim, Window
 from understudy.actors.messages import Down, Exited, Message, on
 from understudy.actors.refs import Key, Ref, Refused
 from understudy.actors.states import State, StateMachine
@@ -65,6 +66,7 @@ __all__ = [
     "DeadLetter",
     "Degraded",
     "Down",
+    "DropFailed",
     "DynamicSupervisor",
     "Errors",
     "Exited",
@@ -89,19 +91,23 @@ __all__ = [
     "Route",
     "RunningHandler",
     "Same",
+    "Slide",
     "State",
     "StateMachine",
     "StateMachineActor",
     "Stop",
     "Stopped",
+    "Summarise",
     "Supervisor",
     "System",
     "Talk",
     "Timeout",
     "Topic",
     "TreeInspection",
+    "Trim",
     "Waiting",
     "Watch",
+    "Window",
     "__version__",
     "on",
     "tool",

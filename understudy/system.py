@@ -166,9 +166,9 @@ class System(Node):
     ) -> Result[O]:
         """Ask an agent and wait for its result; `Waiting` as soon as it parks for a person.
 
-        `session`: a name of your own, of 1 to 200 characters. The run goes on with the context window that the session's
-        last run left, whatever its end, also of a former process. A session has one run at a time and one agent: raises
-        `SessionBusy` while its last run has not ended, `UsageError` for another agent.
+        `session`: a name of your own, of 1 to 200 characters. The run goes on with the context window that the
+        session's last run left, whatever its end, also of a former process. A session has one run at a time and one
+        agent: raises `SessionBusy` while its last run has not ended, `UsageError` for another agent.
         """
         ref, message = self._agent_ref(agent), agent.decode(agent.encode(task))
         if session is None:

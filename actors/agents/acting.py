@@ -23,9 +23,10 @@ from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall,
 from understudy.actors.agents.context import request_of, summary_of
 from understudy.actors.agents.guards import Busy, Denied
 from understudy.actors.agents.models import Model, ModelReply, ModelRequest
+from understudy.actors.agents.outcomes import delegate_outcome
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.replies import checked
-from understudy.actors.agents.runs import Runs, delegate_outcome
+from understudy.actors.agents.runs import Runs
 from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
 from understudy.actors.errors import Fenced, JournalError, ModelError, ModelTimeout, UsageError
 from understudy.actors.journal import events as ev

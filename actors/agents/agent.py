@@ -294,8 +294,8 @@ class Agent(Generic[O, M]):
         """Run the agent once, in a system of its own: under an implicit supervisor with the default guards.
 
         `task` is a message it accepts, or text for an agent that accepts `Prompt`. Without `journal` the run is kept in
-        memory: a `waiting` result then says that it cannot be answered later. With `session` it goes on with the context
-        window of the session's last run in that journal. How the run ends is the result; raises `UsageError`,
+        memory: a `waiting` result then says that it cannot be answered later. With `session` it goes on with the
+        context window of the session's last run in that journal. How the run ends is the result; raises `UsageError`,
         `SessionBusy` and `JournalError` only.
         """
         result: Result[O] = await _runner().run(self, task, journal, _kept(session, journal))

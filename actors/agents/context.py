@@ -1,9 +1,9 @@
 """The request that a model gets, built from the folded state: pure, and the same on replay.
 
-Instructions and pins, then what the view shows (see `journal.view`): the request worked on and, turn by turn, replies with
-their results, notes, and what was wrong with an answer. Nothing is built anew for old turns: a request copies pointers, and
-its size and digests are sums and chains that the fold has kept. When it is too large for the agent's window, `fit` says
-what is to be done first.
+Instructions and pins, then what the view shows (see `journal.view`): the request worked on and, turn by turn, replies
+with their results, notes, and what was wrong with an answer. Nothing is built anew for old turns: a request copies
+pointers, and its size and digests are sums and chains that the fold has kept. When it is too large for the agent's
+window, `fit` says what is to be done first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def ctx_of(run: str, sub: Sub, policy: Policy) -> Ctx:
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What stands before everything else and never changes: instructions and the window's pins. `size` in tokens at most."""
+    """What stands before all else and never changes: instructions and the window's pins. `size`: tokens at most."""
 
     messages: tuple[ChatMessage, ...]
     size: int

@@ -18,8 +18,9 @@ from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
+from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
 from understudy.actors.agents.policy import Policy
-from understudy.actors.agents.results import Approval, Result, Waiting, make
+from understudy.actors.agents.results import Result, Waiting, make
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids
@@ -29,7 +30,6 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import apply
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run, Sub
-from understudy.actors.journal.store import Row
 from understudy.actors.journal.view import View
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
@@ -91,7 +91,7 @@ class Runs(Books):
     # -- accepting -----------------------------------------------------------------------------------------
 
     async def accept_in(self, session: str, agent: str, type_: str, message: str) -> str:
-        """As `accept`, for the next run of a session. Raises also `SessionBusy` and `UsageError`; see `Windows.open`."""
+        """As `accept`, for the next run of a session. Raises also `SessionBusy`, `UsageError`; see `Windows.open`."""
         opened = await self.windows.open(session, agent)
         started = ev.RunStarted(agent, type_, message)
         return self._accept(*self.windows.begin(session, started, opened))
@@ -475,50 +475,3 @@ class Runs(Books):
     def post_work(self, cell: Cell, run: str, sub: int) -> None:
         """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""
         cell.box().force(Envelope(Work(run, sub)))
-
-
-def over(run: Run, parked: ev.Parked) -> bool:
-    """Whether what a (sub-)run is parked for has come already: a crash may have cut its `Unparked`."""
-    match parked.on:
-        case "shutdown":
-            return True
-        case "approval":
-            return all(run.approvals[name].state != "pending" for name in parked.ids)
-        case "doubt":
-            return all(run.doubts[name].settled is not None for name in parked.ids)
-        case "sub":
-            children = [run.subs[int(name)] for name in parked.ids]
-            return any(child.finished is not None or child.parked is None for child in children)
-        case _:
-            return False
-
-
-def decoded(output: str, asked: Policy | None) -> Any:
-    """An output as its asker wants it; as plain JSON when the asker's type is gone or has changed since."""
-    with contextlib.suppress(msgspec.MsgspecError):
-        if asked is not None:
-            return asked.agent.result.decode(output)
-    return msgspec.json.decode(output)
-
-
-def has_ended(tail: Row) -> bool:
-    """Whether a stream's last row says that its run is over, with nothing left to settle (a stopped one may have)."""
-    try:
-        record = ev.decode(tail.payload)
-    except msgspec.MsgspecError:
-        return False  # reading the whole stream will say what is wrong with it
-    end = record.event
-    return isinstance(end, ev.Finished) and record.sub == 0 and end.status != "stopped"
-
-
-def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:
-    """The result of a sub-run as the result of the call that asked for it."""
-    told = {"status": end.status, "output": msgspec.Raw(end.output.encode() or b"null"), "reason": end.reason}
-    return ev.ToolAnswered(child.parent_step, child.parent_index, msgspec.json.encode(told).decode())
-
-
-def approval_of(run: str, asked: ev.ApprovalAsked) -> Approval:
-    """The approval as shown to people."""
-    return Approval(
-        asked.approval, run, asked.name, asked.arguments, asked.digest, asked.policy, asked.expires, asked.who
-    )

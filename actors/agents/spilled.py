@@ -1,4 +1,4 @@
-"""The tool by which an agent reads back what was left out of its context window. It is offered from the first spill on."""
+"""The tool that reads back what was left out of the context window; an agent has it from the first spill on."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The context window of an agent: how large a request may be, what always stays in it, and what makes it smaller.
 
-    Agent("auditor", model=..., window=Window(32_000, pins=["Never write to prod."], compact=[Trim(), Summarise(keep=8)]))
+    Agent("auditor", model=..., window=Window(32_000, pins=["Never write."], compact=[Trim(), Summarise(keep=8)]))
 
 A request is the pins (instructions, constraints, the request worked on), the tools and the schema, and the items of the
-view (see `journal.view`). When it would pass `at` of the window, the rules are asked in their order, each once, until it
-is below; what they do is journalled, so a replay sees the same window, and a run that goes on asks no summary again.
+view (see `journal.view`). When it would pass `at` of the window, the rules are asked in their order, each once, until
+it is below; what they do is journalled, so a replay sees the same window, and a run that goes on asks no summary again.
 
 A rule is data and pure. It never sees a call that is waited for (that is no item yet), nor a pin, and what it drops are
 whole items: a call goes with all results of its reply.
@@ -30,9 +30,9 @@ NAMED: Final = 8
 HARDER: Final = (512, 192, 64)
 """`over`, `head` and `tail` of a cut when nothing else helps."""
 PROMPT: Final = (
-    "You keep the memory of an agent at work. Below are older parts of its conversation, which are about to be left out."
-    " Write what it needs to go on: facts, results with their exact names and numbers, decisions, what failed and why,"
-    " what is still to be done. Write nothing else."
+    "You keep the memory of an agent at work. Below are older parts of its conversation, about to be left out. Write"
+    " what it needs to go on: facts, results with their exact names and numbers, decisions, what failed and why, what is"
+    " still to be done. Write nothing else."
 )
 
 
@@ -105,9 +105,10 @@ class DropFailed(Struct, frozen=True):
 class Trim(Struct, frozen=True):
     """Shorten results of more than `over` (4,000) characters to their first `head` (1,000) and last `tail` (500).
 
-    Oldest first, and only as many as it takes; the newest exchange last. What is left out stays in the journal: the text
-    says so with a handle, and from then on the agent is offered the tool `read_spilled`, which gives it back in pieces of
-    2,000 characters. When that is not enough, results of more than 512 characters are shortened to 192 and 64.
+    Oldest first, and only as many as it takes; the newest exchange last. What is left out stays in the journal: the
+    text says so with a handle, and from then on the agent is offered the tool `read_spilled`, which gives it back in
+    pieces of 2,000 characters. When that is not enough, results of more than 512 characters are shortened to 192 and
+    64.
 
     Raises `SpecError` unless `head` + `tail` is less than `over`.
     """
@@ -146,8 +147,8 @@ class Trim(Struct, frozen=True):
 class Slide(Struct, frozen=True):
     """Drop the oldest items until the window is down to its goal; the newest `keep` (4) stay if they can.
 
-    They do not when the window would still be above `at` of its limit: then all but the newest may go. One line says how
-    many exchanges were left out. A model's summary goes last. Raises `SpecError` for `keep` below 1.
+    They do not when the window would still be above `at` of its limit: then all but the newest may go. One line says
+    how many exchanges were left out. A model's summary goes last. Raises `SpecError` for `keep` below 1.
     """
 
     keep: int = 4
@@ -184,10 +185,11 @@ class Summarise(Struct, frozen=True):
 
     Where the newest `keep` alone are too large, of everything but the newest.
 
-    `model`: who writes it, default the agent's own. `max_tokens` (512) caps a summary. `input` (default: the limit of the
-    window) caps what is sent for one, in tokens: of a longer past, the oldest part that fits is summarised first, so that
-    it works also when the past does not fit anywhere. `budget` (50,000) is the most that all summaries of one (sub-)run
-    may take, in tokens; they are charged to the run's pools as well. `prompt` replaces the default instructions.
+    `model`: who writes it, default the agent's own. `max_tokens` (512) caps a summary. `input` (default: the limit of
+    the window) caps what is sent for one, in tokens: of a longer past, the oldest part that fits is summarised first,
+    so that it works also when the past does not fit anywhere. `budget` (50,000) is the most that all summaries of one
+    (sub-)run may take, in tokens; they are charged to the run's pools as well. `prompt` replaces the default
+    instructions.
 
     A summary is asked for `tries` (2) times when the model fails, and the reply, journalled, is never asked for again.
     When there is no summary (no budget left, failures, an empty or longer text) the next rule makes room.
@@ -216,7 +218,7 @@ class Summarise(Struct, frozen=True):
         return self._cover(window, self.keep) or self._cover(window, 1)
 
     def _cover(self, window: Pressed, keep: int) -> Summary | None:
-        """The oldest items that a request for a summary has room for: of a single one that is larger, a part is sent."""
+        """The oldest items that a request for a summary has room for; of a single one that is larger, a part."""
         view, most = window.view, window.view.room(self.input or window.limit)
         covers: list[Item] = []
         size = 0
@@ -246,9 +248,9 @@ class Window(Struct, frozen=True):
     - `pins`: texts that always stand behind the instructions, unchanged. Default: none.
     - `first` (0): so many of the first exchanges always stay, too.
 
-    An agent without a `window` has `Window()`. What cannot be made to fit ends the run as `failed` before a byte is sent,
-    naming the sizes. Sizes are estimates (see `journal.view`): from what the provider reported last, with a margin for what
-    came since where rules are asked, and without one where a run would end.
+    An agent without a `window` has `Window()`. What cannot be made to fit ends the run as `failed` before a byte is
+    sent, naming the sizes. Sizes are estimates (see `journal.view`): from what the provider reported last, with a
+    margin for what came since where rules are asked, and without one where a run would end.
 
     Raises `SpecError` for numbers out of range and for what is no rule.
     """
@@ -288,7 +290,7 @@ class Window(Struct, frozen=True):
         return next((rule for rule in self.rules if isinstance(rule, Summarise)), None)
 
     def limit(self, model: Any, max_tokens: int) -> int | None:
-        """Tokens of input that a request of `model` may have, None for any number. Raises `SpecError` for none at all."""
+        """Tokens of input that a request of `model` may have, None for any number. Raises `SpecError` for none."""
         if self.tokens is not None:
             return self.tokens
         context = context_of(model)

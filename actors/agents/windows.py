@@ -62,7 +62,7 @@ class Windows:
     def begin(
         self, session: str, started: ev.RunStarted, opened: tuple[ev.InSession | None, View | None, int]
     ) -> tuple[ev.RunStarted, View | None]:
-        """The beginning of the next run, and the window it goes on with. Raises as `open`, also when another was quicker."""
+        """The beginning of the next run, and the window it goes on with. Raises as `open`: another may be quicker."""
         self.check(session, started.agent)
         last, view, upto = opened
         if self._last.get(session) is not last:

@@ -28,12 +28,15 @@ from understudy.actors.journal.event import Effect as Effect
 from understudy.actors.journal.event import Event as Event
 from understudy.actors.journal.event import Status as Status
 from understudy.actors.journal.event import without_surrogates
+from understudy.actors.journal.supervision_events import BackedOff as BackedOff
+from understudy.actors.journal.supervision_events import ChildExited as ChildExited
+from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
+from understudy.actors.journal.supervision_events import GaveUp as GaveUp
 from understudy.actors.journal.view import Spans
 from understudy.actors.journal.window_events import Compacted as Compacted
 from understudy.actors.journal.window_events import InSession as InSession
 from understudy.actors.journal.window_events import Kept as Kept
 from understudy.actors.journal.window_events import SummaryDenied as SummaryDenied
-from understudy.actors.lifecycle import Exit
 
 VERSION: Final = 1
 NODE_STREAM: Final = "@node"
@@ -47,16 +50,14 @@ def is_run(stream: str) -> bool:
     return not stream.startswith("@")
 
 
-
-
 # --- a run and its sub-runs ------------------------------------------------------------------------------
 
 
 class RunStarted(Event, frozen=True):
     """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked.
 
-    A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that run's
-    event `upto`; or with `window`, where that was written down.
+    A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that
+    run's event `upto`; or with `window`, where that was written down.
     """
 
     agent: str
@@ -141,8 +142,8 @@ class Unparked(Event, frozen=True):
 class ModelAsked(Event, frozen=True):
     """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named.
 
-    `size` is the most tokens that its input can count. With `covers` the reply is no turn of the agent's: it is a summary,
-    and takes the place of those items of the context window.
+    `size` is the most tokens that its input can count. With `covers` the reply is no turn of the agent's: it is a
+    summary, and takes the place of those items of the context window.
     """
 
     step: int
@@ -371,46 +372,6 @@ class DoubtSettled(Event, frozen=True):
     did: bool
     by: str
     result: str = ""
-
-
-# --- supervision -----------------------------------------------------------------------------------------
-
-
-class ChildStarted(Event, frozen=True):
-    """An incarnation began."""
-
-    child: str
-    number: int
-
-
-class ChildExited(Event, frozen=True):
-    """An incarnation ended. `intended` says that its supervisor asked for it."""
-
-    child: str
-    number: int
-    exit: Exit
-    intended: bool = False
-
-
-class BackedOff(Event, frozen=True):
-    """The supervisor waits `delay` seconds before it starts `child` again; `failures` since it was healthy."""
-
-    supervisor: str
-    child: str
-    delay: float
-    failures: int
-    in_window: int
-    exit: Exit | None = None
-
-
-class GaveUp(Event, frozen=True):
-    """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw."""
-
-    supervisor: str
-    child: str
-    intensity: int
-    within: float
-    exit: Exit
 
 
 AnyEvent = (

@@ -119,8 +119,8 @@ class Sub(Struct):
 
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
     clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
-    is the intent of the last call that changed the world. `turns` are all that happened, `view` is what the model is shown
-    of it; `left` is what the agent saw that handed a request of a session on.
+    is the intent of the last call that changed the world. `turns` are all that happened, `view` is what the model is
+    shown of it; `left` is what the agent saw that handed a request of a session on.
     """
 
     id: int
@@ -181,8 +181,8 @@ class Sub(Struct):
 class Run(Struct):
     """The state of a run: its sub-runs by number, and what belongs to all of them.
 
-    `before` is the window of the run of its `session` before it, given to a fold that is to know what the model is shown.
-    `newest_sub` is the highest number of a sub-run that was asked for.
+    `before` is the window of the run of its `session` before it, given to a fold that is to know what the model is
+    shown. `newest_sub` is the highest number of a sub-run that was asked for.
     """
 
     id: str

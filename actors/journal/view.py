@@ -1,9 +1,10 @@
 """What a model is shown of a (sub-)run: the entries of its context window, rendered once and kept as running sums.
 
 An *item* is a whole exchange (a reply with the result of every call it asks for), a note, the request itself, or a
-summary or gap (what stands for items that were dropped): what is dropped or kept is an item, so a call and its results stay together. The fold adds an item when its
-exchange is closed; a call that is waited for is therefore not in the view yet, and nothing can drop it. Sizes, the flat
-list of messages and the chain of digests are kept as items come: a further one costs the same however many there are.
+summary or gap (what stands for items that were dropped): what is dropped or kept is an item, so a call and its results
+stay together. The fold adds an item when its exchange is closed; a call that is waited for is therefore not in the view
+yet, and nothing can drop it. Sizes, the flat list of messages and the chain of digests are kept as items come: a
+further one costs the same however many there are.
 
 Sizes are the most tokens that a provider can count (UTF-8 bytes, and `MESSAGE_OVERHEAD` an entry; see
 `models.input_cap`). What it will count is estimated from what it reported last.
@@ -40,9 +41,9 @@ SUMMARY: Final = "Summary of what came before:\n{text}"
 class Item(Struct, frozen=True):
     """One entry. `number` counts from 0 and is never given twice; `step` is the model step it belongs to.
 
-    `size` is in tokens at the most, `mark` a digest of the messages. `origin` is `run/sub:step` of an exchange, by which
-    a result left out can be read back; `cut` are the indices of messages that were shortened. `failed` says that every
-    call failed or that the answer was rejected. A `pinned` item stays as it is for as long as the run goes on.
+    `size` is in tokens at the most, `mark` a digest of the messages. `origin` is `run/sub:step` of an exchange, by
+    which a result left out can be read back; `cut` are the indices of messages that were shortened. `failed` says that
+    every call failed or that the answer was rejected. A `pinned` item stays as it is for as long as the run goes on.
     """
 
     number: int
@@ -198,7 +199,7 @@ class View(Struct):
         self.counted, self.counted_size = min(max(tokens, -(-size // LEAST)), size), size
 
     def tokens(self, size: int) -> int:
-        """The estimate for a request of this size: of what was counted, its share; of more, 2 bytes a token at least."""
+        """The estimate for a size: of what was counted, its share; of more than that, two bytes a token at least."""
         counted, known = self.counted, self.counted_size
         if size <= known:
             return -(-size * counted // known) if size else 0

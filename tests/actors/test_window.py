@@ -45,7 +45,9 @@ ratios = st.sampled_from([0.15, 0.25, 0.4, 0.6, 1.0])
 class Watched:
     """A run being played, with a look at every request that would leave."""
 
-    def __init__(self, window: Window, seed: int, ratio: float = 0.25, replies: Sequence[str] = (), result: str = "") -> None:
+    def __init__(
+        self, window: Window, seed: int, ratio: float = 0.25, replies: Sequence[str] = (), result: str = ""
+    ) -> None:
         dice = random.Random(seed)
         self.requests: list[tuple[ModelRequest, int]] = []
         rest = list(replies)
@@ -146,9 +148,7 @@ def test_the_first_exchanges_that_are_kept_stay_word_for_word(window: Window, se
 
 @pytest.mark.promise(227)
 @given(windows, st.integers(0, 2**32), ratios)
-def test_replay_compacts_identically_and_a_fold_makes_the_same_window(
-    window: Window, seed: int, ratio: float
-) -> None:
+def test_replay_compacts_identically_and_a_fold_makes_the_same_window(window: Window, seed: int, ratio: float) -> None:
     watched = Watched(window, seed, ratio).run()
     records = watched.play.records
     assert replay(records, {"clerk": watched.policy}).identical
@@ -302,7 +302,9 @@ def test_a_summary_takes_the_place_of_what_it_covers_and_is_itself_summarised_la
     watched = Watched(window, 4, replies=[*LOOKS, "answer"], result="long").run()
     assert len(watched.summaries) > 2
     shown = watched.requests[-1][0].messages
-    assert [m.content for m in shown if m.content.startswith("Summary")] == ["Summary of what came before:\nso far so good"]
+    assert [m.content for m in shown if m.content.startswith("Summary")] == [
+        "Summary of what came before:\nso far so good"
+    ]
     covered = [range(first, last + 1) for event in watched.summaries for first, last in event.covers]
     assert len({n for span in covered for n in span}) == sum(map(len, covered)), "what was summarised is gone"
     assert covered[0][0] == 1
@@ -347,8 +349,8 @@ def test_pins_that_are_too_large_alone_end_the_run_before_a_byte_is_sent_and_nam
     assert play.state.finished is not None
     assert play.state.finished.status == "failed"
     assert play.state.finished.reason == (
-        "context window: about 642 tokens where 100 fit: instructions and pins 483, the request 4, tools and schema 154,"
-        " and 0 of exchanges that no rule of the window makes smaller"
+        "context window: about 642 tokens where 100 fit: instructions and pins 483, the request 4, tools and schema"
+        " 154, and 0 of exchanges that no rule of the window makes smaller"
     )
     assert not any(isinstance(r.event, ev.ModelAsked) for r in play.records)
 
