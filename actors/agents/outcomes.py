@@ -1,4 +1,4 @@
-"""What the events and the state of a run say to others: whether it may go on or has ended, its output, its questions."""
+"""What a run's events and state say to others: whether it may go on or has ended, its output, its questions."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ HARDER: Final = (512, 192, 64)
 """`over`, `head` and `tail` of a cut when nothing else helps."""
 PROMPT: Final = (
     "You keep the memory of an agent at work. Below are older parts of its conversation, about to be left out. Write"
-    " what it needs to go on: facts, results with their exact names and numbers, decisions, what failed and why, what is"
-    " still to be done. Write nothing else."
+    " what it needs to go on: facts, results with their exact names and numbers, decisions, what failed and why, what"
+    " is still to be done. Write nothing else."
 )
 
 

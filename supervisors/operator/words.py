@@ -205,6 +205,12 @@ class Narrator:
         event = _typed(record, ev.OutputRejected)
         return [Fact("Rejected", who, f"its answer: {clean(event.error, 120)}", f"repair {event.repairs}")]
 
+    def compacted(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The context window was made smaller."""
+        event = _typed(record, ev.Compacted)
+        text = f"its window by {clean(event.rule)}: about {event.tokens} → {event.left} tokens"
+        return [Fact("Compacted", who, text, self._at(record))]
+
     def moved(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """The agent's machine is in another state."""
         event = _typed(record, ev.Moved)
@@ -284,6 +290,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.DoubtSettled: Narrator.settled,
     ev.OutputRejected: Narrator.rejected,
     ev.Moved: Narrator.moved,
+    ev.Compacted: Narrator.compacted,
     ev.ModelFailed: Narrator.erred,
     ev.StopAsked: Narrator.stopping,
 }
