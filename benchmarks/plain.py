@@ -12,7 +12,7 @@ from benchmarks.suite import BENCHMARKS
 
 VERSION: Final = f"{floor_digest()} on {sys.version.split()[0]}"
 
-WITHOUT: Final = ("crashstorm", "density", "stoptree")
+WITHOUT: Final = ("compaction", "crashstorm", "density", "stoptree")
 
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:

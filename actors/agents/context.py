@@ -125,12 +125,12 @@ def fit(pins: Pins, sub: Sub, policy: Policy) -> Compact | CallModel | Finish | 
 
 
 def _free(sub: Sub, policy: Policy) -> list[Item]:
-    """What rules may touch: no pinned item, and not the first exchanges that the window keeps."""
+    """What rules may touch: no pinned item, and not the first exchanges that the window keeps, with their requests."""
     spared = policy.window.first
     free: list[Item] = []
     for item in sub.view.items:
-        if item.kind == "exchange" and spared:
-            spared -= 1
+        if spared and item.kind in ("exchange", "task"):
+            spared -= item.kind == "exchange"
         elif not item.pinned:
             free.append(item)
     return free
@@ -167,7 +167,7 @@ def summary_of(sub: Sub, policy: Policy, covers: Spans) -> ModelRequest:
     most = sub.view.room(rule.input or policy.limit or 0)
     texts = [_cut(_told(item.messages), most) for item in sub.view.items if gone(item.number)]
     messages = [ChatMessage("system", rule.prompt), *(ChatMessage("user", text) for text in texts)]
-    return ModelRequest((*messages, ChatMessage("user", WRITE)), (), None, 0.0, rule.max_tokens)
+    return ModelRequest((*messages, ChatMessage("user", WRITE)), (), None, None, rule.max_tokens)
 
 
 def _told(messages: Sequence[ChatMessage]) -> str:

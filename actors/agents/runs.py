@@ -27,7 +27,7 @@ from understudy.actors.clock import Dice, Ids
 from understudy.actors.delivery import Envelope
 from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.fold import apply
+from understudy.actors.journal.fold import apply, fold
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run, Sub
 from understudy.actors.journal.view import View
@@ -394,8 +394,9 @@ class Runs(Books):
             self.windows.learn(tail)
             if not ev.is_run(tail.run) or tail.run in self._runs or (not shared and has_ended(tail)):
                 continue
-            run = await self.windows.folded(tail.run)
+            run = fold(await self.journal.read(tail.run))
             if run.subs and run.finished is None:
+                run = await self.windows.folded(tail.run) if run.session else run
                 self._keep(run)
                 loaded.append(run.id)
                 continue

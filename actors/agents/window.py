@@ -246,7 +246,8 @@ class Window(Struct, frozen=True):
     - `compact`: the rules, asked in this order. Default: `DropFailed()`, `Trim()`, `Slide()`.
     - `at` (0.8): the part of `tokens` at which they are asked; `to` (0.5): the part that they come down to.
     - `pins`: texts that always stand behind the instructions, unchanged. Default: none.
-    - `first` (0): so many of the first exchanges always stay, too.
+    - `first` (0): so many of the first exchanges always stay, too; in a session, those of its first runs with what they
+      answer.
 
     An agent without a `window` has `Window()`. What cannot be made to fit ends the run as `failed` before a byte is
     sent, naming the sizes. Sizes are estimates (see `journal.view`): from what the provider reported last, with a

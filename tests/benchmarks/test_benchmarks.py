@@ -154,6 +154,8 @@ BUGS = {
     "crashstorm:escalate": ("recovers", "waited 1.5 s for the supervisor to give up"),
     "crashstorm:storm": ("pretends", "restarts: expected 200, got 199"),
     "crashstorm:flat": ("pretends", "restarts: expected 200, got 199"),
+    "compaction:steps": ("forgets", "order_hash: expected 638554473, got "),
+    "compaction:session": ("forgets", "order_hash: expected 638554473, got "),
     "density:anonymous": ("swapped", "actor 123 says it is 124"),
     "stoptree:spawned": ("leaks", "1 tasks left over"),
     "stoptree:supervised": ("silent", "stops: expected 89, got 88"),
@@ -161,6 +163,8 @@ BUGS = {
 OTHER_BUGS = [
     ("threadring:tell", "stays", "waited 1.5 s for 100 actors to end"),
     ("big:tell", "stranger", "was due"),
+    ("compaction:steps", "unpins", "the first 5 messages are not there, or changed"),
+    ("compaction:session", "swells", "over: expected 0, got "),
     ("stoptree:spawned", "twice", "stops: expected 100, got 101"),
     ("stoptree:spawned", "unawaited", "coroutine 'sleep' was never awaited"),
 ]
