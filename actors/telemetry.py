@@ -144,6 +144,8 @@ class Listeners(Generic[T]):
 
     def tell(self, value: T) -> None:
         """Call every listener; one that raises is removed."""
+        if not self._each:
+            return
         for number, listener in list(self._each.items()):
             try:
                 listener(value)

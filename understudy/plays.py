@@ -285,7 +285,11 @@ class Play:
         for _ in range(ANSWERS):
             result = await system.result(run)
             if isinstance(result, Waiting):
-                result = await system.resume(run, timeout=RUN_SECONDS)
+                try:
+                    result = await system.resume(run, timeout=RUN_SECONDS)
+                except ActorStopped as error:  # the tree is gone; the run waits in the journal
+                    self._returned = error
+                    return
                 self._recorder.told(run)
             if not isinstance(result, Waiting):
                 return

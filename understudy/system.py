@@ -230,7 +230,8 @@ class System(Node):
     @overload
     async def resume(self, run: Ref[Any], *, timeout: None = None) -> None: ...
     async def resume(self, run: str | Ref[Any], *, timeout: float | None = None) -> Result[Any] | None:
-        """Go on with a run and wait until it ends or parks again. Raises `UnknownRun`.
+        """Go on with a run and wait until it ends or parks again. Raises `UnknownRun`, and `ActorStopped` when its
+        agent is gone for good: the run waits in the journal then, for the next process.
 
         Given a ref: let a suspended actor go on with the work that waits; returns at once. See `suspension`.
         """

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import anyio
@@ -66,6 +65,9 @@ class Acts:
     async def commit(self) -> None:
         """Wait until everything so far is committed."""
         await self._runs.journal.barrier()
+
+    def _now(self) -> float:
+        return self._runs.kernel.clock.monotonic()
 
     # -- budget --------------------------------------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class Acts:
         self, step: int, ticket: str, model: Model, request: ModelRequest, reserved: dict[str, int]
     ) -> None:
         session = self._runs.sessions[id(model)]
-        began = self._runs.kernel.clock.monotonic()
+        began = self._now()
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
             reply = checked(await session.complete(request, timeout=timeout))
@@ -193,13 +195,13 @@ class Acts:
                 text = f"cut when state {self._sub.state!r} timed out"
                 self._interrupted(step, ticket, reserved, dict(reserved), text)
                 return
-            seconds = self._runs.kernel.clock.monotonic() - began
+            seconds = self._now() - began
             self._model_failed(step, ticket, error, reserved, seconds)
             return
         except BaseException:
             self._interrupted(step, ticket, reserved, dict(reserved))
             raise
-        seconds = self._runs.kernel.clock.monotonic() - began
+        seconds = self._now() - began
         spent = self._bill(model, reply, reserved)
         kept = self._settle(ticket, spent, reserved)
         self.append(ev.ModelAnswered(step, ticket, reply, kept, reply.usage is None, round(seconds, 6)))
@@ -312,62 +314,60 @@ class Acts:
     async def run_tool(self, event: ev.ToolAsked) -> None:
         """Run a tool whose intent is journalled, and journal what came of it."""
         act = self._policy.acts.get(event.name)
-        began = self._runs.kernel.clock.monotonic()
         outcome = await self._try_tool(act, event) if isinstance(act, Tool) else _without_tool(event)
-        seconds = round(self._runs.kernel.clock.monotonic() - began, 6)
         if outcome is None:
             self.doubt(event)
         else:
-            self.append(msgspec.structs.replace(outcome, seconds=seconds))
+            self.append(outcome)
         if event.effect != "read":
             await self.commit()
 
     async def _try_tool(self, act: Tool[..., Any], event: ev.ToolAsked) -> ev.ToolAnswered | ev.ToolFailed | None:
         """The outcome after the allowed tries; None when nobody can say whether it happened."""
+        began = self._now()
         arguments, error = act.bind(event.arguments)
         if arguments is None:
             return ev.ToolFailed(event.step, event.index, "arguments", error)
         kind, text = "error", ""
         for number in range(act.retries + 1):
-            call = Call(event.key, self._sub.attempt, self._recorded(event), self._recorder(event), self._spilled)
+            call = self._call_of(event) if act.takes_call else None
             kind, text = await self._once(act, call, arguments)
             if not kind:
-                return ev.ToolAnswered(event.step, event.index, text)
+                return ev.ToolAnswered(event.step, event.index, text, round(self._now() - began, 6))
             if kind in UNKNOWN and act.effect in ("irreversible", "verifiable"):
                 return None
             if number < act.retries:
                 if self.seconds_left() <= 0:
                     break
                 await anyio.sleep(min(RETRY_CAP, RETRY_FIRST * 2.0**number, self.seconds_left()))
-        return ev.ToolFailed(event.step, event.index, kind, text)
+        return ev.ToolFailed(event.step, event.index, kind, text, round(self._now() - began, 6))
 
-    def _recorded(self, event: ev.ToolAsked) -> dict[str, str]:
+    def _call_of(self, event: ev.ToolAsked) -> Call:
+        """What a tool may know of its call, with the steps that were recorded before."""
         state = self._sub.find(event.step, event.index)
-        return dict(state.recorded) if state is not None else {}
 
-    async def _spilled(self, handle: str) -> str:
-        return await self._runs.windows.spilled(self._run, self._sub, handle)
-
-    def _recorder(self, event: ev.ToolAsked) -> Callable[[str, str], Awaitable[None]]:
         async def record(name: str, result: str) -> None:
             self.append(ev.ToolStepped(event.step, event.index, name, result))
             await self.commit()
 
-        return record
+        recorded = state.recorded if state is not None else {}
+        return Call(event.key, self._sub.attempt, recorded, record, self._spilled)
 
-    async def _once(self, act: Tool[..., Any], call: Call, arguments: dict[str, Any]) -> tuple[str, str]:
+    async def _spilled(self, handle: str) -> str:
+        return await self._runs.windows.spilled(self._run, self._sub, handle)
+
+    async def _once(self, act: Tool[..., Any], call: Call | None, arguments: dict[str, Any]) -> tuple[str, str]:
         """One try: ("", JSON) or (kind, error text)."""
-        function = (
-            functools.partial(act.fn, call, **arguments) if act.takes_call else functools.partial(act.fn, **arguments)
-        )
+        before = () if call is None else (call,)
         seconds = max(0.001, min(act.timeout, self.seconds_left()))
         value: Any = None
         scope = anyio.move_on_after(seconds)
         try:
             with scope:
                 if act.is_async:
-                    value = await function()
+                    value = await act.fn(*before, **arguments)
                 else:
+                    function = functools.partial(act.fn, *before, **arguments)
                     value = await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
             if scope.cancelled_caught:
                 return "timeout", f"no result within {seconds:g} s"

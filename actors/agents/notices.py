@@ -17,12 +17,16 @@ log: Final = logging.getLogger("understudy.runs")
 log.addHandler(logging.NullHandler())
 
 
+_TELLING: Final = frozenset({ev.Judged, ev.BackedOff, ev.GaveUp, ev.BudgetDenied, ev.InDoubt, ev.Finished})
+"""What `_told` has words for."""
+
+
 def notice(record: ev.Record, lines: LineLimit) -> None:
     """Log a record that somebody should know of, if anybody listens; pass over the others.
 
     Of back-offs that belong to no run at most 10 a second and supervisor are told.
     """
-    if not heard(log):
+    if type(record.event) not in _TELLING or not heard(log):
         return
     text = _told(record.event)
     if isinstance(record.event, ev.BackedOff) and record.run == ev.NODE_STREAM:

@@ -20,14 +20,16 @@ from understudy.actors.journal.shown import show_note, show_task, show_turn
 from understudy.actors.journal.state import CallState, Doubt, Run, Stood, Sub, Turn, Yes, digest
 from understudy.actors.journal.view import SUMMARY, View, length, within
 
-OUTCOMES: Final = (
-    ev.ModelAnswered,
-    ev.ToolAnswered,
-    ev.ToolFailed,
-    ev.ToolStepped,
-    ev.HandedOff,
-    ev.Unparked,
-    ev.StateTimedOut,
+OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
+    {
+        ev.ModelAnswered,
+        ev.ToolAnswered,
+        ev.ToolFailed,
+        ev.ToolStepped,
+        ev.HandedOff,
+        ev.Unparked,
+        ev.StateTimedOut,
+    }
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
 NO_MORE: Final = 1_000
@@ -47,24 +49,27 @@ def fold(records: Iterable[Record], state: Run | None = None) -> Run:
 
 def apply(run: Run, record: Record) -> Run:
     """The state after one more record. Owns `run`."""
-    _tick(run, record)
+    event = record.event
+    kind = type(event)
+    _tick(run, record, kind)
     sub = run.subs.get(record.sub)
     if sub is not None:
         sub.seq = record.seq
-    if isinstance(record.event, OUTCOMES):
+    if kind in OUTCOMES:
         run.fruitless = 0
-    handler = _HANDLERS.get(type(record.event))
+    handler = _HANDLERS.get(kind)
     if handler is not None:
-        handler(run, record, record.event)
+        handler(run, record, event)
     return run
 
 
-def _tick(run: Run, record: Record) -> None:
-    if run.mono is not None and not run.resting and not isinstance(record.event, ev.Resumed):
-        run.spend.alive += max(0.0, record.mono - run.mono)
+def _tick(run: Run, record: Record, kind: type[ev.Event]) -> None:
+    before, now = run.mono, record.mono
+    if before is not None and now > before and kind is not ev.Resumed and not run.resting:
+        run.spend.alive += now - before
     if not run.seq:
         run.started_at = record.at
-    run.mono, run.seq, run.last_at = record.mono, record.seq, record.at
+    run.mono, run.seq, run.last_at = now, record.seq, record.at
 
 
 # --- runs and sub-runs -----------------------------------------------------------------------------------

@@ -20,12 +20,11 @@ from understudy.actors.journal.view import View
 
 def digest(*parts: str) -> str:
     """16 hexadecimal digits over the parts and their order."""
-    hasher = hashlib.sha256()
+    pieces: list[bytes] = []
     for part in parts:
         data = part.encode("utf-8", "replace")
-        hasher.update(len(data).to_bytes(8, "big"))
-        hasher.update(data)
-    return hasher.hexdigest()[:16]
+        pieces += (len(data).to_bytes(8, "big"), data)
+    return hashlib.sha256(b"".join(pieces)).hexdigest()[:16]
 
 
 class Spend(Struct):
@@ -102,7 +101,10 @@ class Turn(Struct):
     @property
     def open(self) -> bool:
         """Whether a call has no outcome yet."""
-        return any(not call.done for call in self.calls)
+        for call in self.calls:  # noqa: SIM110  # a loop, and below: both are asked at every event
+            if not call.done:
+                return True
+        return False
 
 
 class Stood(Struct):
@@ -221,4 +223,7 @@ class Run(Struct):
     @property
     def resting(self) -> bool:
         """Whether nothing of it is active: every unfinished sub-run is parked."""
-        return all(sub.finished is not None or sub.parked is not None for sub in self.subs.values())
+        for sub in self.subs.values():  # noqa: SIM110
+            if sub.finished is None and sub.parked is None:
+                return False
+        return True

@@ -125,7 +125,9 @@ class Yard:
         assert victim.stderr is not None
         errors = asyncio.create_task(victim.stderr.read())
         async with asyncio.timeout(DEADLINE):
-            while line := (await victim.stdout.readline()).decode().split():
+            # What has no end of line was cut by the kill.
+            while (told := await victim.stdout.readline()).endswith(b"\n"):
+                line = told.decode().split()
                 if line[0] == "0" or self.spring("event", line[1]):
                     break
         if victim.returncode is None:

@@ -12,7 +12,9 @@ from agent_trees import TREES, Ticket, desk, pay, refunds, till, transfer
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from understudy import Prompt
+from understudy import Prompt, Waiting
+from understudy.actors.errors import ActorStopped
+from understudy.actors.testing.faults import Crash
 from understudy.supervisors.testing import plays
 from understudy.testing import World, play, worlds
 
@@ -29,6 +31,15 @@ many = settings(
 def test_whatever_happens_to_a_tree_the_invariants_of_plays_hold(name: str, data: st.DataObject) -> None:
     case = TREES[name]
     play(case.tree, data.draw(worlds(case.tree, kills=3)), case.message)
+
+
+@pytest.mark.promise(195)
+def test_a_doubt_outlives_its_whole_tree_and_waits_in_the_journal() -> None:
+    case = TREES["porter"]
+    faults = (Crash("main", at=1), Crash("main/porter", at=1, after=True))
+    outcome = play(case.tree, World(faults=faults, says=(("porter", (1,)),)), case.message)
+    assert isinstance(outcome.results[0], Waiting)
+    assert isinstance(outcome.returned, ActorStopped)
 
 
 @settings(max_examples=30)
