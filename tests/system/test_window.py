@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from understudy import Agent, Budget, Prompt, Slide, Summarise, Supervisor, System, Window, tool
+from understudy import Agent, Budget, Message, Prompt, Result, Route, Slide, Summarise, Supervisor, System, Window, tool
 from understudy.actors.agents.models import ModelReply, ModelRequest, Price, ToolCall, Usage, input_cap
 from understudy.actors.errors import Overloaded, SessionBusy, SpecError, UsageError
 from understudy.actors.journal import events as ev
@@ -445,3 +445,40 @@ async def test_a_session_goes_on_after_a_run_that_was_ended_in_the_middle_of_its
     roles = [message.role for message in model.requests[-1].messages]
     assert roles == ["user", "assistant", "tool", "user"]
     assert texts(model.requests[-1], "tool") == ["error: it has no result, the run ended before it came"]
+
+
+class Ticket(Message[Result[str]]):
+    text: str
+
+
+class Draft(Message[Result[str]]):
+    text: str
+
+
+@pytest.mark.anyio
+async def test_an_agent_that_handed_its_request_on_goes_on_with_what_it_saw_itself() -> None:
+    drafts = Told(lambda request: ModelReply(json.dumps({"$": "Draft", "text": f"{len(request.messages)} seen"})))
+    writer = Agent("writer", model=drafts, accepts=Ticket, output=Draft)
+    reviewer = Agent("reviewer", model=Told(lambda request: ModelReply("fine")), accepts=Draft)
+    tree = Supervisor("desk", [writer, reviewer], routes=[Route(Draft, to=reviewer)])
+    async with System(tree) as system:
+        for text in ("late", "lost"):
+            result = await system.run(writer, Ticket(text), session="ana")
+            assert (result.status, result.output) == ("complete", "fine")
+            await replayed(system, result.run)
+    assert texts(drafts.requests[-1], "user") == ['{"text":"late"}', '{"text":"lost"}']
+    assert texts(drafts.requests[-1], "assistant") == ['{"$": "Draft", "text": "1 seen"}']
+
+
+@pytest.mark.anyio
+async def test_a_delegate_has_a_window_of_its_own() -> None:
+    helper_model = Told(lambda request: ModelReply("found"))
+    helper = Agent("helper", model=helper_model)
+    model = steps_of(ask("fetch", page=1), ask("helper", text="look"), ask("helper", text="again"), ModelReply("done"))
+    agent = Agent("boss", model=model, tools=[fetch], delegates=[helper], window=Window(700, compact=[Slide(1)]))
+    async with System(Supervisor("desk", [agent, helper])) as system:
+        result = await system.run(agent, "go", session="ana")
+        records = await replayed(system, result.run)
+    assert result.status == "complete"
+    assert [texts(request, "user") for request in helper_model.requests] == [["look"], ["again"]]
+    assert {record.sub for record in records if isinstance(record.event, ev.Compacted)} <= {0}
