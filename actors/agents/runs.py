@@ -395,13 +395,15 @@ class Runs(Books):
             if not ev.is_run(tail.run) or tail.run in self._runs or (not shared and has_ended(tail)):
                 continue
             run = fold(await self.journal.read(tail.run))
+            doubtful = any(doubt.settled is None for doubt in run.doubts.values())
+            if run.session and (doubtful or run.finished is None):  # to be kept, so with the window that it began with
+                run = await self.windows.folded(tail.run)
             if run.subs and run.finished is None:
-                run = await self.windows.folded(tail.run) if run.session else run
                 self._keep(run)
                 loaded.append(run.id)
                 continue
             self.rebook(run, own=False, shared=True)
-            if any(doubt.settled is None for doubt in run.doubts.values()):
+            if doubtful:
                 self._keep(run)  # it has ended; whether that call happened is still to be said
         return loaded
 

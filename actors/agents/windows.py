@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from understudy.actors.errors import SessionBusy, UnknownRun, UsageError
+from understudy.actors.errors import SessionBusy, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import fold
-from understudy.actors.journal.journal import Journal
+from understudy.actors.journal.journal import Journal, decode_rows
 from understudy.actors.journal.sessions import checked, completed, window_after, written_down
 from understudy.actors.journal.state import Run, Sub
 from understudy.actors.journal.store import Row
@@ -29,11 +29,14 @@ class Windows:
         self._last: dict[str, ev.InSession] = {}
 
     def learn(self, tail: Row) -> None:
-        """Take in the last event of a session's stream: who was its last run. Others are passed over."""
+        """Take in the last event of a session's stream: who was its last run. Others are passed over.
+
+        Raises `JournalDamaged` when it is none.
+        """
         if tail.run.startswith(ev.SESSION):
-            event = ev.decode(tail.payload).event
-            if isinstance(event, ev.InSession):
-                self._last[tail.run.removeprefix(ev.SESSION)] = event
+            [record] = decode_rows(self._journal.store.path, [tail])
+            if isinstance(record.event, ev.InSession):
+                self._last[tail.run.removeprefix(ev.SESSION)] = record.event
 
     async def open(self, session: str, agent: str) -> tuple[ev.InSession | None, View | None, int]:
         """The last run of a session, the window that it left, and the number of its last event.
@@ -107,8 +110,5 @@ class Windows:
         """The main sub-run of an earlier run of the session."""
         if not run.session or sub.id or not self._journal.knows(name) or not ev.is_run(name):
             return None
-        try:
-            other = self._runs.get(name) or fold(await self._journal.read(name))
-        except UnknownRun:
-            return None
+        other = self._runs.get(name) or fold(await self._journal.read(name))
         return other.main if other.session == run.session and other.subs else None

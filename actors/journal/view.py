@@ -73,7 +73,9 @@ class View(Struct):
     `items` are in the order in which they are shown, `messages` the same flat, `marks` the chain of their digests,
     `size` their sum. `counted` tokens were reported for a request of the size `counted_size` (0: nothing yet).
     `base` is the first number of this run's own items, lower ones were taken over from the session's run before.
-    `since` is the size of what was added since the session's window was last written down whole.
+    `left_out` counts requests and exchanges that a gap stands for. `since` is the size of what was added since the
+    session's window was last written down whole. `summary_tokens` is what summaries took so far, `summary_failures` how
+    often none came since room was made.
     """
 
     items: list[Item] = field(default_factory=list[Item])
@@ -158,7 +160,8 @@ class View(Struct):
         first = next((at for at, item in enumerate(self.items) if gone(item.number)), None)
         if first is None:
             return
-        self.left_out += sum(item.kind in ("exchange", "task") for item in self.items[first:] if gone(item.number))
+        if kind == "gap":
+            self.left_out += sum(item.kind in ("exchange", "task") for item in self.items if gone(item.number))
         rest = [item for item in self.items[first:] if not gone(item.number)]
         if text:
             step = max(item.step for item in self.items[first:] if gone(item.number))

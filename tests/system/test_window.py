@@ -482,3 +482,27 @@ async def test_a_delegate_has_a_window_of_its_own() -> None:
     assert result.status == "complete"
     assert [texts(request, "user") for request in helper_model.requests] == [["look"], ["again"]]
     assert {record.sub for record in records if isinstance(record.event, ev.Compacted)} <= {0}
+
+
+@pytest.mark.anyio
+async def test_a_session_goes_on_in_another_process_after_a_run_that_ended_with_a_call_in_doubt(tmp_path: Path) -> None:
+    @tool(effect="irreversible")
+    async def pay() -> str:
+        raise TimeoutError("no answer")
+
+    path = tmp_path / "chat.db"
+    model = steps_of(*[ModelReply("hello")] * 6, ask("pay"), ModelReply("you are Ana"))
+    agent = Agent("chat", model=model, tools=[pay])
+    async with System(agent, journal=path) as system:
+        for number in range(6):
+            await system.run(agent, f"I am Ana {number}", session="ana")
+        second = await system.run(agent, "pay", session="ana")
+        [start] = of((await system.journal.read(second.run))[:1], ev.RunStarted)
+        assert start.window is None, "or nothing of earlier runs would be needed"
+        assert [doubt.tool for doubt in system.doubts()] == ["pay"]
+        system.runs.end(second.run, 0, "stopped", "enough")
+    async with System(agent, journal=path) as system:
+        assert [doubt.tool for doubt in system.doubts()] == ["pay"]
+        third = await system.run(agent, "who am I?", session="ana")
+        await replayed(system, third.run)
+    assert texts(model.requests[-1], "user") == [*(f"I am Ana {n}" for n in range(6)), "pay", "who am I?"]
