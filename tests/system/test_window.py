@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import json
 import re
@@ -13,7 +14,21 @@ from typing import Any
 
 import pytest
 
-from understudy import Agent, Budget, Message, Prompt, Result, Route, Slide, Summarise, Supervisor, System, Window, tool
+from understudy import (
+    Agent,
+    Budget,
+    Message,
+    Prompt,
+    Result,
+    Route,
+    Slide,
+    Summarise,
+    Supervisor,
+    System,
+    Window,
+    __main__,
+    tool,
+)
 from understudy.actors.agents.models import ModelReply, ModelRequest, Price, ToolCall, Usage, input_cap
 from understudy.actors.errors import Overloaded, SessionBusy, SpecError, UsageError
 from understudy.actors.journal import events as ev
@@ -506,3 +521,35 @@ async def test_a_session_goes_on_in_another_process_after_a_run_that_ended_with_
         third = await system.run(agent, "who am I?", session="ana")
         await replayed(system, third.run)
     assert texts(model.requests[-1], "user") == [*(f"I am Ana {n}" for n in range(6)), "pay", "who am I?"]
+
+
+def test_the_commands_show_and_replay_a_run_of_a_session_and_no_session_as_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = """
+from understudy import Agent, Slide, Window
+from understudy.actors.testing.scripted_model import ScriptedModel
+
+chat = Agent("chat", model=ScriptedModel([f"noted {n}" for n in range(12)]), window=Window(220, compact=[Slide(1)]))
+"""
+    (tmp_path / "chatting.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("UNDERSTUDY_JOURNAL", str(tmp_path / "chat.db"))
+    monkeypatch.setenv("UNDERSTUDY_APP", "chatting:chat")
+    chat = importlib.import_module("chatting").chat
+
+    async def talk() -> None:
+        async with System(chat, journal=tmp_path / "chat.db") as system:
+            for number in range(12):
+                await system.run(chat, f"word {number} " * 10, session="ana")
+
+    asyncio.run(talk())
+    for argv in (["replay", "@"], ["replay", "@2"], ["replay", "@12"]):
+        assert __main__.main(argv) == 0, argv
+        assert capsys.readouterr().out == "identical\n"
+    assert __main__.main(["replay", "@13"]) == 2
+    assert "no run @13, the journal has 12" in capsys.readouterr().err
+    assert __main__.main(["log", "@"]) == 0
+    assert "Slide: " in capsys.readouterr().out
+    for command in ("tree", "why"):
+        assert __main__.main([command, "@"]) == 0
