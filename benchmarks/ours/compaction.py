@@ -181,7 +181,7 @@ async def program(case: Case) -> Found:
     provider = Provider(texts, turns, case.line)
     summariser = BUGS.get(case.bug, {}).get(Summariser, Summariser)(texts)
     agent = make_agent(case, provider, summariser)
-    budget = Budget(steps=turns + 1, tokens=10**12, seconds=case.patience)
+    budget = Budget(steps=turns + 1, tokens=10**12, seconds=case.deadline)
     async with System(Supervisor("desk", [agent], budget=budget)) as system:
         case.start()
         runs = await _play(system, agent, provider)
