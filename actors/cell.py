@@ -207,9 +207,8 @@ class Cell:
         life = self.life
         if life is None:
             return True
-        busy = life.current is not None and not life.fenced
         stops = life.ready and self.kind is not None and self.kind._stops
-        return not (busy or life.tasks or self._children or stops or life.kit is not None)
+        return not (life.current is not None or life.tasks or self._children or stops or life.kit is not None)
 
     def advance(self, event: LifeEvent) -> None:
         """Follow the lifecycle table. Raises `IllegalTransition`. The cell is not plain until `heed` says so."""
@@ -248,12 +247,12 @@ class Cell:
             self.mailbox.limit, self.mailbox.overflow = self.limit, self.overflow
 
     def box(self) -> Mailbox[Entry]:
-        """The mailbox, made when first needed; what waited alone is the first in it."""
+        """The mailbox, made when first needed; what waited alone, while there was none, is the first in it."""
         box = self.mailbox
         if box is None:
             box = self.mailbox = self.kernel.dispatcher.take_box(self.limit, self.overflow)
         if self.first is not None:
-            box.work.appendleft(self.first)
+            box.work.append(self.first)
             self.first = None
         return box
 

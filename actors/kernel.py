@@ -421,8 +421,8 @@ class Kernel(Posting):
         self._endings.halt(cell, exit, deadline)
 
     def end(self, cell: Cell, life: Life, exit: Exit) -> None:
-        """End an incarnation at once, cancelling what it handles; passed over when it is ending already."""
-        if cell.life is life and cell.state in ALIVE:
+        """End `life`, the present incarnation, at once, cancelling what it handles; nothing if it is ending already."""
+        if cell.state in ALIVE:
             self._endings.end_incarnation(cell, life, exit)
 
     def watch(self, watcher: Cell, target: Cell, message: Message[Any] | None = None) -> None:

@@ -150,8 +150,7 @@ class Posting:
         check_seconds(cell, seconds, "timer")
 
         def fire() -> None:
-            if cell.life is life:
-                self.control(cell, message, bounded=False)  # it was held before; none may be lost
+            self.control(cell, message, bounded=False)  # it was held before; none may be lost
 
         timers = life.timers
         if timers is None:

@@ -265,7 +265,7 @@ def _check_cycle(cell: Cell, envelope: Envelope) -> None:
     if not chain or life is None or cell.running < cell.concurrency:
         return
     for n, each in enumerate(chain):
-        if each.life is life and (each is life.current or (life.tasks is not None and each in life.tasks)):
+        if each is life.current or (life.tasks is not None and each in life.tasks):
             raise CallCycle(cell.path, (*_paths(chain[n:]), cell.path))
 
 

@@ -200,7 +200,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
     def start_again(self, m: StartAgain) -> None:
         """The back-off is over: start the next incarnation, unless the child was stopped meanwhile."""
         cell = m.cell
-        if cell.number != m.number or cell.state != "failed" or self._kernel.interrupted is not None:
+        if cell.state != "failed" or self._kernel.interrupted is not None:
             return
         record = self._records.get(cell)
         if record is not None:

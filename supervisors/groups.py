@@ -45,12 +45,12 @@ class Group:
         self.todo = []
 
     def _concern(self, strategy: Strategy, order: Sequence[str], name: str, due: float) -> None:
-        range_ = affected(strategy, order, name).start
+        range_ = affected(strategy, order, name)
         known = set(order)
         first = next((member for member in self.members if member in known), None)
-        # Both are ends of one order, so one contains the other. A retry concerns those after it alone.
-        if first is not None and self.step != "start" and order.index(first) < order.index(range_[0]):
-            range_ = tuple(order[order.index(first) :])
+        # Both are ends of one order, so the longer contains the other. A retry concerns those after it alone.
+        if first is not None and self.step != "start":
+            range_ = max(range_, tuple(order[order.index(first) :]), key=len)
         self.due = max(due, self.due) if self.step != "start" else due
         self.members = range_
         self.held &= known

@@ -137,7 +137,7 @@ class StartLimits:
             return
         if batches:
             batches[0].prune(2)
-            if len(batches) > 1 and not batches[0].lives:
+            if not batches[0].lives:
                 batches.popleft()
         last = batches[-1] if batches else None
         if last is None or last.seconds != seconds or now - last.began > TOGETHER_SECONDS:

@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
-from msgspec import Struct
-
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.lifecycle import Exit
 
@@ -39,25 +37,14 @@ FAILED_END: Final[Mapping[RestartType, ExitDecision]] = MappingProxyType(
 )
 
 
-class GroupPlan(Struct, frozen=True):
-    """Whom one failure concerns. Every stop comes before every start; the failed child is already down.
-
-    `stop` lists running children in the order to stop them (reverse start order), `start` those to start
-    afterwards, in start order. A temporary sibling in `stop` is forgotten by the caller, not started again.
-    """
-
-    stop: tuple[str, ...]
-    start: tuple[str, ...]
-
-
 def decide_exit(restart: RestartType, exit: Exit) -> ExitDecision:
     """What to do about a child that ended on its own. Raises `SpecError` for an unknown restart type."""
     check_restart(restart)
     return (EXPECTED_END if exit.expected else FAILED_END)[restart]
 
 
-def affected(strategy: Strategy, order: Sequence[str], failed: str) -> GroupPlan:
-    """Whom the restart of `failed` concerns. `order` is the start order of all children.
+def affected(strategy: Strategy, order: Sequence[str], failed: str) -> tuple[str, ...]:
+    """Whom the restart of `failed` concerns, in start order. `order` is that of all children.
 
     Raises `SpecError` for an unknown strategy and `UsageError` when `failed` is not in `order`.
     """
@@ -65,9 +52,8 @@ def affected(strategy: Strategy, order: Sequence[str], failed: str) -> GroupPlan
     if failed not in order:
         raise UsageError(f"{failed!r} is no child here; children: {', '.join(order) or 'none'}")
     if strategy == "one_for_one":
-        return GroupPlan(stop=(), start=(failed,))
-    group = tuple(order) if strategy == "one_for_all" else tuple(order[order.index(failed) :])
-    return GroupPlan(stop=tuple(name for name in reversed(group) if name != failed), start=group)
+        return (failed,)
+    return tuple(order) if strategy == "one_for_all" else tuple(order[order.index(failed) :])
 
 
 def shuts_down(mode: AutoShutdown, others: int) -> bool:

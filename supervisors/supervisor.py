@@ -407,11 +407,10 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
     def _tell_when_up(self, cell: Cell) -> None:
         own, number = self._own, cell.number
         if cell.state == "starting":
-            kernel, life = self._kernel, own.life
+            kernel = self._kernel
 
             def tell(_: asyncio.Future[None]) -> None:
-                if own.life is life:
-                    kernel.control(own, ChildUp(cell, number), bounded=False)
+                kernel.control(own, ChildUp(cell, number), bounded=False)
 
             kernel.when_started(cell).add_done_callback(tell)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import gc
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
@@ -15,7 +16,15 @@ from msgspec import Struct
 from understudy.actors.agents.agent import Agent, Prompt
 from understudy.actors.agents.results import OpenDoubt, Result, Waiting
 from understudy.actors.agents.tools import Tool
-from understudy.actors.errors import ActorStopped, AskTimeout, JournalError, MailboxFull, UnknownRun, UsageError
+from understudy.actors.errors import (
+    ActorStopped,
+    AskTimeout,
+    JournalError,
+    MailboxFull,
+    SpecError,
+    UnknownRun,
+    UsageError,
+)
 from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.state import Spend
@@ -143,6 +152,14 @@ class _Cast:
         return child
 
 
+def checked(tree: object, where: str) -> Tree:
+    """`tree`. Raises `SpecError` for what is none."""
+    if isinstance(tree, Supervisor | Agent):
+        return tree
+    call = ": call it" if callable(tree) else ""
+    raise SpecError(f"{where}: the tree is {tree!r}; it is a Supervisor or an Agent{call}")
+
+
 def agents_of(tree: Tree) -> list[Agent[Any, Any]]:
     """Every agent of a tree, in start order."""
     if isinstance(tree, Agent):
@@ -186,10 +203,13 @@ class Play:
         *,
         states: bool = False,
     ) -> None:
+        _check_names(tree, world)
         self._world = world
         self._recorder = Recorder(states=states)
         self._cast = _Cast(tree, world, self._recorder)
         self._declared = declared_in(tree)
+        if isinstance(message, type) or not (isinstance(message, Message | str) or callable(message)):
+            raise UsageError(f"play: message is {message!r}; {_MESSAGE}")
         self._message = Prompt(message) if isinstance(message, str) else message
         self._to = _target(tree, self._message, to) if isinstance(self._message, Message) else None
         self._trace = trace
@@ -257,7 +277,7 @@ class Play:
         try:
             async with system:
                 if self._to is None:
-                    self._returned = await cast("Main", self._message)(system)
+                    self._returned = await _started(cast("Main", self._message), system)
                 else:
                     await self._converse(system)
                 self._results = [await system.result(run) for run in await _runs(system)]
@@ -348,6 +368,35 @@ async def _runs(system: System) -> list[str]:
     return [head.run for head in await system.journal.store.heads() if is_run(head.run)]
 
 
+_MESSAGE: Final = "it is a text, a message, or a coroutine function of the running System"
+
+
+def _started(main: Main, system: System) -> Awaitable[object]:
+    made = main(system)
+    if not inspect.isawaitable(made):
+        raise UsageError(f"play: message is {main!r}, which returned {made!r}; {_MESSAGE}")
+    return made
+
+
+def _check_names(tree: Tree, world: World) -> None:
+    """Raise `UsageError` for a world that names an agent or tool which the tree has not: nothing of it would happen.
+
+    Actors are not looked at: there may be more of them than are declared.
+    """
+    agents = [agent.name for agent in agents_of(tree)]
+    tools = list(dict.fromkeys(tool.name for agent in agents_of(tree) for tool in agent.all_tools))
+    named: list[tuple[object, str, str, list[str]]] = [(each, "agent", each[0], agents) for each in world.says]
+    for fault in world.faults:
+        if isinstance(fault, ModelFault):
+            named.append((fault, "agent", fault.agent, agents))
+        elif isinstance(fault, ToolFault):
+            named.append((fault, "tool", fault.tool, tools))
+    for each, kind, name, there in named:
+        if name not in there:
+            all_of_them = ", ".join(there) or "none"
+            raise UsageError(f"play: the world has {each!r}, and the tree no {kind} {name!r}; {kind}s: {all_of_them}")
+
+
 def _target(tree: Tree, message: Message[Any], to: Agent[Any, Any] | str | None) -> Agent[Any, Any] | str:
     """Who is asked. Raises `UsageError` when that cannot be told."""
     agents = agents_of(tree)
@@ -356,6 +405,8 @@ def _target(tree: Tree, message: Message[Any], to: Agent[Any, Any] | str | None)
             raise UsageError(f"play: agent {to.name!r} is not in the tree; agents: {_names(agents)}")
         return to
     if to is not None:
+        if not isinstance(to, str):
+            raise UsageError(f"play: to is {to!r}; it is an agent of the tree, or a name")
         return next((agent for agent in agents if agent.name == to), to)
     takers = [agent for agent in agents if agent.accepts is type(message)]
     if takers:

@@ -8,7 +8,6 @@ It loads neither Hypothesis nor a kernel before a test asks for a world. `-p no:
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 import shlex
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 _REPORT: Final = "understudy.actors.testing.report"
 _BLOB: Final = re.compile(r"@reproduce_failure\(.*\)")
 _BEFORE: Final = pytest.StashKey[tuple[str, bool]]()
-_SOAKED: Final = pytest.StashKey[list[tuple[str, str]]]()
+_TOLD: Final = pytest.StashKey[str]()
+"""What an item has to say in the summary."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,8 +64,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if token and seconds:
         raise pytest.UsageError("--sim-replay is one world, --sim-soak is many: give one of them")
     config.stash[_BEFORE] = options.replay, options.sections
-    config.stash[_SOAKED] = []
+    if token:
+        _check(token)
     options.replay, options.sections = token, True
+
+
+def _check(token: str) -> None:
+    """Raise `pytest.UsageError` for a token that no test could replay."""
+    from understudy.actors.errors import UsageError
+    from understudy.actors.testing.world import unpacked
+
+    try:
+        unpacked(token)
+    except UsageError as error:
+        raise pytest.UsageError(f"--sim-replay: {error}") from None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -91,12 +103,30 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Of a test that runs many worlds, keep the log of the last one: the page is of that world, too."""
+    handler = getattr(item.config.pluginmanager.get_plugin("logging-plugin"), "report_handler", None)
+    searches = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    before = options.begins
+    if handler is not None and (searches or _seconds(item.config)):
+        options.begins = handler.reset
+    try:
+        return (yield)
+    finally:
+        options.begins = before
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the page of the last world that a failed test ran: with Hypothesis that is the least one."""
     made = yield
     report = _report()
+    if call.when == "call":
+        if options.replay and report is not None and report.last is not None and report.last[1].replayable:
+            item.stash[_TOLD] = f"replayed {item.nodeid}: {report.came_true(*report.last)}"
+        made.__dict__["understudy"] = item.stash.get(_TOLD, "")  # goes with the report, also between processes
     if made.failed and call.when == "call" and report is not None and report.last is not None:
         error = None if call.excinfo is None else call.excinfo.value
         violations = getattr(error, "violations", ())
@@ -148,7 +178,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         for _ in rounds:
             count += 1
     finally:
-        pyfuncitem.config.stash[_SOAKED].append((pyfuncitem.nodeid, f"{count:,} rounds"))
+        pyfuncitem.stash[_TOLD] = f"soaked {pyfuncitem.nodeid}: {count:,} rounds"
     return True
 
 
@@ -188,8 +218,9 @@ def _soak_searches(test: Callable[..., object], given: dict[str, Any], until: fl
             return
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """How much was soaked."""
-    with contextlib.suppress(KeyError):
-        for test, rounds in config.stash[_SOAKED]:
-            terminalreporter.write_line(f"soaked {test}: {rounds}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was soaked, and what came true of a world that was replayed: nothing, if it is of another tree."""
+    for reports in terminalreporter.stats.values():
+        for each in reports:
+            if told := getattr(each, "understudy", ""):
+                terminalreporter.write_line(told)

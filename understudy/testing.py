@@ -12,9 +12,10 @@ use `ScriptedModel`; code that is no tree `World.run`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from understudy.actors.agents.agent import Agent
+from understudy.actors.errors import UsageError
 from understudy.actors.messages import Message
 from understudy.actors.testing import invariants, properties, report
 from understudy.actors.testing.disk_faults import (
@@ -85,7 +86,7 @@ from understudy.actors.testing.tool_faults import (
 )
 from understudy.actors.testing.trace import Trace
 from understudy.actors.testing.world import World
-from understudy.plays import Main, Outcome, Play, Tree, agents_of, paths_of
+from understudy.plays import PROCESSES, Main, Outcome, Play, Tree, agents_of, checked, paths_of
 from understudy.supervisors.testing import plays
 
 if TYPE_CHECKING:
@@ -183,12 +184,16 @@ def play(
     `supervisors.testing.plays.default()`, that is 25 to 37; `()` for none. `again`: play it twice, and let both be the
     same (43). `durability`: of the journal, as `System`'s.
 
-    Raises `Falsified` for a broken invariant, `Deadlock`, `Livelock`, `Escape`, `SpecError` for a tree that is none,
-    `UsageError` for a message that nobody takes; with this world as a note.
+    Raises `Falsified` for a broken invariant, `Deadlock`, `Livelock`, `Escape`, and what a function raises; with this
+    world as a note. `SpecError` for a tree that is none, `UsageError` for a message that nobody takes, for a world of
+    another tree (its faults or `says` name an agent or tool that this one has not), and other arguments that cannot be.
     """
+    root = checked(tree, "play")
+    if not isinstance(world, World):
+        raise UsageError(f"play: world is {world!r}; it is a World")
     chosen: tuple[Oracle | PlayInvariant, ...] = (*default_invariants(), *plays.default())
     if check is not None:
-        chosen = tuple(check)
+        chosen = _oracles(check)
     of_plays = [each for each in chosen if isinstance(each, PlayInvariant)]
     of_traces = [each for each in chosen if not isinstance(each, PlayInvariant)]
     of_killed = [each for each in of_traces if check is not None or each in KILLED]
@@ -197,7 +202,7 @@ def play(
 
     def once(into: Trace) -> tuple[Play, Outcome]:
         with inside(world.seed), untraced(), no_escape(), properties.running(world, into) as run:
-            play = Play(tree, world, message, to, into, durability, states=states)
+            play = Play(root, world, message, to, into, durability, states=states)
             outcome = play.run()
             run.end()
             return play, outcome
@@ -207,16 +212,25 @@ def play(
         found: list[str] = [sentence for each in of_plays for sentence in each(outcome.evidence)]
         if again:
             found += _differences(outcome, once(Trace())[1])
-    except Exception as error:
+    except BaseException as error:
         trace.error = error
         report.last = (world, trace)
-        report.explain(error, world, trace)
+        if isinstance(error, Exception):
+            report.explain(error, world, trace)
         raise
     report.last = (world, trace)
     for each, killed in played.traces:
-        found += [sentence for oracle in (of_killed if killed else of_traces) for sentence in oracle(each)]
+        for oracle in of_killed if killed else of_traces:
+            found += report.sentences(oracle, each)
     report.verify(world, trace, [lambda _: found])
     return outcome
+
+
+def _oracles(check: object) -> tuple[Oracle | PlayInvariant, ...]:
+    found = tuple(check) if isinstance(check, Iterable) else (None,)
+    if not all(map(callable, found)):
+        raise UsageError(f"play: check is {check!r}; it is a sequence of functions, as invariants.default()")
+    return cast("tuple[Oracle | PlayInvariant, ...]", found)
 
 
 def _differences(one: Outcome, other: Outcome) -> list[str]:
@@ -239,10 +253,17 @@ def worlds(tree: Tree, *, kills: int = 0, faults: Collection[type[Fault]] | None
     happen; by default everything that can go wrong in one process, its models, tools and disk, but no lies of tools
     (these need an oracle of yours) and no messages lost between actors (that needs a link).
 
-    Everything shrinks to the world in which nothing goes wrong. Raises `SpecError` for a tree that is none.
+    Everything shrinks to the world in which nothing goes wrong. Raises `SpecError` for a tree that is none, and
+    `UsageError` for more than 31 kills, and for faults that are no kinds, cannot be drawn, or have nothing to strike;
+    `ModuleNotFoundError` without hypothesis.
     """
-    from understudy.actors.testing import agent_strategies as drawing
-
+    try:
+        from understudy.actors.testing import agent_strategies as drawing
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"worlds: {error}; pip install 'understudy[testing]'", name=error.name) from None
+    tree = checked(tree, "worlds")
+    if type(kills) is not int or not 0 <= kills < PROCESSES:
+        raise UsageError(f"worlds: kills is {kills!r}; from 0 to {PROCESSES - 1}")
     agents = agents_of(tree)
     tools = dict.fromkeys(tool.name for agent in agents for tool in agent.all_tools)
     return drawing.tree_worlds(

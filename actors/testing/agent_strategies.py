@@ -91,10 +91,12 @@ NETWORK: Final[Mapping[type[Fault], _Maker]] = {
     acting.ReplyLost: _actor(acting.ReplyLost),
     acting.MailboxIsFull: _actor(acting.MailboxIsFull),
 }
+ACTORS: Final = {**ACTOR, **NETWORK}
 DISK: Final[Mapping[type[Fault], st.SearchStrategy[Fault]]] = {
     disk.SlowDisk: made(disk.SlowDisk, _WRITE, seconds=st.sampled_from([0.1, 5.0, 20.0])),
     disk.DiskError: made(disk.DiskError, _WRITE),
 }
+_NOT_DRAWN: Final = "is not drawn for a tree: kills are asked for by `kills=`, others are put into a World by hand"
 KILLS: Final = made(disk.KillAfter, _WRITE) | made(disk.KillBefore, _WRITE) | made(disk.TornWrite, _WRITE)
 
 DEFAULT: Final[tuple[type[Fault], ...]] = (
@@ -170,14 +172,27 @@ def _kinds(
     faults: Collection[type[Fault]], agents: Sequence[str], tools: Sequence[str], paths: Sequence[str]
 ) -> list[st.SearchStrategy[Fault]]:
     found: list[st.SearchStrategy[Fault]] = []
-    for kind in faults:
-        for makers, places in ((MODEL, agents), (TOOL, tools), (ACTOR, paths), (NETWORK, paths)):
+    for kind in _all_kinds(faults):
+        for makers, places, what in ((MODEL, agents, "agent"), (TOOL, tools, "tool"), (ACTORS, paths, "actor")):
             if kind in makers:
                 if places:
                     found.append(makers[kind](st.sampled_from(places)))
+                elif faults is not DEFAULT:
+                    raise UsageError(f"faults: {kind.__name__} has nothing to strike: the tree has no {what}")
                 break
         else:
             if kind not in DISK:
-                raise UsageError(f"faults: {kind.__name__} cannot be drawn; kills are asked for by `kills=`")
+                raise UsageError(f"faults: {kind.__name__} {_NOT_DRAWN}")
             found.append(DISK[kind])
+    return found
+
+
+def _all_kinds(faults: object) -> list[type[Fault]]:
+    if not isinstance(faults, Collection):
+        raise UsageError(f"faults is {faults!r}; it is a list of kinds of faults, as [Crash, ToolSlow]")
+    found: list[type[Fault]] = []
+    for each in faults:
+        if not (isinstance(each, type) and issubclass(each, Fault)):
+            raise UsageError(f"faults has {each!r}; it is a list of kinds of faults, as [Crash, ToolSlow]")
+        found.append(each)
     return found

@@ -164,14 +164,20 @@ def _place(main: Main) -> tuple[str, str, str]:
 
 def _in_process(world: World, place: tuple[str, str, str], seed: int) -> Seen:
     environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", _CODE, *place, world.token],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PROCESS_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CODE, *place, world.token],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"check_determinism: {place[2]} of {place[0]} did not end in another process within {PROCESS_SECONDS:g} s; "
+            "the module is loaded there: what it does when it is imported is done again"
+        ) from None
     if done.returncode:
         raise UsageError(f"check_determinism: {place[2]} of {place[0]} does not run in another process:\n{done.stderr}")
     said = json.loads(done.stdout.splitlines()[-1])

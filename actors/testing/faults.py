@@ -7,7 +7,12 @@ journal's disk are in the modules of those.
 
 from __future__ import annotations
 
+from math import isfinite
+from typing import ClassVar
+
 from msgspec import Struct
+
+from understudy.actors.errors import UsageError
 
 
 class Fault(Struct, frozen=True, tag=True, tag_field="$", repr_omit_defaults=True):
@@ -21,72 +26,87 @@ def known() -> dict[str, type[Fault]]:
     while todo:
         for kind in todo.pop().__subclasses__():
             tag = kind.__struct_config__.tag
-            if isinstance(tag, str):
+            if isinstance(tag, str) and not kind.__subclasses__():  # what has some is the base of several
                 found[tag] = kind
             todo.append(kind)
     return found
 
 
-class Crash(Fault, frozen=True):
+def check_address(where: str, actor: object, at: object, first: int) -> None:
+    """Raise `UsageError` for an actor that is neither a path nor a number, or an `at` that is not from `first` on."""
+    if not (isinstance(actor, str) and actor) and not (type(actor) is int and actor >= 0):
+        raise UsageError(f"{where}: actor is {actor!r}; it is a path, or a number from 0")
+    if type(at) is not int or at < first:
+        raise UsageError(
+            f"{where}({actor!r}): at is {at!r}; messages are counted from 1{', 0 is the start' * (not first)}"
+        )
+
+
+class _ActorFault(Fault, frozen=True):
+    """Base: the actor `actor` at its message number `at`. Raises `UsageError` for numbers that cannot be."""
+
+    first: ClassVar[int] = 1
+    backwards: ClassVar[bool] = False
+    """Whether `seconds` may be negative."""
+
+    actor: str | int
+    at: int
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        check_address(where, self.actor, self.at, self.first)
+        seconds = getattr(self, "seconds", 0.0)
+        if not (isinstance(seconds, int | float) and isfinite(seconds) and (seconds >= 0 or self.backwards)):
+            least = "" if self.backwards else ", at least 0"
+            raise UsageError(
+                f"{where}({self.actor!r}, at={self.at}): seconds is {seconds!r}; a number of seconds{least}"
+            )
+
+
+class Crash(_ActorFault, frozen=True):
     """The actor's `at`th message: `InjectedCrash` is raised before its handler runs, or when it has run.
 
     `after=True`: the effects have happened, the reply is not given. `at=0`: the start fails instead.
     """
 
-    actor: str | int
-    at: int
+    first = 0
+
     after: bool = False
 
 
-class Drop(Fault, frozen=True):
+class Drop(_ActorFault, frozen=True):
     """The `at`th message sent to the actor is lost on its way. Only over a link can that happen."""
 
-    actor: str | int
-    at: int
 
-
-class Duplicate(Fault, frozen=True):
+class Duplicate(_ActorFault, frozen=True):
     """The `at`th message sent to the actor arrives twice. The reply to the first copy counts."""
 
-    actor: str | int
-    at: int
 
-
-class Delay(Fault, frozen=True):
+class Delay(_ActorFault, frozen=True):
     """The `at`th message sent to the actor arrives `seconds` later; later ones may overtake it."""
 
-    actor: str | int
-    at: int
     seconds: float
 
 
-class ReplyLost(Fault, frozen=True):
+class ReplyLost(_ActorFault, frozen=True):
     """The `at`th message sent to the actor is handled, and its reply is lost: the asker meets its deadline."""
 
-    actor: str | int
-    at: int
 
-
-class SlowConsumer(Fault, frozen=True):
+class SlowConsumer(_ActorFault, frozen=True):
     """From its `at`th message on the actor takes `seconds` longer for each."""
 
-    actor: str | int
-    at: int
     seconds: float
 
 
-class MailboxIsFull(Fault, frozen=True):
+class MailboxIsFull(_ActorFault, frozen=True):
     """The `at`th message sent to the actor meets a full mailbox."""
 
-    actor: str | int
-    at: int
 
-
-class ClockJump(Fault, frozen=True):
+class ClockJump(_ActorFault, frozen=True):
     """Before the actor's `at`th message the wall clock is set `seconds` forward, or back. Monotonic time goes on."""
 
-    actor: str | int
-    at: int
+    backwards = True
+
     seconds: float
 
 

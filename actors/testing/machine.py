@@ -32,7 +32,7 @@ from hypothesis.strategies import SearchStrategy
 from understudy.actors.errors import AskError, UsageError
 from understudy.actors.messages import Message
 from understudy.actors.refs import Ref
-from understudy.actors.testing import invariants, properties, report
+from understudy.actors.testing import invariants, options, properties, report
 from understudy.actors.testing.faults import Crash, Fault
 from understudy.actors.testing.invariants import Oracle
 from understudy.actors.testing.outside import inside, untraced
@@ -73,6 +73,9 @@ class ActorMachine(RuleBasedStateMachine):
         super().__init_subclass__(**options)
         if not cls.messages:
             return
+        for name, strategy in cls.messages.items():
+            if not isinstance(strategy, SearchStrategy):
+                raise UsageError(f"{cls.__qualname__}.messages[{name!r}] is {strategy!r}; it is a strategy of messages")
         named = st.one_of([_of(name, strategy) for name, strategy in cls.messages.items()])
         who = st.sampled_from(tuple(cls.messages))
         rules: dict[str, Any] = {  # Any: Hypothesis's markers
@@ -137,6 +140,7 @@ class ActorMachine(RuleBasedStateMachine):
         self._over = self._loop.create_future()
         self._ready = self._loop.create_future()
         report.last = self.world, self.trace
+        options.begins()
         self._main = self._loop.create_task(self._live(), name="main")
         self.drive(self._wait())
         missing = set(self.messages) - set(self.refs)
@@ -151,7 +155,7 @@ class ActorMachine(RuleBasedStateMachine):
     async def _live(self) -> None:
         """One task enters and leaves all, as scopes demand."""
         async with AsyncExitStack() as stack:
-            self.refs = dict(await self.begin(stack))
+            self.refs = _refs(self, await self.begin(stack))
             self._ready.set_result(None)
             await self._over
 
@@ -226,6 +230,14 @@ class ActorMachine(RuleBasedStateMachine):
             for cell in kernel.registry:
                 if cell.waiting and cell.state == "running" and not cell.running:
                     yield f"liveness: {cell.path} is running, and {cell.waiting} messages lie before it"
+
+
+def _refs(machine: ActorMachine, begun: object) -> dict[str, Ref[Any]]:
+    if not isinstance(begun, Mapping):
+        raise UsageError(
+            f"{type(machine).__qualname__}.begin returned {begun!r}; it returns a ref for each of `messages`"
+        )
+    return dict(begun)
 
 
 def _of(name: str, strategy: SearchStrategy[Any]) -> SearchStrategy[tuple[str, Any]]:

@@ -28,6 +28,8 @@ from threading import get_ident
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+import anyio
+
 from understudy.actors.errors import UsageError
 from understudy.actors.testing.anyio_seam import anyio_swaps
 from understudy.actors.testing.identity import in_order
@@ -39,6 +41,8 @@ _KIT: Final = "understudy.actors.testing"
 _LOOP: Final = f"{_KIT}.simloop"
 _LIBRARIES: Final = frozenset({*sys.stdlib_module_names, "anyio", "sniffio", "uvloop"}) - {"__main__"}
 _SITES: Final = ("site-packages", "dist-packages")
+_LEVELS: Final = 8
+"""Tasks above one of a library's that are searched for the user's code."""
 
 # Whose attribute is replaced by what: modules and classes, and functions of all kinds.
 Swap = tuple[Any, str, Any]
@@ -98,7 +102,26 @@ def _caller() -> str:
         frame = frame.f_back
     loop = asyncio._get_running_loop()
     task = asyncio.current_task(loop) if loop is not None else None
-    return library or (f"an unknown place in task {task.get_name()!r}" if task is not None else "an unknown place")
+    if task is None:
+        return library or "an unknown place"
+    return _above(task) or library or f"an unknown place in task {task.get_name()!r}"
+
+
+def _above(task: asyncio.Task[Any]) -> str:
+    """Where the user's code waits for a task of anyio that a library began; "" if nobody's is found."""
+    from understudy.actors.testing.standing import line_of
+
+    known = {id(each): each for each in asyncio.all_tasks(task.get_loop())}
+    above = anyio.get_current_task().parent_id
+    for _ in range(_LEVELS):
+        parent = known.get(above or 0)
+        if parent is None:
+            break
+        line = line_of(parent)
+        if line and not any(site in line for site in _SITES):
+            return f"{line}, in its task {task.get_name()!r}"
+        above = next((info.parent_id for info in anyio.get_running_tasks() if info.id == above), None)
+    return ""
 
 
 # -- whose thread, and whose time ------------------------------------------------------------------------------

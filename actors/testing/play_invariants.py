@@ -8,7 +8,6 @@ from typing import Final
 
 from understudy.actors.errors import JournalDamaged
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.events import Record
 from understudy.actors.journal.store import Row, verify
 from understudy.actors.testing import journal_checks as checks
 from understudy.actors.testing.evidence import Began, Evidence, ModelBegan, Told, ToolBegan, Written
@@ -215,8 +214,3 @@ def _read(rows: Sequence[Row]) -> Sequence[Row] | JournalDamaged:
     except JournalDamaged as error:
         return error
     return rows
-
-
-def sub_records(stream: Sequence[Record], sub: int) -> list[Record]:
-    """The events of one sub-run."""
-    return [record for record in stream if record.sub == sub]

@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
+from understudy.actors.errors import UsageError
+from understudy.actors.testing import options
 from understudy.actors.testing.faults import Fault
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ class Buggify(Fault, frozen=True, tag=True):
 
     site: str
     hit: int
+
+    def __post_init__(self) -> None:
+        if not self.site or not isinstance(self.site, str):
+            raise UsageError(f"Buggify: site is {self.site!r}; it is the text that is given to `buggify`")
+        if type(self.hit) is not int or self.hit < 1:
+            raise UsageError(f"Buggify({self.site!r}): hit is {self.hit!r}; hits are counted from 1")
 
 
 class Vacuous(AssertionError):
@@ -222,6 +230,7 @@ def resumed(run: Run) -> Iterator[None]:
 def running(world: World, trace: Trace) -> Iterator[Run]:
     """A run, from its beginning to its end. For `World.run` and its like."""
     run = Run(world, trace)
+    options.begins()
     try:
         with resumed(run):
             yield run

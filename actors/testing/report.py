@@ -9,14 +9,17 @@ plugin the page is a note of the exception.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from understudy.actors.errors import UsageError
 from understudy.actors.testing import options
 from understudy.actors.testing.outside import untraced
 from understudy.actors.testing.trace import Event, Trace
 
 if TYPE_CHECKING:
     from understudy.actors.testing.world import World
+
+T = TypeVar("T")
 
 SHOWN: Final = 24
 """Events that a timeline shows, the last ones."""
@@ -26,6 +29,7 @@ WIDTH: Final = 120
 """Characters of a line of the timeline."""
 _INDENT: Final = "    "
 _CLOCK: Final = 13
+_CLOSING: Final = frozenset({"notice", "closing", "closed", "settling", "settled"})
 _OF_AN_END: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
 _DULL: Final = frozenset({"known", "answered"})
 """Kinds of events that oracles need, and that a timeline says already with others."""
@@ -48,10 +52,19 @@ class Falsified(AssertionError):
         self.page = page
 
 
+def sentences(oracle: Callable[[T], Iterable[str]], what: T) -> list[str]:
+    """What an oracle finds wrong. Raises `UsageError` for one that returns a text, or nothing at all."""
+    found: object = oracle(what)
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        name = getattr(oracle, "__qualname__", repr(oracle))
+        raise UsageError(f"check: {name} returned {found!r}; it yields a sentence for each thing that is wrong")
+    return list(found)
+
+
 def verify(world: World, trace: Trace, check: Iterable[Callable[[Trace], Iterable[str]]]) -> None:
     """Raise `Falsified` if an oracle finds something, or if `always` or `eventually` did."""
     with untraced():
-        said = [sentence for oracle in check for sentence in oracle(trace)]
+        said = [sentence for oracle in check for sentence in sentences(oracle, trace)]
         found: tuple[str, ...] = tuple(trace.broken + said)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -80,7 +93,7 @@ def page(
         kind = type(trace.error).__name__
         lines.append(f"Raised {kind}: {_first_line(str(trace.error))}")
     lines.append(f"  at t={trace.seconds:g} s, trace {trace.fingerprint()}, {len(trace):,} events")
-    lines.append(f"  world: {_counts(world, trace)}")
+    lines.append(f"  world: {came_true(world, trace)}")
     lines += [f"{_INDENT}{each!r}" for each in (*world.schedule, *world.faults)]
     lines += [f"{_INDENT}{each}" for each in _rest(world)]
     lines += timeline(trace)
@@ -94,7 +107,7 @@ def page(
     return "\n".join(lines)
 
 
-def _counts(world: World, trace: Trace) -> str:
+def came_true(world: World, trace: Trace) -> str:
     """One line: what came true of what the world holds."""
     fired = sum(trace.came_true(fault) for fault in world.faults)
     holds, faults = len(world.schedule), len(world.faults)
@@ -161,19 +174,10 @@ def _shutdown(events: Sequence[Event]) -> int:
     return len(events) - end
 
 
-def _is_plain(event: Event) -> bool:
-    """Whether the event beside it tells as much: of a limit that is known, a reply that was given."""
-    return event.kind == "known" or (event.kind == "answered" and event.detail == "ok")
-
-
-_CLOSING: Final = frozenset({"notice", "closing", "closed", "settling", "settled"})
-_STOPPING: Final = frozenset({"stopping", "halting", "ending", "ended", "released"})
-
-
 def _ends(event: Event) -> bool:
     if event.kind in _OF_AN_END:
         return event.what == "shutdown"
-    return event.kind in ("notice", "closing", "closed", "settling", "settled")
+    return event.kind in _CLOSING
 
 
 def _columns(events: Sequence[Event], columns: int) -> list[str]:

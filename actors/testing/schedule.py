@@ -12,7 +12,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from understudy.actors.errors import UsageError
 from understudy.actors.telemetry import Addressed
+from understudy.actors.testing.faults import check_address
 
 MAX_STEPS: Final = 64
 """Turns that one `Hold` lasts at most."""
@@ -21,22 +23,34 @@ MAX_STEPS: Final = 64
 class Hold(Struct, frozen=True, tag=True, tag_field="$"):
     """Before its `at`th message (from 1; 0: before it starts) the actor is held back for `steps` turns of others.
 
-    What waits for it waits, too, in its order. A hold takes no virtual time.
+    What waits for it waits, too, in its order. A hold takes no virtual time; more than `MAX_STEPS` turns count as so
+    many. Raises `UsageError` for numbers that cannot be.
     """
 
     actor: str | int
     at: int
     steps: int
 
+    def __post_init__(self) -> None:
+        check_address("Hold", self.actor, self.at, first=0)
+        if type(self.steps) is not int or self.steps < 0:
+            raise UsageError(
+                f"Hold({self.actor!r}, at={self.at}): steps is {self.steps!r}; turns of others, at least 0"
+            )
+
 
 class Demote(Struct, frozen=True, tag=True, tag_field="$"):
     """From its `at`th message on (from 1) the actor is served only when no other one is ready.
 
-    Later demotions weigh more. The rule is that of probabilistic concurrency testing (Burckhardt et al., 2010).
+    Later demotions weigh more. The rule is that of probabilistic concurrency testing (Burckhardt et al., 2010). Raises
+    `UsageError` for numbers that cannot be.
     """
 
     actor: str | int
     at: int
+
+    def __post_init__(self) -> None:
+        check_address("Demote", self.actor, self.at, first=1)
 
 
 Deviation = Hold | Demote

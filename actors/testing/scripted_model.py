@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from math import isfinite
 from types import TracebackType
 from typing import Final, Self, TypeAlias, cast
 
@@ -59,13 +60,17 @@ class Step(Struct, frozen=True):
 
     `sees`: a part of the newest message's text, or a predicate of that message. `offers`: the names of all tools that
     must be on offer, in any order. `seconds`: time before the answer, default 0; past the call's deadline it is a
-    `ModelTimeout`.
+    `ModelTimeout`. Raises `UsageError` for seconds that are no time.
     """
 
     reply: object
     sees: Sees | None = None
     offers: Sequence[str] | None = None
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if type(self.seconds) not in (int, float) or not isfinite(self.seconds) or self.seconds < 0:
+            raise UsageError(f"Step({self.reply!r:.40}): seconds is {self.seconds!r}; a number, at least 0")
 
 
 class ScriptedModel:
@@ -76,10 +81,13 @@ class ScriptedModel:
         name: The provider's name of the model.
         price: Default: unknown.
 
-    `requests` holds what was asked, oldest first. Raises `UsageError` for a step that cannot be said as JSON.
+    `requests` holds what was asked, oldest first. Raises `UsageError` for a step that cannot be said as JSON, and for
+    steps that are no sequence.
     """
 
     def __init__(self, steps: Sequence[object], *, name: str = "scripted", price: Price | None = None) -> None:
+        if isinstance(steps, str) or not isinstance(steps, Sequence):
+            raise UsageError(f"ScriptedModel: steps is {steps!r:.40}; it is a list of them")
         self.requests: list[ModelRequest] = []
         self._steps = [step if isinstance(step, Step) else Step(step) for step in steps]
         self._said = [_said(number, step.reply) for number, step in enumerate(self._steps, 1)]

@@ -43,12 +43,15 @@ def sweep(
 
     Each is added to `world`, the empty one by default. `check`: see `World.run`. The first world that fails raises what
     it raises, with the page of that world. Raises `UsageError` when not even the first fault comes true, since then
-    nothing was tried, and when `limit` worlds were not enough.
+    nothing was tried, when `fault` gives the same one twice, and when `limit` worlds were not enough.
     """
     base = world or World()
     oracles = None if check is None else tuple(check)
+    planned: Fault | None = None
     for n in range(1, limit + 1):
-        planned = fault(n)
+        before, planned = planned, fault(n)
+        if planned == before:
+            raise UsageError(f"sweep: fault({n}) is {planned!r} again; it is a function that makes the nth fault")
         trace = msgspec.structs.replace(base, faults=(*base.faults, planned)).run(main, check=oracles)
         if not trace.came_true(planned):
             if n == 1:

@@ -22,7 +22,7 @@ from understudy.actors.errors import UsageError
 from understudy.actors.testing import properties
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.outside import inside, no_escape, untraced
-from understudy.actors.testing.schedule import Deviation, Plan
+from understudy.actors.testing.schedule import Demote, Deviation, Hold, Plan
 from understudy.actors.testing.simloop import IDLE_STEPS, SimLoop, Watch, run_in
 from understudy.actors.testing.simulation import ActorFaults, SimSimulation
 from understudy.actors.testing.trace import TRACE_LIMIT, Trace
@@ -41,7 +41,7 @@ class World(Struct, frozen=True, omit_defaults=True):
     `faults` and `schedule` are in no order that matters, but for demotions. `says`: what the model of each agent says,
     as small numbers (see `sim_model`); `people`: how questions to people are answered, one number each; both are read
     by `understudy.testing.play`. `inline`: whether asks of idle actors are served at once, as in production. `seed` is
-    of jitter and entropy.
+    of jitter and entropy. Raises `UsageError` for a value of another type.
     """
 
     faults: tuple[Fault, ...] = ()
@@ -50,6 +50,15 @@ class World(Struct, frozen=True, omit_defaults=True):
     people: tuple[int, ...] = ()
     inline: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_all("faults", self.faults, _is_fault, "faults, as (Crash('desk', at=1),)")
+        _check_all("schedule", self.schedule, _is_deviation, "deviations, as (Demote('desk', at=1),)")
+        _check_all("says", self.says, _is_saying, "pairs of an agent and its choices, as (('desk', (1, 0)),)")
+        _check_all("people", self.people, _is_choice, "numbers from 0, as (1,)")
+        for name, value, kind in (("inline", self.inline, bool), ("seed", self.seed, int)):
+            if type(value) is not kind:
+                raise UsageError(f"World: {name} is {value!r}; it is of type {kind.__name__}")
 
     def __repr__(self) -> str:
         fields = [
@@ -67,15 +76,12 @@ class World(Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def from_token(cls, token: str) -> World:
-        """The world of a token. Raises `UsageError` for one that is cut, or of another version."""
-        version, _, text = token.strip().partition(":")
-        if version != VERSION:
-            raise UsageError(f"replay token {token[:20]!r}: this kit reads {VERSION}:...")
+        """The world of a token. Raises `UsageError` for one that is cut, of another version, or of no world."""
+        raw = unpacked(token)
         try:
-            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            return _decode(zlib.decompress(packed))
-        except (ValueError, zlib.error, msgspec.MsgspecError) as error:
-            raise UsageError(f"replay token {token[:20]!r}...: not whole ({error})") from None
+            return _world_of(raw)
+        except ValueError as error:
+            raise UsageError(f"replay token {token[:20]!r}...: {error}") from None
 
     # -- runs ----------------------------------------------------------------------------------------------
 
@@ -183,15 +189,64 @@ def _failure(context: Mapping[str, Any]) -> str:
 _DEFAULTS: Final = {field.name: field.default for field in msgspec.structs.fields(World)}
 
 
-def _decode(data: bytes) -> World:
-    """Faults are whatever classes are known: those of models, tools and disks live in modules of their own."""
-    raw: dict[str, Any] = msgspec.json.decode(data)
+def _check_all(name: str, given: object, fits: Callable[[object], bool], what: str) -> None:
+    """Raise `UsageError` unless a field of a world is a tuple of what it holds."""
+    if not isinstance(given, tuple):
+        raise UsageError(f"World: {name} is {given!r}; it is a tuple of {what}")
+    for each in given:
+        if not fits(each):
+            raise UsageError(f"World: {name} has {each!r}; it is a tuple of {what}")
+
+
+def _is_fault(each: object) -> bool:
+    return isinstance(each, Fault)
+
+
+def _is_deviation(each: object) -> bool:
+    return isinstance(each, Hold | Demote)
+
+
+def _is_choice(each: object) -> bool:
+    return type(each) is int and each >= 0
+
+
+def _is_saying(each: object) -> bool:
+    match each:
+        case (str(), tuple(choices)) if isinstance(each, tuple):
+            return all(map(_is_choice, choices))
+    return False
+
+
+def unpacked(token: object) -> object:
+    """What a token holds. Raises `UsageError` for one that is cut, or of another version."""
+    if not isinstance(token, str):
+        raise UsageError(f"replay token {token!r}: it is a text that begins with {VERSION}:")
+    version, _, text = token.strip().partition(":")
+    where = f"replay token {token[:20]!r}{'...' * (len(token) > 20)}"
+    if version != VERSION:
+        raise UsageError(f"{where}: this kit reads {VERSION}:...")
+    try:
+        return msgspec.json.decode(zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+    except (ValueError, RecursionError, zlib.error) as error:
+        raise UsageError(f"{where}: not whole ({error})") from None
+
+
+def _world_of(raw: object) -> World:
+    """Faults are whatever classes are known: those of models, tools and disks live in modules of their own.
+
+    Raises `ValueError` for what is no world.
+    """
+    if not isinstance(raw, dict) or not isinstance(planned := raw.pop("faults", []), list):
+        raise ValueError("it holds no world")
+    if unknown := sorted(raw.keys() - _DEFAULTS):
+        raise ValueError(f"a world has no {unknown[0]!r}")
     kinds = known()
     faults: list[Fault] = []
-    for each in raw.pop("faults", ()):
-        kind = kinds.get(each.get("$"))
+    for each in planned:
+        which = each.get("$") if isinstance(each, dict) else each
+        kind = kinds.get(which) if isinstance(which, str) else None
         if kind is None:
-            raise UsageError(f"replay token: no fault {each.get('$')!r} here; known: {', '.join(sorted(kinds))}")
+            raise ValueError(f"no fault {which!r} here; known: {', '.join(sorted(kinds))}")
         faults.append(msgspec.convert(each, kind))
     world = msgspec.convert(raw, World)
     return msgspec.structs.replace(world, faults=tuple(faults))

@@ -384,9 +384,9 @@ class Model:
                 if target.life is not None:
                     target.life.links.pop(actor.name, None)
                 self._withdraw(actor, lambda entry: entry.about == name and entry.what.startswith("exited"))
-            case ("after", seconds, n):
+            case ("after", seconds, n, aside):
                 life.afters += 1
-                self.after(seconds, lambda: self._ring(actor, life, n))
+                self.after(seconds, lambda: self._ring(actor, life, n, (("stash",),) if aside else ()))
             case ("timer", key, seconds, repeat, n):
                 self.timer(actor, life, key, seconds, repeat, n)
             case ("cancel timer", key):
@@ -433,9 +433,9 @@ class Model:
                 self.end(actor, actor.exit)
         self.note(actor, "later", n, outcome)
 
-    def _ring(self, actor: MActor, life: Life, n: str) -> None:
+    def _ring(self, actor: MActor, life: Life, n: str, ops: tuple[Op, ...] = ()) -> None:
         life.afters -= 1
-        self.control(actor, life, Entry(n, what=f"tick {n}"))
+        self.control(actor, life, Entry(n, ops, what=f"tick {n}"))
 
     def ask_sink(self, actor: MActor, hand: Handling, n: str, length: float, timeout: float) -> str:
         """Ask the one that everybody asks, and wait; never past the asker's own deadline."""

@@ -94,7 +94,9 @@ class Worker(Actor[Go | Beat]):
 
 
 large = st.tuples(
-    st.sampled_from(["chain of links", "flood", "many asks", "keyed", "afters", "timers", "chain of asks", "pool"]),
+    st.sampled_from(
+        ["chain of links", "flood", "many asks", "failing asks", "keyed", "afters", "timers", "chain of asks", "pool"]
+    ),
     st.sampled_from([1, 3, 20, 31, 33, 64, 65, 100, 140, 200]),
     st.integers(1, 3),
 )
@@ -164,6 +166,23 @@ async def _many_asks(kernel: Kernel, count: int, more: int) -> None:
     assert len(seen) == more * (count + 1)
     worked = {step: seen.count(step) for step in set(seen)}
     assert max(worked.values()) <= 2 * TURN, f"{max(worked.values())} messages before the loop had a turn"
+
+
+async def _failing_asks(kernel: Kernel, count: int, more: int) -> None:
+    """What is handled at once is told at once, failures too: it takes no turn of the loop."""
+    seen: list[int] = []
+    cell = kernel.spawn(lambda: Worker(seen), name="w", on_exit=lambda cell, *_: kernel.restart(cell))
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimLoop)
+    for _ in range(min(count, 20)):
+        await asyncio.sleep(0.001)
+        asked = loop.steps
+        try:
+            await kernel.ref_of(cell).ask(Go((("raise",),) * more))
+        except ActorStopped:
+            assert seen[-1] != asked or loop.steps == asked, "a failure that had to wait for its turn"
+        else:
+            raise AssertionError("it failed, and answers")
 
 
 async def _keyed(kernel: Kernel, count: int, more: int) -> None:
@@ -296,6 +315,7 @@ LARGE: dict[str, Callable[[Kernel, int, int], Coroutine[Any, Any, None]]] = {
     "chain of links": _chain_of_links,
     "flood": _flood,
     "many asks": _many_asks,
+    "failing asks": _failing_asks,
     "keyed": _keyed,
     "afters": _afters,
     "timers": _timers,
@@ -354,7 +374,9 @@ class Bench:
 
 Inside = Callable[[Clumsy], Any]
 MISTAKES_INSIDE: dict[str, tuple[Inside, str]] = {
+    "be busy": (lambda a: asyncio.sleep(0.1), "nothing"),
     "stash of another": (lambda a: _context(a.bench.other).stash(), "UsageError"),
+    "stash of another that is busy": (lambda a: _while_busy(a, lambda: _context(a.bench.other).stash()), "UsageError"),
     "suspend oneself": (lambda a: a.bench.kernel.suspensions.suspend(a._own(), 1.0), "UsageError"),  # type: ignore[attr-defined]
     "peek at oneself": (lambda a: a.bench.kernel.suspensions.peek(a._own(), type, 1.0), "UsageError"),  # type: ignore[attr-defined]
     "timer of no message": (lambda a: a.context.timer("k", 1.0, Odd()), "NotHandled"),
@@ -382,6 +404,16 @@ MISTAKES_INSIDE: dict[str, tuple[Inside, str]] = {
     "suspend who is gone": (lambda a: a.bench.kernel.suspensions.suspend(a.bench.gone, 1.0), "ActorStopped"),
     "suspend without end": (lambda a: a.bench.kernel.suspensions.suspend(a.bench.other, inf), "UsageError"),
 }
+
+
+async def _while_busy(actor: Clumsy, call: Callable[[], None]) -> None:
+    """While the other one handles something."""
+    asking = asyncio.ensure_future(actor.bench.kernel.ref_of(actor.bench.other).ask(Try("be busy")))
+    await asyncio.sleep(0.01)
+    try:
+        call()
+    finally:
+        assert await asking == "nothing"
 
 
 def _context(cell: Cell) -> Any:

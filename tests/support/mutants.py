@@ -31,7 +31,7 @@ from understudy.supervisors.dynamic import DynamicActor
 from understudy.supervisors.intensity import RestartWindow
 from understudy.supervisors.keeping import Record
 from understudy.supervisors.plans import StartAgain
-from understudy.supervisors.strategies import GroupPlan, affected, decide_exit
+from understudy.supervisors.strategies import affected, decide_exit
 from understudy.supervisors.supervisor import SupervisorActor
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -786,7 +786,7 @@ def _no_quarantine(m: pytest.MonkeyPatch) -> None:
     m.setattr(Record, "__init__", init)
 
 
-def _range(plan: Callable[[Any_, Any_, str], GroupPlan]) -> Patch:
+def _range(plan: Callable[[Any_, Any_, str], tuple[str, ...]]) -> Patch:
     def patch(m: pytest.MonkeyPatch) -> None:
         m.setattr(groups, "affected", plan)
 
@@ -794,7 +794,7 @@ def _range(plan: Callable[[Any_, Any_, str], GroupPlan]) -> Patch:
 
 
 plant("a group restart restarts the failed one alone", "supervisors/strategies.py", 13, like="crashing")(
-    _range(lambda strategy, order, failed: GroupPlan((), (failed,)))
+    _range(lambda strategy, order, failed: (failed,))
 )
 plant("rest_for_one restarts all", "supervisors/strategies.py", 13, like="crashing")(
     _range(lambda strategy, order, failed: affected("one_for_all", order, failed))

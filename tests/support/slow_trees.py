@@ -34,25 +34,40 @@ KIDS: Final = ("desk/a", "desk/sub/d", "desk/sub/e", "desk/c")
 ORDER: Final = {"desk": ("desk/a", "desk/sub", "desk/c"), "desk/sub": ("desk/sub/d", "desk/sub/e")}
 
 kid = st.integers(0, len(KIDS) - 1)
+
+
+def _again(who: int, pauses: list[float]) -> list[Any]:
+    """Somebody fails again and again, before or after it has started."""
+    return [move for pause in pauses for move in (("crash", who, "error"), ("wait", pause))]
+
+
+slow_move = st.one_of(
+    st.tuples(st.just("crash"), kid, st.sampled_from(["error", "error", "normal"])),
+    st.tuples(st.just("crash"), kid, st.sampled_from(["error", "error", "normal"])),
+    st.tuples(st.just("echo"), kid),
+    st.tuples(st.just("wait"), st.sampled_from([0.05, 0.31, 0.7, 1.6, 7.0])),
+    st.tuples(st.just("wait"), st.sampled_from([0.05, 0.31, 0.7, 1.6, 7.0])),
+    st.tuples(st.just("terminate"), kid),
+    st.tuples(st.just("start"), kid),
+    st.tuples(st.just("stop"), kid),
+)
+pauses = st.lists(st.sampled_from([0.05, 0.31, 0.7]), min_size=2, max_size=4)
 slow_moves = st.lists(
     st.one_of(
-        st.tuples(st.just("crash"), kid, st.sampled_from(["error", "error", "normal"])),
-        st.tuples(st.just("crash"), kid, st.sampled_from(["error", "error", "normal"])),
-        st.tuples(st.just("echo"), kid),
-        st.tuples(st.just("wait"), st.sampled_from([0.05, 0.31, 0.7, 1.6, 7.0])),
-        st.tuples(st.just("wait"), st.sampled_from([0.05, 0.31, 0.7, 1.6, 7.0])),
-        st.tuples(st.just("terminate"), kid),
-        st.tuples(st.just("start"), kid),
-        st.tuples(st.just("stop"), kid),
+        st.lists(slow_move, min_size=1, max_size=4),
+        st.lists(slow_move, min_size=1, max_size=4),
+        st.builds(_again, kid, pauses),
     ),
-    max_size=14,
-)
+    max_size=6,
+).map(lambda groups: [move for group in groups for move in group])
 slow_trees = st.tuples(
     st.sampled_from(STRATEGIES),
     st.sampled_from(STRATEGIES),
     st.lists(
-        st.tuples(kid, st.integers(2, 4), st.sampled_from([0.3, 0.3, 0.8, 5.0]), st.sampled_from([False, False, True])),
-        max_size=4,
+        st.tuples(
+            kid, st.integers(2, 4), st.sampled_from([0.3, 0.3, 0.8, 0.8, 5.0]), st.sampled_from([False, False, True])
+        ),
+        max_size=6,
     ),  # the starts that take time: of whom, of which incarnation, how long
     st.tuples(*(st.sampled_from([0.0, 0.0, 0.4]),) * 4),
     st.sampled_from([0.0, 0.5, 1.0]),

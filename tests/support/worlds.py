@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import campaigns
 import extremes
+import moments
 import players
 import plays
 import slow_trees
@@ -151,6 +152,17 @@ def check_slow(drawn: Any) -> None:
     run_world(World(schedule=schedule, inline=inline), lambda: slow_trees.play_slow(given))
 
 
+def check_crowd(drawn: Any) -> None:
+    """What comes in the same moment is accounted for."""
+    given, inline, driven = drawn
+    _run_either(lambda: moments.play_crowd(given), inline, driven)
+
+
+def check_alarms(drawn: Any) -> None:
+    """Timers do what a plain list of them does."""
+    run(lambda: moments.play_alarms(drawn), loop=SimLoop(idle_steps=IDLE_STEPS))
+
+
 PROPERTIES: Final = [
     ("players", played, check_players, 1.0),
     ("tree", st.tuples(trees.trees, tree_schedules, st.booleans()), check_tree, 0.8),
@@ -160,5 +172,7 @@ PROPERTIES: Final = [
     ("large", st.tuples(extremes.large, st.booleans(), st.booleans()), check_large, 0.12),
     ("mistakes", st.tuples(extremes.mistakes, st.booleans(), st.booleans()), check_mistakes, 0.3),
     ("window", st.tuples(st.integers(0, 4), extremes.stamps, st.integers(0, 12)), extremes.check_window, 0.2),
+    ("crowd", st.tuples(moments.crowds, st.booleans(), st.booleans()), check_crowd, 0.4),
+    ("alarms", moments.alarms, check_alarms, 0.2),
     ("plays", some_plays, check_plays, 0.5),
 ]

@@ -297,3 +297,39 @@ def test_a_manual_start_that_failed_stays_stopped_however_late_its_supervisor_is
             assert desk.states() == {"x": "stopped"}
 
     World(schedule=schedule).run(main)
+
+
+class Tick(Message[None]):
+    """Of a timer; put aside."""
+
+
+class Patient(Actor[Put | Tick]):
+    """Takes up what a timer sent while it is busy; room for one, and the oldest goes."""
+
+    mailbox_limit = 1
+    overflow = "drop_oldest"
+
+    def tick(self, m: Tick) -> None:
+        self.context.stash()
+
+    async def put(self, m: Put) -> int:
+        if m.n:
+            self.context.unstash_all()
+            await asyncio.sleep(1)
+        else:
+            self.context.after(0.1, Tick())
+        return m.n
+
+
+@pytest.mark.promise(118)
+def test_a_notice_that_was_put_aside_and_is_dropped_for_a_newer_message_breaks_no_invariant() -> None:
+    async def main() -> list[str]:
+        async with Kernel() as kernel:
+            cell = kernel.spawn(Patient, name="patient")
+            ref = kernel.ref_of(cell)
+            for n in (0, 1, 0):
+                assert ref.tell(Put(n))
+                await asyncio.sleep(0.5)
+            return [f"{type(letter.message).__name__} {letter.reason}" for letter in kernel.telemetry.dead_letters()]
+
+    assert World().run(main).result == ["Tick dropped"]

@@ -168,10 +168,58 @@ def test_options_that_cannot_be_meant_are_refused(pytester: pytest.Pytester, opt
     assert says in result.stderr.str()
 
 
-def test_a_token_that_is_cut_fails_the_test_that_would_replay_it(pytester: pytest.Pytester) -> None:
-    result = run(pytester, PLAIN, f"--sim-replay={World(faults=(Crash('bank', 7),)).token[:-6]}")
-    result.assert_outcomes(errors=1)
-    assert "not whole" in result.stdout.str()
+@pytest.mark.parametrize(
+    ("token", "says"), [(World(faults=(Crash("bank", 7),)).token[:-6], "not whole"), ("w2:abc", "this kit reads w1:")]
+)
+def test_a_token_that_nobody_can_read_is_said_once_and_before_any_test(
+    pytester: pytest.Pytester, token: str, says: str
+) -> None:
+    result = run(pytester, PLAIN, f"--sim-replay={token}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().count(says) == 1
+
+
+def test_a_replay_says_how_much_of_its_world_came_true(pytester: pytest.Pytester) -> None:
+    text = run(pytester, PLAIN, f"--sim-replay={World(faults=(Crash('vault', 1),)).token}").stdout.str()
+    assert "test_plain: 0 of 0 deviations and 0 of 1 fault drawn came true" in text
+
+
+def test_what_was_soaked_or_replayed_is_told_from_other_processes_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(PLAIN)
+    done = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-n", "1", "--sim-soak=0.1", *PLUGIN)
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["soaked *test_plain: * rounds"])
+
+
+LOGS = (
+    PROGRAM
+    + """
+    import logging
+
+    @settings(deadline=None, database=None, derandomize=True)
+    @given(worlds())
+    def test_search(world):
+        logging.warning("before %r", world)
+        world.run(main)
+        logging.warning("after %r", world)
+        assert world.seed < 2
+
+    def test_one():
+        logging.warning("the first line")
+        World(seed=5).run(main)
+        assert False
+"""
+)
+
+
+def test_a_failed_search_shows_the_log_of_its_last_world_alone_and_other_tests_show_all(
+    pytester: pytest.Pytester,
+) -> None:
+    text = run(pytester, LOGS).stdout.str()
+    search, one = text.split("_ test_one _")
+    assert search.count("after World(") == 1
+    assert "after World(seed=2)" in search
+    assert "the first line" in one
 
 
 def test_other_tests_are_left_alone(pytester: pytest.Pytester) -> None:

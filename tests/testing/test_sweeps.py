@@ -52,7 +52,7 @@ def test_a_sweep_that_tries_nothing_or_never_ends_is_refused() -> None:
     with pytest.raises(UsageError, match=r"Crash\(actor='nobody', at=1\) did not come true"):
         sweep(careful, fault=lambda n: Crash("nobody", at=n))
     with pytest.raises(UsageError, match="5 worlds"):
-        sweep(careful, fault=lambda n: Crash("bank", at=1), limit=5)
+        sweep(careful, fault=lambda n: SlowConsumer("bank", at=1, seconds=n), limit=5)
 
 
 def test_the_smallest_world_has_only_what_the_failure_needs() -> None:
