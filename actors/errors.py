@@ -30,6 +30,7 @@
     │   ├── JournalFailed     the disk refused; nothing after it was written
     │   └── StaleWriter       an append by an incarnation that is no longer current
     ├── UnknownRun            no such run, approval or doubt
+    ├── SessionBusy           the last run of a session has not ended
     └── Incomplete            `unwrap()` of a result that has no output
     Fenced (BaseException)    a call from an incarnation that was killed; never catch it
 
@@ -250,6 +251,16 @@ class StaleWriter(JournalError):
 
 class UnknownRun(UnderstudyError, LookupError):
     """No run, approval or doubt has this id in the journal."""
+
+
+class SessionBusy(UnderstudyError):
+    """A session's last run, `run`, has not ended: `state` says how far it is. Wait for its result, or end it, first."""
+
+    def __init__(self, session: str, run: str, state: str) -> None:
+        super().__init__(f"session {session!r} is busy: its run {run} {state}; one run at a time")
+        self.session = session
+        self.run = run
+        self.state = state
 
 
 class Incomplete(UnderstudyError):

@@ -12,7 +12,7 @@ from benchmarks.suite import BENCHMARKS
 
 VERSION: Final = f"{floor_digest()} on {sys.version.split()[0]}"
 
-WITHOUT: Final = ("budget", "crashstorm", "density", "loops", "stoptree")
+WITHOUT: Final = ("budget", "compaction", "crashstorm", "density", "loops", "stoptree")
 
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:

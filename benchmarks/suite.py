@@ -159,6 +159,33 @@ def _storm(args: Args) -> Found:
 
 _ALL_RESTARTS: Settings = {"intensity": "more than there are", "backoff_first": 0.0}
 
+
+def _compaction(args: Args) -> Found:
+    value = _value("compaction", args)
+    return {"pinned": value["pinned"], "order_hash": value["order_hash"], "over": 0, "replay": "identical"}
+
+
+COMPACTION = Benchmark(
+    "C12",
+    "compaction",
+    "turn",
+    "An agent's context passes its limit again and again: what a turn costs when there were many, and what is kept.",
+    tuple(
+        Line(
+            name,
+            sizes_of("compaction"),
+            lambda args: args[0],
+            _compaction,
+            {"window": "8000 tokens, at 0.8, first 5", "rule": f"summary of all but the last {keep}", "turn": turn},
+            variants=("async",),
+        )
+        for name, keep, turn in (
+            ("steps", "10 exchanges", "a tool's result, one run"),
+            ("session", "20 items", "a request, one run each in one session"),
+        )
+    ),
+)
+
 CRASHSTORM = Benchmark(
     "C4",
     "crashstorm",
@@ -474,6 +501,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         CRASHSTORM,
         BUDGET,
+        COMPACTION,
         DENSITY,
         LOOPS,
         STOPTREE,

@@ -23,6 +23,7 @@ from understudy.actors.agents.results import (
     Waiting,
 )
 from understudy.actors.agents.tools import Call, tool
+from understudy.actors.agents.window import ContextWindow, DropFailed, Slide, Summarise, Trim
 from understudy.actors.messages import Down, Exited, Message, on
 from understudy.actors.refs import Key, Ref, Refused
 from understudy.actors.states import State, StateMachine
@@ -61,11 +62,13 @@ __all__ = [
     "ChildSpec",
     "Complete",
     "Conclude",
+    "ContextWindow",
     "CrashReport",
     "Ctx",
     "DeadLetter",
     "Degraded",
     "Down",
+    "DropFailed",
     "DynamicSupervisor",
     "Errors",
     "Exited",
@@ -95,17 +98,20 @@ __all__ = [
     "Route",
     "RunningHandler",
     "Same",
+    "Slide",
     "State",
     "StateMachine",
     "StateMachineActor",
     "Stop",
     "Stopped",
+    "Summarise",
     "Supervisor",
     "System",
     "Talk",
     "Timeout",
     "Topic",
     "TreeInspection",
+    "Trim",
     "Waiting",
     "Watch",
     "Window",

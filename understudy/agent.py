@@ -15,19 +15,21 @@ class _OneSystemEach:
     """Every run gets a system of its own."""
 
     # The agent's own types are known to the caller only.
-    async def run(self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None) -> Result[Any]:
+    async def run(
+        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None, session: str | None
+    ) -> Result[Any]:
         from understudy.system import System
 
         async with System(agent, journal=journal) as system:
-            return await system.run(agent, task)
+            return await system.run(agent, task, session=session)
 
     async def stream(
-        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None
+        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None, session: str | None
     ) -> AsyncIterator[Record | Result[Any]]:
         from understudy.system import System
 
         async with System(agent, journal=journal) as system:
-            async for item in system.stream(agent, task):
+            async for item in system.stream(agent, task, session=session):
                 yield item
 
 

@@ -25,7 +25,7 @@ from understudy.actors.errors import (
     UnknownRun,
     UsageError,
 )
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.state import Spend
 from understudy.actors.journal.store import JournalStore
@@ -364,7 +364,7 @@ async def _wait_until(system: System, wall: float) -> None:
 
 
 async def _runs(system: System) -> list[str]:
-    return [head.run for head in await system.journal.store.heads() if not head.run.startswith("@")]
+    return [head.run for head in await system.journal.store.heads() if is_run(head.run)]
 
 
 _MESSAGE: Final = "it is a text, a message, or a coroutine function of the running System"

@@ -162,10 +162,20 @@ class System(Node):
 
     # -- runs ----------------------------------------------------------------------------------------------
 
-    async def run(self, agent: Agent[O, M], task: str | M, *, timeout: float | None = None) -> Result[O]:
-        """Ask an agent and wait for its result; `Waiting` as soon as it parks for a person."""
-        message = agent.decode(agent.encode(task))
-        result: Result[O] = await self._agent_ref(agent).ask(cast("Asks[Any, Any]", message), timeout=timeout)
+    async def run(
+        self, agent: Agent[O, M], task: str | M, *, timeout: float | None = None, session: str | None = None
+    ) -> Result[O]:
+        """Ask an agent and wait for its result; `Waiting` as soon as it parks for a person.
+
+        `session`: a name of your own, of 1 to 200 characters. The run goes on with the context window that the
+        session's last run left, whatever its end, also of a former process. A session has one run at a time and one
+        agent: raises `SessionBusy` while its last run has not ended, `UsageError` for another agent.
+        """
+        ref, message = self._agent_ref(agent), agent.decode(agent.encode(task))
+        if session is None:
+            result: Result[O] = await ref.ask(cast("Asks[Any, Any]", message), timeout=timeout)
+        else:
+            result = await ref.wait_for(await ref.begin_in(session, message), timeout=timeout)
         return self._warned(result)
 
     def _agent_ref(self, agent: Agent[Any, Any]) -> AgentRef:
@@ -179,7 +189,9 @@ class System(Node):
             return msgspec.structs.replace(result, reason=text)
         return result
 
-    async def stream(self, agent: Agent[O, M], task: str | M) -> AsyncIterator[ev.Record | Result[O]]:
+    async def stream(
+        self, agent: Agent[O, M], task: str | M, *, session: str | None = None
+    ) -> AsyncIterator[ev.Record | Result[O]]:
         """As `run`, giving every journalled event of the run as it happens; the last item is the result.
 
         At most 10,000 events wait for a slow reader; then the oldest are dropped.
@@ -193,13 +205,14 @@ class System(Node):
             records.put_nowait(record)
 
         def hear(record: ev.Record) -> None:
-            if not name or record.run == name:
+            if record.run == name or not name:
                 put(record)
 
         ref = self._agent_ref(agent)
         stop = self.listen(hear)
         try:
-            name = ref.begin(agent.decode(agent.encode(task)))
+            message = agent.decode(agent.encode(task))
+            name = ref.begin(message) if session is None else await ref.begin_in(session, message)
         except BaseException:
             stop()
             raise

@@ -16,23 +16,20 @@ import msgspec
 
 from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
-from understudy.actors.agents.context import model_of, request_of
-from understudy.actors.agents.models import ModelReply, ModelRequest, Usage
+from understudy.actors.agents.context import model_of, request_of, summary_of
+from understudy.actors.agents.models import Model, ModelRequest
+from understudy.actors.agents.outcomes import delegate_outcome
 from understudy.actors.agents.paying import Paying
-from understudy.actors.agents.runs import delegate_outcome
+from understudy.actors.agents.replies import checked
 from understudy.actors.agents.tools import Call, Tool, described
 from understudy.actors.agents.trying import try_tool
-from understudy.actors.errors import BadReply, JournalError, ModelError, ModelTimeout, UsageError
+from understudy.actors.errors import JournalError, ModelError, ModelTimeout, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState
 
 MODEL_SECONDS: Final = 120.0
 RETRY_FIRST: Final = 0.25
 RETRY_CAP: Final = 30.0
-MOST_TOKENS: Final = 10**12
-"""What a provider may say that one call took; more is a mistake of its own."""
-MOST_CALLS: Final = 1_000
-"""Calls that one reply may ask for; a reply with more is a bad one."""
 STEP_RETRIES: Final = 8
 """Further tries that all calls of one model step have together."""
 
@@ -75,30 +72,38 @@ class Acts(Paying):
         if command.last:
             await self._conclude(command)
             return
-        if self.tell_what_is_left():
+        model, summary = self._model_of(command), bool(command.covers)
+        if not summary and self.tell_what_is_left():
             return
-        request = request_of(self._run.id, self._sub, self._policy)
+        request = (
+            summary_of(self._sub, self._policy, command.covers)
+            if summary
+            else request_of(self._run.id, self._sub, self._policy)
+        )
         ticket = self.ticket(command.step)
         pools = self._runs.pools_of(self._run, self._sub)
-        reserved = self._caps(request, new_step=command.step > self._sub.step)
+        reserved = self._caps(model, command, new_step=command.step > self._sub.step)
         if command.try_ > 1:
             left = max(0.0, min(self.seconds_left(), self.state_left()))
             await self._runs.pause(min(self._pause(command.try_), left))
             if self._unwanted():
                 return
-        if self.out_of_time() or not await self._reserve(ticket, pools, reserved):
+        if self.out_of_time() or not await self._reserve(ticket, pools, reserved, summary=summary):
             return
-        await self._send(command, ticket, request, reserved)
+        await self._send(command, ticket, model, request, reserved)
 
     async def _conclude(self, command: CallModel) -> None:
         """The one call at a limit, paid from what was set aside; without that the (sub-)run is stopped."""
         aside = self._use_aside() if not self.out_of_time() else None
         if aside is not None:
-            await self._send(command, *aside)
+            ticket, request, reserved = aside
+            await self._send(command, ticket, self._model_of(command), request, reserved)
         elif self._sub.denied is not None and self._sub.denied.answer:
             self.append(msgspec.structs.replace(self._sub.denied, answer=0, note=""))
 
-    async def _send(self, command: CallModel, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
+    async def _send(
+        self, command: CallModel, ticket: str, model: Model, request: ModelRequest, reserved: dict[str, int]
+    ) -> None:
         self.append(
             ev.ModelAsked(
                 command.step,
@@ -110,6 +115,8 @@ class Acts(Paying):
                 command.try_,
                 command_digest(command),
                 command.last,
+                command.size,
+                command.covers,
             )
         )
         try:
@@ -117,7 +124,12 @@ class Acts(Paying):
         except BaseException:  # no byte has left
             self._interrupted(command.step, ticket, reserved, {"steps": reserved["steps"]})
             raise
-        await self._ask_model(command.step, ticket, request, reserved)
+        await self._ask_model(command.step, ticket, model, request, reserved)
+
+    def _model_of(self, command: CallModel) -> Model:
+        """Who is asked: for a summary, the model that the window names, if it does."""
+        summariser = self._policy.window.summariser if command.covers else None
+        return (summariser.model if summariser is not None else None) or model_of(self._sub, self._policy)
 
     def _pause(self, try_: int) -> float:
         """Seconds before another try: what the provider asked for, else back-off with jitter."""
@@ -126,12 +138,14 @@ class Acts(Paying):
             return min(RETRY_CAP, failure.retry_after)
         return min(RETRY_CAP, RETRY_FIRST * 2.0 ** (try_ - 2)) * (0.5 + self._runs.dice.random())
 
-    async def _ask_model(self, step: int, ticket: str, request: ModelRequest, reserved: dict[str, int]) -> None:
-        session = self._runs.sessions[id(model_of(self._sub, self._policy))]
+    async def _ask_model(
+        self, step: int, ticket: str, model: Model, request: ModelRequest, reserved: dict[str, int]
+    ) -> None:
+        session = self._runs.sessions[id(model)]
         began = self.now()
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
-            reply = _checked(await session.complete(request, timeout=timeout))
+            reply = checked(await session.complete(request, timeout=timeout))
         except ModelError as error:
             if isinstance(error, ModelTimeout) and self.state_left() <= 0:
                 text = f"cut when state {self._sub.state!r} timed out"
@@ -144,7 +158,7 @@ class Acts(Paying):
             self._interrupted(step, ticket, reserved, dict(reserved))
             raise
         seconds = self.now() - began
-        spent = self._bill(reply, reserved)
+        spent = self._bill(model, reply, reserved)
         kept = self._settle(ticket, spent, reserved)
         self.append(ev.ModelAnswered(step, ticket, reply, kept, reply.usage is None, round(seconds, 6)))
 
@@ -267,7 +281,11 @@ class Acts(Paying):
             self.append(ev.ToolStepped(event.step, event.index, name, result))
             await self.commit()
 
-        return Call(event.key, self._sub.attempt, state.recorded if state is not None else {}, record)
+        recorded = state.recorded if state is not None else {}
+        return Call(event.key, self._sub.attempt, recorded, record, self._spilled)
+
+    async def _spilled(self, handle: str) -> str:
+        return await self._runs.windows.spilled(self._run, self._sub, handle)
 
     def may_retry(self, step: int) -> bool:
         """Whether one more further try fits into what a step has for all its calls; if so, it is taken."""
@@ -369,21 +387,6 @@ class Acts(Paying):
             name = list(self._run.doubts)[-1]
             self.append(ev.DoubtSettled(name, bool(happened), "verify"))
         await self.commit()
-
-
-def _checked(reply: object) -> ModelReply:
-    """A reply as it can be journalled. Raises `BadReply` for what is none."""
-    try:
-        kept = msgspec.convert(msgspec.to_builtins(reply), ModelReply)
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise BadReply(f"the model's adapter gave no reply: {error}") from error
-    if len(kept.calls) > MOST_CALLS:
-        raise BadReply(f"{len(kept.calls)} calls in one reply, the limit is {MOST_CALLS}")
-    if kept.usage is None:
-        return kept
-    counts = (kept.usage.input_tokens, kept.usage.output_tokens)
-    usage = Usage(*(max(0, min(count, MOST_TOKENS)) for count in counts))
-    return msgspec.structs.replace(kept, usage=usage)
 
 
 def _without_tool(event: ev.ToolAsked) -> ev.ToolFailed | None:

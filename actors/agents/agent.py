@@ -23,7 +23,9 @@ from understudy.actors.agents.models import Model, ToolSchema
 from understudy.actors.agents.outputs import OutputSpec
 from understudy.actors.agents.results import Result
 from understudy.actors.agents.schema import schema_of, strict
+from understudy.actors.agents.spilled import read_spilled
 from understudy.actors.agents.tools import Tool
+from understudy.actors.agents.window import ContextWindow
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.state import Sub
@@ -79,12 +81,14 @@ class Ctx:
 class Runner(Protocol):
     """What runs an agent on its own: the composition root."""
 
-    async def run(self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None) -> Result[Any]:
+    async def run(
+        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None, session: str | None
+    ) -> Result[Any]:
         """Run once."""
         ...
 
     def stream(
-        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None
+        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None, session: str | None
     ) -> AsyncIterator[Record | Result[Any]]:
         """Run once, giving events."""
         ...
@@ -96,6 +100,13 @@ _installed: list[Runner] = []
 def use_runner(runner: Runner) -> None:
     """Install the composition root that `Agent.run` and `Agent.stream` use, in place of a former one."""
     _installed[:] = [runner]
+
+
+def _kept(session: str | None, journal: object) -> str | None:
+    """A session that somebody can go on with."""
+    if session is not None and journal is None:
+        raise UsageError(f"session {session!r} needs journal=: without one, nothing of it is left for the next run")
+    return session
 
 
 def _runner() -> Runner:
@@ -117,9 +128,10 @@ class Agent(Generic[O, M]):
     the provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
     invalid answer is handed back. `model_tries` (3): calls of the model for one step. `concurrency` (1): active runs
     at a time. `on_abandon`: what happens when the asker is gone. `checkpoint`: a pure function that makes a partial
-    output of what there is, for a run that is stopped. `checks`: what its answers must pass beside the schema, and
-    `placeholders` the texts that are no answer, see `checks`. `budget`, `loops`, `approvals`: guards of its own, beside
-    those of its supervisor.
+    output of what there is, for a run that is stopped. `window` (default `ContextWindow()`): how much the model is
+    shown, what always, and what is left out when that is too much. `checks`: what its answers must pass beside the
+    schema, and `placeholders` the texts that are no answer, see `checks`. `budget`, `loops`, `approvals`: guards of its
+    own, beside those of its supervisor.
 
     Raises `SpecError` for bad values.
     """
@@ -149,6 +161,7 @@ class Agent(Generic[O, M]):
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
+            window: ContextWindow | None = ...,
         ) -> None: ...
         @overload
         def __init__(
@@ -174,6 +187,7 @@ class Agent(Generic[O, M]):
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
+            window: ContextWindow | None = ...,
         ) -> None: ...
         @overload
         def __init__(
@@ -199,6 +213,7 @@ class Agent(Generic[O, M]):
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
+            window: ContextWindow | None = ...,
         ) -> None: ...
         @overload
         def __init__(
@@ -225,6 +240,7 @@ class Agent(Generic[O, M]):
             budget: BudgetRule | None = ...,
             loops: LoopGuard | None = ...,
             approvals: ApprovalRule | None = ...,
+            window: ContextWindow | None = ...,
         ) -> None: ...
 
     def __init__(  # the one body behind the overloads above
@@ -251,6 +267,7 @@ class Agent(Generic[O, M]):
         budget: BudgetRule | None = None,
         loops: LoopGuard | None = None,
         approvals: ApprovalRule | None = None,
+        window: ContextWindow | None = None,
     ) -> None:
         where = f"agent {name!r}"
         if not name or "/" in name or name.startswith(("@", "$")):
@@ -280,6 +297,8 @@ class Agent(Generic[O, M]):
         self.budget = budget
         self.loops = loops
         self.approvals = approvals
+        self.window = window if window is not None else ContextWindow()
+        self.window.limit(model, max_tokens)
         self.accepts: type[Message[Any]] = accepts if accepts is not None else Prompt
         self.checks = Checks(checks, where)
         self.result = OutputSpec(_result_form(self.accepts, output, where), where, placeholders)
@@ -289,21 +308,24 @@ class Agent(Generic[O, M]):
     def __repr__(self) -> str:
         return f"<agent {self.name}>"
 
-    async def run(self, task: str | M, *, journal: PathLike[str] | str | None = None) -> Result[O]:
+    async def run(
+        self, task: str | M, *, journal: PathLike[str] | str | None = None, session: str | None = None
+    ) -> Result[O]:
         """Run the agent once, in a system of its own: under an implicit supervisor with the default guards.
 
         `task` is a message it accepts, or text for an agent that accepts `Prompt`. Without `journal` the run is kept in
-        memory: a `waiting` result then says that it cannot be answered later. How the run ends is the result; raises
-        `UsageError` and `JournalError` only.
+        memory: a `waiting` result then says that it cannot be answered later. With `session` it goes on with the
+        context window of the session's last run in that journal. How the run ends is the result; raises `UsageError`,
+        `SessionBusy` and `JournalError` only.
         """
-        result: Result[O] = await _runner().run(self, task, journal)
+        result: Result[O] = await _runner().run(self, task, journal, _kept(session, journal))
         return result
 
     async def stream(
-        self, task: str | M, *, journal: PathLike[str] | str | None = None
+        self, task: str | M, *, journal: PathLike[str] | str | None = None, session: str | None = None
     ) -> AsyncIterator[Record | Result[O]]:
         """As `run`, giving every journalled event as it happens; the last item is the result."""
-        async for item in _runner().stream(self, task, journal):
+        async for item in _runner().stream(self, task, journal, _kept(session, journal)):
             yield item
 
     def _check_names(self, where: str) -> None:
@@ -312,26 +334,23 @@ class Agent(Generic[O, M]):
         for name in [t.name for t in self.all_tools] + [d.name for d in self.delegates]:
             if name in seen:
                 raise SpecError(f"{where}: two tools or delegates are named {name!r}")
+            if name == read_spilled.name:
+                raise SpecError(f"{where}: a tool or delegate is named {name!r}, which reads back what was left out")
             if name == MOVE and self.table is not None:
                 raise SpecError(f"{where}: a tool or delegate is named {name!r}, which its machine moves by")
             seen.add(name)
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """Its model, and its fallback if it has one."""
-        return (self.model,) if self.fallback is None else (self.model, self.fallback)
+        """The models that it may ask: its own, its fallback, and the one that its window has write summaries."""
+        summariser = self.window.summariser
+        others = (self.fallback, summariser.model if summariser is not None else None)
+        return (self.model, *(model for model in others if model is not None))
 
     @property
     def all_tools(self) -> tuple[Tool[..., Any], ...]:
         """Its general tools, then those of the states of its machine."""
         return (*self.tools, *(tool for tool in tools_of(self.machine) if tool not in self.tools))
-
-    def prompt_of(self, message: Message[Any]) -> str:
-        """What the model is told of a request."""
-        if isinstance(message, Prompt):
-            return message.text
-        fields = {name: getattr(message, name) for name in message.__struct_fields__}
-        return msgspec.json.encode(fields).decode()
 
     def decode(self, message: str) -> Message[Any]:
         """The request from its JSON. Raises `msgspec.MsgspecError`."""

@@ -13,8 +13,9 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from understudy.actors.agents.outcomes import approval_of
 from understudy.actors.agents.results import Approval, OpenDoubt
-from understudy.actors.agents.runs import Runs, approval_of
+from understudy.actors.agents.runs import Runs
 from understudy.actors.errors import JournalError, UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import Doubt, Run, Sub, Yes

@@ -87,15 +87,27 @@ class AgentRef(Ref[Any]):
         self._runs.kernel.check_thread()
         return self._begin(message)
 
+    async def begin_in(self, session: str, message: object) -> str:
+        """Begin the next run of a session, which goes on with the window of the one before; its id.
+
+        Raises as `ask`, `SessionBusy` while that one has not ended, and `UsageError` for a session of another agent.
+        """
+        self._runs.kernel.check_thread()
+        text = self._encoded(message)
+        return await self._runs.accept_in(session, self._policy.name, self._policy.agent.accepts.__name__, text)
+
     def _begin(self, message: object) -> str:
-        policy = self._policy
+        text = self._encoded(message)
+        return self._runs.accept(self._policy.name, self._policy.agent.accepts.__name__, text)
+
+    def _encoded(self, message: object) -> str:
+        agent = self._policy.agent
         try:
-            text = policy.agent.encode(message)
+            return agent.encode(message)
         except SpecError as error:
-            if isinstance(message, (str, policy.agent.accepts)):
+            if isinstance(message, (str, agent.accepts)):
                 raise
-            raise NotHandled(self.path, type(message), (policy.agent.accepts.__name__,)) from error
-        return self._runs.accept(policy.name, policy.agent.accepts.__name__, text)
+            raise NotHandled(self.path, type(message), (agent.accepts.__name__,)) from error
 
     # The result's output has the type of the agent, which this address of any agent does not know.
     async def wait_for(

@@ -8,17 +8,24 @@ import msgspec
 from msgspec import Struct
 
 from understudy.actors.agents.guards import Verdict
-from understudy.actors.journal.events import Effect, Status, without_surrogates
+from understudy.actors.journal.event import Effect, Status, without_surrogates
 from understudy.actors.journal.state import digest
+from understudy.actors.journal.view import Cut, Spans
 
 
 class CallModel(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
-    """Call the model. `parts` are digests of what the request is made of. `last`: for an answer only, at a limit."""
+    """Call the model. `parts` are digests of what the request is made of, `size` is the most its input can count.
+
+    With `covers`: for a summary of these items, which takes their place. `last`: for an answer only, at a limit. See
+    `events.ModelAsked`.
+    """
 
     step: int
     try_: int
     parts: dict[str, str]
     max_tokens: int
+    size: int
+    covers: Spans = ()
     last: bool = False
 
 
@@ -28,6 +35,17 @@ class SwitchModel(Struct, frozen=True, tag=True, tag_field="$"):
     step: int
     model: str
     reason: str
+
+
+class Compact(Struct, frozen=True, tag=True, tag_field="$"):
+    """Make the context window smaller. See `events.Compacted`."""
+
+    rule: str
+    dropped: Spans
+    text: str
+    cuts: tuple[Cut, ...]
+    tokens: int
+    left: int
 
 
 class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
@@ -163,6 +181,7 @@ class Wait(Struct, frozen=True, tag=True, tag_field="$"):
 Command = (
     CallModel
     | SwitchModel
+    | Compact
     | CallTools
     | Reject
     | RejectOutput

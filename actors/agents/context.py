@@ -1,23 +1,27 @@
-"""The conversation that a model sees, built from the folded state: pure, and the same on replay.
+"""The request that a model gets, built from the folded state: pure, and the same on replay.
 
-Instructions, then the request, then turn by turn the replies with their results, the notes that the runtime put in,
-and what was wrong with an answer. `parts` are digests of the same, so that a difference can be named without
-building or storing the text: each turn is digested once.
+Instructions and pins, then what the view shows (see `journal.view`): the request worked on and, turn by turn, replies
+with their results, notes, and what was wrong with an answer. Nothing is built anew for old turns: a request copies
+pointers, and its size and digests are sums and chains that the fold has kept. When it is too large for the agent's
+window, `fit` says what is to be done first.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from understudy.actors.agents.agent import Ctx
-from understudy.actors.agents.models import ChatMessage, Model, ModelRequest, ToolCall
+from understudy.actors.agents.commands import CallModel, Compact, Finish
+from understudy.actors.agents.models import ChatMessage, Model, ModelRequest, input_cap
 from understudy.actors.agents.policy import Policy
-from understudy.actors.journal.state import CallState, Sub, Turn, digest
+from understudy.actors.agents.window import Pressed, Smaller, Summarise, Summary, saved_by
+from understudy.actors.journal.state import Sub, digest
+from understudy.actors.journal.view import Item, Spans, length, size_of, within
 
-_FOREIGN: Final = re.compile(r"[^A-Za-z0-9_-]")
-REPAIR = "Your answer is not valid: {error}. Answer again with JSON that fits the schema, and nothing else."
+WRITE = "Write the summary now."
+"""What a request for a summary ends with."""
 
 
 def ctx_of(run: str, sub: Sub, policy: Policy) -> Ctx:
@@ -25,21 +29,40 @@ def ctx_of(run: str, sub: Sub, policy: Policy) -> Ctx:
     return Ctx(run, policy.name, sub, policy.agent.decode(sub.message))
 
 
-def instructions_of(run: str, sub: Sub, policy: Policy) -> str:
-    """The instructions, from text or hook."""
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What stands before all else and never changes: instructions and the window's pins. `size`: tokens at most."""
+
+    messages: tuple[ChatMessage, ...]
+    size: int
+    digest: str
+
+
+def pins_of(run: str, sub: Sub, policy: Policy) -> Pins:
+    """The pins, the instructions from text or hook."""
     given = policy.agent.instructions
-    return given if isinstance(given, str) else given(ctx_of(run, sub, policy))
+    return made_pins(given if isinstance(given, str) else given(ctx_of(run, sub, policy)), policy)
 
 
-def parts_of(run: str, sub: Sub, policy: Policy) -> dict[str, str]:
+def made_pins(text: str, policy: Policy) -> Pins:
+    """The pins of one text of instructions; those of the newest are kept, since most agents have one."""
+    kept = policy.kept.get(text)
+    if kept is None:
+        messages = tuple(ChatMessage("system", each) for each in (text, *policy.window.pins) if each)
+        kept = Pins(messages, sum(size_of(message) for message in messages), digest(*(m.content for m in messages)))
+        policy.kept.clear()
+        policy.kept[text] = kept
+    return kept
+
+
+def parts_of(pins: Pins, sub: Sub, policy: Policy) -> dict[str, str]:
     """Digests of everything the request is made of."""
     return {
-        "instructions": digest(instructions_of(run, sub, policy)),
-        "request": digest(sub.message),
-        "history": digest(*(turn.mark for turn in sub.turns)),
+        "instructions": pins.digest,
+        "history": sub.view.mark,
         "tools": policy.open_to(sub, sub.answered + 1).digest,
         "output": policy.output_digest,
-        "options": digest(model_of(sub, policy).name, repr(temperature_of(sub, policy)), str(policy.agent.max_tokens)),
+        "options": policy.options(model_of(sub, policy), temperature_of(sub, policy)),
     }
 
 
@@ -54,53 +77,137 @@ def temperature_of(sub: Sub, policy: Policy) -> float | None:
     return sub.temperature if sub.temperature is not None else policy.agent.temperature
 
 
+def size_now(pins: Pins, sub: Sub, policy: Policy) -> int:
+    """`input_cap` of the request as it stands, from running sums."""
+    schema = policy.output_size if _answers(sub, policy) else 0
+    return pins.size + sub.view.size + policy.open_to(sub, sub.answered + 1).size + schema
+
+
 def request_of(run: str, sub: Sub, policy: Policy) -> ModelRequest:
     """The request itself."""
-    agent = policy.agent
-    messages = [ChatMessage("user", agent.prompt_of(agent.decode(sub.message)))]
-    if text := instructions_of(run, sub, policy):
-        messages.insert(0, ChatMessage("system", text))
-    for turn in sub.turns:
-        messages.extend(_messages_of(turn))
     return ModelRequest(
-        tuple(messages),
+        (*pins_of(run, sub, policy).messages, *sub.view.messages),
         policy.open_to(sub, sub.answered + 1).schemas,
         _schema_of(sub, policy),
         temperature_of(sub, policy),
-        agent.max_tokens,
+        policy.agent.max_tokens,
     )
 
 
 # A schema is nested JSON.
 def _schema_of(sub: Sub, policy: Policy) -> dict[str, Any] | None:
     """The schema of an answer; None while the state of the agent's machine allows none."""
-    final = policy.table is None or policy.table.rows[sub.state].final
-    return policy.agent.output.schema if final else None
+    return policy.agent.output.schema if _answers(sub, policy) else None
 
 
-def _messages_of(turn: Turn) -> Iterator[ChatMessage]:
-    shown = list(_shown(turn.calls))
-    if turn.reply is not None:
-        yield ChatMessage("assistant", turn.reply.content, tuple(shown))
-    for state, call in zip(turn.calls, shown, strict=True):
-        yield ChatMessage("tool", _told(state), call_id=call.id)
-    if turn.rejected:
-        yield ChatMessage("user", turn.told or REPAIR.format(error=turn.rejected))
-    if turn.note:
-        yield ChatMessage("user", turn.note)
+def _answers(sub: Sub, policy: Policy) -> bool:
+    return policy.table is None or policy.table.rows[sub.state].final
 
 
-def _shown(calls: Iterable[CallState]) -> Iterator[ToolCall]:
-    """The calls as a provider takes them back: it refuses names it would not allow, and ids that are not unique."""
-    ids: set[str] = set()
-    for index, state in enumerate(calls):
-        call = state.call
-        id_ = call.id if call.id and call.id not in ids else f"{call.id[:32]}_{index}"
-        ids.add(id_)
-        yield ToolCall(id_, _FOREIGN.sub("_", call.name)[:64] or "_", call.arguments)
+# --- when it is too large --------------------------------------------------------------------------------
 
 
-def _told(call: CallState) -> str:
-    if call.ok:
-        return call.outcome
-    return f"error: {call.outcome or call.kind}"
+def fit(pins: Pins, sub: Sub, policy: Policy) -> Compact | CallModel | Finish | None:
+    """What must be done before the model can be asked; None when the request fits the window.
+
+    A `Finish` is without its checkpoint: that is the caller's to add.
+    """
+    limit = policy.limit
+    if limit is None:
+        return None
+    view, window, size = sub.view, policy.window, size_now(pins, sub, policy)
+    if view.tokens(size) <= window.at * limit or not view.items:
+        return _too_large(pins, sub, policy, size, limit)
+    goal, most = view.room(int(window.to * limit)), view.room(int(window.at * limit))
+    pressed = Pressed(view, _free(sub, policy), view.items[-1].number, size, goal, most, limit)
+    for rule in window.rules:
+        plan = rule.plan(pressed)
+        if isinstance(plan, Summary):
+            return _summary(sub, policy, plan.covers)
+        if plan is not None and (left := _smaller(pressed, plan)) < size:
+            name = type(rule).__name__
+            return Compact(name, plan.dropped, plan.text, plan.cuts, view.tokens(size), view.tokens(left))
+    return _too_large(pins, sub, policy, size, limit)
+
+
+def _free(sub: Sub, policy: Policy) -> list[Item]:
+    """What rules may touch: no pinned item, and not the first exchanges that the window keeps, with their requests."""
+    spared = policy.window.first
+    free: list[Item] = []
+    for item in sub.view.items:
+        if spared and item.kind in ("exchange", "task"):
+            spared -= item.kind == "exchange"
+        elif not item.pinned:
+            free.append(item)
+    return free
+
+
+def _smaller(pressed: Pressed, plan: Smaller) -> int:
+    """The size of the request after what a rule wants; its own size when it wants what is not free."""
+    gone = within(plan.dropped)
+    free = {item.number: item for item in pressed.free}
+    dropped = [item for item in pressed.view.items if gone(item.number)]
+    if any(item.number not in free for item in dropped) or any(cut.number not in free for cut in plan.cuts):
+        return pressed.size
+    size = pressed.size - sum(item.size for item in dropped)
+    if dropped and plan.text:
+        size += size_of(ChatMessage("user", plan.text))
+    return size - sum(saved_by(free[cut.number], cut) for cut in plan.cuts)
+
+
+def _summary(sub: Sub, policy: Policy, covers: Spans) -> CallModel:
+    rule = policy.window.summariser or Summarise()
+    request = summary_of(sub, policy, covers)
+    gone = within(covers)
+    marks = [item.mark for item in sub.view.items if gone(item.number)]
+    model = rule.model or model_of(sub, policy)
+    parts = {"summary": digest(rule.prompt, *marks), "options": digest(model.name, str(rule.max_tokens))}
+    tries = sub.view.summary_failures + 1
+    return CallModel(sub.step, tries, parts, rule.max_tokens, input_cap(request), covers)
+
+
+def summary_of(sub: Sub, policy: Policy, covers: Spans) -> ModelRequest:
+    """The request for a summary: what it covers, each item as one text, and none longer than the rule allows."""
+    rule = policy.window.summariser or Summarise()
+    gone = within(covers)
+    most = sub.view.room(rule.input or policy.limit or 0)
+    texts = [_cut(_told(item.messages), most) for item in sub.view.items if gone(item.number)]
+    messages = [ChatMessage("system", rule.prompt), *(ChatMessage("user", text) for text in texts)]
+    return ModelRequest((*messages, ChatMessage("user", WRITE)), (), None, None, rule.max_tokens)
+
+
+def _told(messages: Sequence[ChatMessage]) -> str:
+    """An item as plain text."""
+    lines: list[str] = []
+    for message in messages:
+        if message.content:
+            lines.append(f"{message.role}: {message.content}")
+        lines += [f"{message.role} calls {call.name}({call.arguments})" for call in message.calls]
+    return "\n".join(lines)
+
+
+def _cut(text: str, most: int) -> str:
+    if length(text) <= most:
+        return text
+    data, half = text.encode("utf-8", "replace"), most // 2
+    return f"{data[:half].decode('utf-8', 'ignore')}\n…\n{data[len(data) - half :].decode('utf-8', 'ignore')}"
+
+
+def _too_large(pins: Pins, sub: Sub, policy: Policy, size: int, limit: int) -> Finish | None:
+    """The end of a run whose request cannot be made to fit; None when it does, or may."""
+    view = sub.view
+    if view.likely(size) <= limit:
+        return None
+    pinned = sum(item.size for item in view.items if item.pinned)
+    rest = view.size - pinned
+    fixed = size - pins.size - view.size
+
+    def told(part: int) -> int:
+        return view.likely(size) * part // size
+
+    reason = (
+        f"context window: about {told(size)} tokens where {limit} fit: instructions and pins {told(pins.size)},"
+        f" the request {told(pinned)}, tools and schema {told(fixed)},"
+        f" and {told(rest)} of exchanges that no rule of the window makes smaller"
+    )
+    return Finish("failed", "", reason)

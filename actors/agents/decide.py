@@ -35,7 +35,7 @@ from understudy.actors.agents.commands import (
     call_digest,
 )
 from understudy.actors.agents.concluding import last_tokens
-from understudy.actors.agents.context import ctx_of, parts_of
+from understudy.actors.agents.context import ctx_of, fit, parts_of, pins_of, size_now
 from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict, said
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
@@ -106,9 +106,10 @@ def _at_limit(run: Run, sub: Sub, policy: Policy, denied: BudgetDenied) -> Comma
     """It is stopped, or gives one last answer from what was set aside, and is partial. Both name the pool."""
     reason = denied_text(denied)
     if denied.answer and not sub.concluding:
-        parts = {**parts_of(run.id, sub, policy), "tools": "", "last": str(denied.answer)}
+        pins = pins_of(run.id, sub, policy)
+        parts = {**parts_of(pins, sub, policy), "tools": "", "last": str(denied.answer)}
         most = last_tokens(policy.agent.max_tokens, denied.answer)
-        return CallModel(sub.step + 1, 1, parts, most, last=True)
+        return CallModel(sub.step + 1, 1, parts, most, denied.answer - most, last=True)
     if denied.answer and sub.answered == sub.step and sub.last is not None and sub.last.reply is not None:
         output, error = _last_output(policy, sub.last.reply)
         if not error:
@@ -463,4 +464,9 @@ def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:
             return Finish("failed", checkpoint(run, sub, policy), text)
     # A step that was asked for and got no reply (an error, a crash) is asked again, not counted anew.
     step = sub.step if sub.step > sub.answered else sub.step + 1
-    return CallModel(step, sub.failures + 1, parts_of(run.id, sub, policy), policy.agent.max_tokens)
+    pins = pins_of(run.id, sub, policy)
+    act = fit(pins, sub, policy)
+    if isinstance(act, Finish):
+        return Finish(act.status, checkpoint(run, sub, policy), act.reason)
+    size = size_now(pins, sub, policy)
+    return act or CallModel(step, sub.failures + 1, parts_of(pins, sub, policy), policy.agent.max_tokens, size)

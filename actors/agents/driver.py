@@ -19,6 +19,7 @@ from understudy.actors.agents.commands import (
     CallTools,
     CheckOutput,
     Command,
+    Compact,
     EndIncarnation,
     Finish,
     HandOff,
@@ -156,7 +157,7 @@ class _Drive:
                 await self._acts.call_model(command)
             case CallTools():
                 await self._acts.call_tools(command)
-            case Judge() | Reject() | RejectOutput() | RefuseYes() | SwitchModel() | Move():
+            case Compact() | Judge() | Reject() | RejectOutput() | RefuseYes() | SwitchModel() | Move():
                 self._note(command)
             case CheckOutput():
                 await check_output(self._acts, command)
@@ -178,7 +179,7 @@ class _Drive:
                 return await self._acts.await_open()
         return True
 
-    def _note(self, command: Judge | Reject | RejectOutput | RefuseYes | SwitchModel | Move) -> None:
+    def _note(self, command: Compact | Judge | Reject | RejectOutput | RefuseYes | SwitchModel | Move) -> None:
         """Commands that are nothing but their event."""
         digest = command_digest(command)
         match command:
@@ -202,6 +203,9 @@ class _Drive:
                 self._acts.append(event)
             case SwitchModel():
                 self._acts.append(ev.ModelSwitched(command.step, command.model, command.reason, digest))
+            case Compact():
+                spans = command.dropped, command.text, command.cuts
+                self._acts.append(ev.Compacted(command.rule, *spans, command.tokens, command.left, digest))
             case Move():
                 self._move(command, digest)
             case RefuseYes():

@@ -95,7 +95,10 @@ class ModelSession(Protocol):
 
 
 class Model(Protocol):
-    """An inert description of a model, safe to share between agents, systems and event loops."""
+    """An inert description of a model, safe to share between agents, systems and event loops.
+
+    It may also have `context`: the tokens that it takes, input and answer together (see `window.ContextWindow`).
+    """
 
     @property
     def name(self) -> str:
@@ -122,11 +125,17 @@ def input_cap(request: ModelRequest) -> int:
         total += MESSAGE_OVERHEAD + _bytes(message.content) + _bytes(message.call_id)
         for call in message.calls:
             total += MESSAGE_OVERHEAD + _bytes(call.id) + _bytes(call.name) + _bytes(call.arguments)
-    for tool in request.tools:
-        total += MESSAGE_OVERHEAD + _bytes(tool.name) + _bytes(tool.description) + _json(tool.parameters)
-    if request.output_schema is not None:
-        total += MESSAGE_OVERHEAD + _json(request.output_schema)
-    return total
+    return total + sum(tool_size(tool) for tool in request.tools) + schema_size(request.output_schema)
+
+
+def tool_size(tool: ToolSchema) -> int:
+    """The part of `input_cap` that one tool makes."""
+    return MESSAGE_OVERHEAD + _bytes(tool.name) + _bytes(tool.description) + _json(tool.parameters)
+
+
+def schema_size(schema: Mapping[str, object] | None) -> int:
+    """The part of `input_cap` that the schema of the answer makes."""
+    return MESSAGE_OVERHEAD + _json(schema) if schema is not None else 0
 
 
 def _bytes(text: str) -> int:

@@ -11,10 +11,11 @@ import math
 from typing import Final
 
 from understudy.actors.agents.booking import Chain
+from understudy.actors.agents.commands import CallModel
 from understudy.actors.agents.concluding import LAST, last_request, last_tokens
 from understudy.actors.agents.context import model_of, request_of
 from understudy.actors.agents.guards import TOOL, Busy, Denied, said
-from understudy.actors.agents.models import ChatMessage, ModelReply, ModelRequest, input_cap
+from understudy.actors.agents.models import ChatMessage, Model, ModelReply, ModelRequest
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs
 from understudy.actors.errors import UsageError
@@ -78,13 +79,15 @@ class Paying:
 
     # -- reservations --------------------------------------------------------------------------------------
 
-    async def _reserve(self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int]) -> bool:
-        """Take a reservation; False when it was denied, which is journalled."""
+    async def _reserve(
+        self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int], *, summary: bool = False
+    ) -> bool:
+        """Take a reservation; False when it was denied, which is journalled. A run goes on without a summary."""
         answer = self._runs.reserve(ticket, pools, amounts)
         if isinstance(answer, Busy):
-            return await self._wait_for_room(ticket, pools, amounts, answer)
+            return await self._wait_for_room(ticket, pools, amounts, answer, summary=summary)
         if answer is not None:
-            self._denied(answer)
+            self._denied(answer, summary=summary)
         return answer is None
 
     async def take(self, ticket: str, amounts: dict[str, int]) -> tuple[str, ...] | None:
@@ -95,7 +98,9 @@ class Paying:
         self._runs.settle(ticket, amounts)
         return pools
 
-    async def _wait_for_room(self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int], busy: Busy) -> bool:
+    async def _wait_for_room(
+        self, ticket: str, pools: tuple[str, ...], amounts: dict[str, int], busy: Busy, *, summary: bool
+    ) -> bool:
         waited = ""
         answer: Busy | Denied | None = busy
         try:
@@ -112,11 +117,14 @@ class Paying:
             if waited:
                 self._runs.pass_on(waited)
         if answer is not None:
-            self._denied(answer)
+            self._denied(answer, summary=summary)
         return answer is None
 
-    def _denied(self, answer: Denied) -> None:
+    def _denied(self, answer: Denied, *, summary: bool) -> None:
         """Journal it; with tokens set aside, and room in them for what must be said, the agent is asked to answer."""
+        if summary:
+            self.append(ev.SummaryDenied(answer.pool, answer.unit))
+            return
         fields = {name: getattr(answer, name) for name in answer.__struct_fields__}
         note = LAST.format(pool=answer.pool, unit=said(answer.unit), spent=answer.spent, limit=answer.limit)
         if answer.closed or not self._aside or not self._may_conclude(note):
@@ -143,27 +151,15 @@ class Paying:
         capped = {breach.unit for breach in breaches}
         return {unit: min(amount, reserved[unit]) if unit in capped else amount for unit, amount in spent.items()}
 
-    def _caps(self, request: ModelRequest, *, new_step: bool) -> dict[str, int]:
+    def _caps(self, model: Model, command: CallModel, *, new_step: bool) -> dict[str, int]:
         """The most this call can cost, in every unit: what is reserved."""
-        return self._cost(input_cap(request), request.max_tokens, steps=int(new_step))
+        return _cost(model, command.size, command.max_tokens, steps=int(new_step))
 
-    def _cost(self, tokens_in: int, tokens_out: int, *, steps: int) -> dict[str, int]:
-        cost = {
-            "steps": steps,
-            "model_calls": 1,
-            "tokens": tokens_in + tokens_out,
-            "input_tokens": tokens_in,
-            "output_tokens": tokens_out,
-        }
-        if (price := model_of(self._sub, self._policy).price) is not None:
-            cost["usd"] = price.cost(tokens_in, tokens_out)
-        return cost
-
-    def _bill(self, reply: ModelReply, reserved: dict[str, int]) -> dict[str, int]:
+    def _bill(self, model: Model, reply: ModelReply, reserved: dict[str, int]) -> dict[str, int]:
         """What the call cost by the provider's count; the full cap when it did not count."""
         if reply.usage is None:
             return dict(reserved)
-        return self._cost(reply.usage.input_tokens, reply.usage.output_tokens, steps=reserved["steps"])
+        return _cost(model, reply.usage.input_tokens, reply.usage.output_tokens, steps=reserved["steps"])
 
     def _call_units(self, names: list[str]) -> tuple[dict[str, int], list[dict[str, int]]]:
         """What calls of these tools cost together, and each."""
@@ -197,7 +193,7 @@ class Paying:
             return
         most = last_tokens(self._policy.agent.max_tokens, tokens)
         ticket = f"{self._run.id}/{self._sub.id}:last#{self._run.seq}"
-        amounts = self._cost(tokens - most, most, steps=1)
+        amounts = self._cost_of(tokens - most, most, steps=1)
         if self._runs.reserve(ticket, self._chain().pools, amounts, keep=True) is None:
             self._aside = ticket
 
@@ -215,4 +211,20 @@ class Paying:
         if not self._aside or request is None:
             return None
         ticket, self._aside = self._aside, ""
-        return ticket, request, self._cost(tokens - request.max_tokens, request.max_tokens, steps=1)
+        return ticket, request, self._cost_of(tokens - request.max_tokens, request.max_tokens, steps=1)
+
+    def _cost_of(self, tokens_in: int, tokens_out: int, *, steps: int) -> dict[str, int]:
+        return _cost(model_of(self._sub, self._policy), tokens_in, tokens_out, steps=steps)
+
+
+def _cost(model: Model, tokens_in: int, tokens_out: int, *, steps: int) -> dict[str, int]:
+    cost = {
+        "steps": steps,
+        "model_calls": 1,
+        "tokens": tokens_in + tokens_out,
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+    }
+    if (price := model.price) is not None:
+        cost["usd"] = price.cost(tokens_in, tokens_out)
+    return cost

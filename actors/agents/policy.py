@@ -12,8 +12,10 @@ from typing import Any, Final
 from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.machine import Row, Table, move_schema, offered
-from understudy.actors.agents.models import ToolSchema
+from understudy.actors.agents.models import Model, ToolSchema, schema_size, tool_size
+from understudy.actors.agents.spilled import read_spilled
 from understudy.actors.agents.tools import Tool
+from understudy.actors.agents.window import ContextWindow
 from understudy.actors.journal.state import Sub, digest
 
 HOPS: Final = 8
@@ -25,11 +27,12 @@ Act = Tool[..., Any] | Delegate
 
 @dataclass(frozen=True)
 class Offer:
-    """What the model may call in one state. `digest` is of the schemas."""
+    """What the model may call in one state. `digest` is of the schemas, `size` the most tokens they can count."""
 
     acts: Mapping[str, Act]
     schemas: tuple[ToolSchema, ...]
     digest: str
+    size: int
 
 
 def _offer(acts: Mapping[str, Act], general: Sequence[str], row: Row | None) -> Offer:
@@ -37,7 +40,8 @@ def _offer(acts: Mapping[str, Act], general: Sequence[str], row: Row | None) -> 
     schemas = [act.schema for act in found.values()]
     if row is not None and (move := move_schema(row)) is not None:
         schemas.append(move)
-    return Offer(found, tuple(schemas), digest(*(repr(schema) for schema in schemas)))
+    size = sum(tool_size(schema) for schema in schemas)
+    return Offer(found, tuple(schemas), digest(*(repr(schema) for schema in schemas)), size)
 
 
 @dataclass(frozen=True)
@@ -56,37 +60,70 @@ class Policy:
     hops: int = HOPS
 
     def __post_init__(self) -> None:
+        agent = self.agent
         acts: dict[str, Act] = {tool.name: tool for tool in self.agent.all_tools}
         acts.update({agent.name: Delegate(agent) for agent in self.agent.delegates})
         general = [tool.name for tool in self.agent.tools] + [agent.name for agent in self.agent.delegates]
         rows: dict[str, Row | None] = {"": None} if self.table is None else dict(self.table.rows)
-        offers = {state: _offer(acts, general, row) for state, row in rows.items()}
+        offers = {(state, False): _offer(acts, general, row) for state, row in rows.items()}
+        limits = [agent.window.limit(model, agent.max_tokens) for model in (agent.model, agent.fallback) if model]
+        limit = min((each for each in limits if each is not None), default=None)
+        acts, general = {**acts, read_spilled.name: read_spilled}, [*general, read_spilled.name]
+        offers |= {(state, True): _offer(acts, general, row) for state, row in rows.items()}
         object.__setattr__(self, "acts", acts)
         object.__setattr__(self, "offers", offers)
-        object.__setattr__(self, "output_digest", digest(repr(self.agent.output.schema)))
+        object.__setattr__(self, "output_digest", digest(repr(agent.output.schema)))
+        object.__setattr__(self, "output_size", schema_size(agent.output.schema))
+        object.__setattr__(self, "limit", limit)
 
     acts: Mapping[str, Act] = field(init=False)
     """Every tool and delegate by name, whatever the state."""
-    offers: Mapping[str, Offer] = field(init=False)
+    offers: Mapping[tuple[str, bool], Offer] = field(init=False)
+    """By state, and whether something was spilled that may be read back."""
     output_digest: str = field(init=False)
+    output_size: int = field(init=False)
+    limit: int | None = field(init=False)
+    """Tokens of input that a request may have, None for any number."""
+    kept: dict[str, Any] = field(init=False, default_factory=dict[str, Any], compare=False)
+    """A place for `context` to keep what it made of the newest instructions."""
+    _options: dict[tuple[str, float | None], str] = field(
+        init=False, default_factory=dict[tuple[str, float | None], str], compare=False
+    )
 
     @property
     def table(self) -> Table | None:
         """The agent's machine, in words."""
         return self.agent.table
 
-    def offer(self, state: str) -> Offer:
-        """What the model is offered in a state; of an agent without a machine, everything, whatever the state."""
-        return self.offers[state if self.table is not None else ""]
+    def offer(self, state: str, spilled: bool = False) -> Offer:
+        """What the model is offered in a state; of an agent without a machine, everything, whatever the state.
+
+        Once something was `spilled` from its window, also the tool that reads it back.
+        """
+        return self.offers[state if self.agent.table is not None else "", spilled]
+
+    def options(self, model: Model, temperature: float | None) -> str:
+        """A digest of a model's name and of the options."""
+        found = self._options.get((model.name, temperature))
+        if found is None:
+            found = digest(model.name, repr(temperature), str(self.agent.max_tokens))
+            self._options[model.name, temperature] = found
+        return found
+
+    @property
+    def window(self) -> ContextWindow:
+        """How much the model is shown."""
+        return self.agent.window
 
     def open_to(self, sub: Sub, step: int) -> Offer:
         """What the model is offered in a model step of a (sub-)run: without the tools that a guard has closed."""
-        offer = self.offer(sub.state)
+        offer = self.offer(sub.state, sub.view.spilled)
         if not sub.closed:
             return offer
         acts = {name: act for name, act in offer.acts.items() if not sub.is_closed(name, step)}
         schemas = tuple(schema for schema in offer.schemas if schema.name in acts or schema.name not in offer.acts)
-        return Offer(acts, schemas, digest(*(repr(schema) for schema in schemas)))
+        size = sum(tool_size(schema) for schema in schemas)
+        return Offer(acts, schemas, digest(*(repr(schema) for schema in schemas)), size)
 
     @property
     def name(self) -> str:

@@ -18,8 +18,10 @@ from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
+from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
 from understudy.actors.agents.policy import Policy
-from understudy.actors.agents.results import Approval, Result, Waiting, make
+from understudy.actors.agents.results import Result, Waiting, make
+from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids
 from understudy.actors.delivery import Envelope
@@ -28,7 +30,7 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import apply, fold
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.state import Run, Sub
-from understudy.actors.journal.store import Row
+from understudy.actors.journal.view import View
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
@@ -68,6 +70,7 @@ class Runs(Books):
         """Those of `_runs` that have not ended: there may be many more that have."""
         self._assigned: dict[str, set[tuple[str, int]]] = {}
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
+        self.windows = Windows(journal, self._runs)
         self._lines = LineLimit()
         self._later: set[asyncio.Task[None]] = set()
         journal.on_failure = self._journal_failed
@@ -86,8 +89,18 @@ class Runs(Books):
 
     # -- accepting -----------------------------------------------------------------------------------------
 
+    async def accept_in(self, session: str, agent: str, type_: str, message: str) -> str:
+        """As `accept`, for the next run of a session. Raises also `SessionBusy`, `UsageError`; see `Windows.open`."""
+        opened = await self.windows.open(session, agent)
+        started = ev.RunStarted(agent, type_, message)
+        return self._accept(*self.windows.begin(session, started, opened))
+
     def accept(self, agent: str, type_: str, message: str) -> str:
         """Begin a run; its id. Durable after the next barrier. Raises `ActorStopped` or `MailboxFull`."""
+        return self._accept(ev.RunStarted(agent, type_, message))
+
+    def _accept(self, started: ev.RunStarted, before: View | None = None) -> str:
+        agent = started.agent
         policy = self.policy(agent)
         if self.closing:
             raise ActorStopped(policy.path, Exit("shutdown", "the system accepts nothing new"))
@@ -99,7 +112,11 @@ class Runs(Books):
         name = self._ids.run()
         while self.journal.knows(name):
             name = self._ids.run()
-        self.append(name, ev.RunStarted(agent, type_, message), path="", cause=0)
+        self.append(name, started, path="", cause=0, before=before)
+        if started.session:
+            event = ev.InSession(name, agent)
+            self.append(f"{ev.SESSION}{started.session}", event)
+            self.windows.began(started.session, event)
         self._send(cell, name, 0)
         return name
 
@@ -160,12 +177,20 @@ class Runs(Books):
     # -- changing ------------------------------------------------------------------------------------------
 
     def append(
-        self, run: str, event: ev.AnyEvent, *, sub: int = 0, path: str = "", incarnation: int = 0, cause: int = 0
+        self,
+        run: str,
+        event: ev.AnyEvent,
+        *,
+        sub: int = 0,
+        path: str = "",
+        incarnation: int = 0,
+        cause: int = 0,
+        before: View | None = None,
     ) -> ev.Record:
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
-        if run != ev.NODE_STREAM:
-            self.keep(apply(self._runs.get(run) or Run(run), record))
+        if ev.is_run(run):
+            self.keep(apply(self._runs.get(run) or Run(run, before=before), record))
         notice(record, self._lines)
         return record
 
@@ -263,10 +288,10 @@ class Runs(Books):
         """A run of this or a former process, folded. Raises `UnknownRun`."""
         if name in self._runs:
             return self._runs[name]
-        if name == ev.NODE_STREAM or not self.journal.knows(name):
+        if not ev.is_run(name) or not self.journal.knows(name):
             raise UnknownRun(f"no run {name!r} in {self.journal.store.path}")
         await self.journal.barrier()
-        return fold(await self.journal.read(name))
+        return await self.windows.folded(name)
 
     def result(self, run: Run) -> Result[Any]:
         """The result of a run that has ended or parked, output decoded for its asker."""
@@ -362,7 +387,8 @@ class Runs(Books):
         """Fold every unfinished run of the journal. Their ids, oldest first."""
         loaded: list[str] = []
         for tail in await self.journal.store.tails():
-            if tail.run == ev.NODE_STREAM or tail.run in self._runs:
+            self.windows.learn(tail)
+            if not ev.is_run(tail.run) or tail.run in self._runs:
                 continue
             ended_at = has_ended(tail)
             if ended_at is not None and not self.counts_beyond_runs(ended_at):
@@ -370,12 +396,15 @@ class Runs(Books):
             records = await self.journal.read(tail.run)
             run = fold(records)
             self.book_dated(records)
+            doubtful = any(doubt.settled is None for doubt in run.doubts.values())
+            if run.session and (doubtful or run.finished is None):  # to be kept, so with the window that it began with
+                run = await self.windows.folded(tail.run)
             if run.subs and run.finished is None:
                 self.keep(run)
                 loaded.append(run.id)
                 continue
             self.rebook(run, own=False, shared=True)
-            if any(doubt.settled is None for doubt in run.doubts.values()):
+            if doubtful:
                 self.keep(run)  # it has ended; whether that call happened is still to be said
         return loaded
 
@@ -405,6 +434,7 @@ class Runs(Books):
     async def reopen(self, name: str, by: str) -> None:
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""
         run = await self.find(name)
+        self.windows.check_newest(run)
         if name not in self._runs:
             self.keep(run)
             self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded
@@ -449,51 +479,3 @@ class Runs(Books):
     def post_work(self, cell: Cell, run: str, sub: int) -> None:
         """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""
         cell.box().force(Envelope(Work(run, sub)))
-
-
-def over(run: Run, parked: ev.Parked) -> bool:
-    """Whether what a (sub-)run is parked for has come already: a crash may have cut its `Unparked`."""
-    match parked.on:
-        case "shutdown":
-            return True
-        case "approval":
-            return all(run.approvals[name].state != "pending" for name in parked.ids)
-        case "doubt":
-            return all(run.doubts[name].settled is not None for name in parked.ids)
-        case "sub":
-            children = [run.subs[int(name)] for name in parked.ids]
-            return any(child.finished is not None or child.parked is None for child in children)
-        case _:
-            return False
-
-
-def decoded(output: str, asked: Policy | None) -> Any:
-    """An output as its asker wants it; as plain JSON when the asker's type is gone or has changed since."""
-    with contextlib.suppress(msgspec.MsgspecError):
-        if asked is not None:
-            return asked.agent.result.decode(output)
-    return msgspec.json.decode(output)
-
-
-def has_ended(tail: Row) -> float | None:
-    """When a run ended that has nothing left to settle, by its stream's last row; None while it has (or may have)."""
-    try:
-        record = ev.decode(tail.payload)
-    except msgspec.MsgspecError:
-        return None  # reading the whole stream will say what is wrong with it
-    end = record.event
-    over = isinstance(end, ev.Finished) and record.sub == 0 and end.status != "stopped"
-    return record.at if over else None
-
-
-def delegate_outcome(child: Sub, end: ev.Finished) -> ev.ToolAnswered:
-    """The result of a sub-run as the result of the call that asked for it."""
-    told = {"status": end.status, "output": msgspec.Raw(end.output.encode() or b"null"), "reason": end.reason}
-    return ev.ToolAnswered(child.parent_step, child.parent_index, msgspec.json.encode(told).decode())
-
-
-def approval_of(run: str, asked: ev.ApprovalAsked) -> Approval:
-    """The approval as shown to people."""
-    return Approval(
-        asked.approval, run, asked.name, asked.arguments, asked.digest, asked.policy, asked.expires, asked.who
-    )

@@ -62,11 +62,13 @@ class Call:
         attempt: int = 1,
         recorded: Mapping[str, str] | None = None,
         record: Callable[[str, str], Awaitable[None]] | None = None,
+        spilled: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         self.key = key
         self.attempt = attempt
         self._recorded = dict(recorded or {})
         self._record = record
+        self._spilled = spilled
         self.said = ""
         self._heard: Callable[[], None] | None = None
 
@@ -93,6 +95,12 @@ class Call:
         if self._record is not None:
             await self._record(name, text)
         return msgspec.json.decode(text)
+
+    async def spilled(self, handle: str) -> str:
+        """A result that was left out of the context window, whole. Raises `LookupError` for an unknown handle."""
+        if self._spilled is None:
+            raise LookupError(f"no result {handle!r}: there is no run here")
+        return await self._spilled(handle)
 
 
 class Tool(Generic[P, T]):

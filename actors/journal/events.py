@@ -16,40 +16,62 @@ Durations are seconds, `at` is seconds since the epoch by the wall clock, `mono`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct, field
 
 from understudy.actors.agents.models import ModelReply
 from understudy.actors.errors import UsageError
-from understudy.actors.journal.guarding import BudgetBreached as BudgetBreached
-from understudy.actors.journal.guarding import BudgetDenied as BudgetDenied
-from understudy.actors.journal.guarding import BudgetLow as BudgetLow
-from understudy.actors.journal.guarding import Event as Event
-from understudy.actors.journal.guarding import Judged as Judged
-from understudy.actors.journal.guarding import SpendCorrected as SpendCorrected
-from understudy.actors.lifecycle import Exit
+from understudy.actors.journal.event import Effect as Effect
+from understudy.actors.journal.event import Event as Event
+from understudy.actors.journal.event import Status as Status
+from understudy.actors.journal.event import without_surrogates
+from understudy.actors.journal.guard_events import BudgetBreached as BudgetBreached
+from understudy.actors.journal.guard_events import BudgetDenied as BudgetDenied
+from understudy.actors.journal.guard_events import BudgetLow as BudgetLow
+from understudy.actors.journal.guard_events import Judged as Judged
+from understudy.actors.journal.guard_events import SpendCorrected as SpendCorrected
+from understudy.actors.journal.supervision_events import BackedOff as BackedOff
+from understudy.actors.journal.supervision_events import ChildExited as ChildExited
+from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
+from understudy.actors.journal.supervision_events import GaveUp as GaveUp
+from understudy.actors.journal.view import Spans
+from understudy.actors.journal.window_events import Compacted as Compacted
+from understudy.actors.journal.window_events import InSession as InSession
+from understudy.actors.journal.window_events import Kept as Kept
+from understudy.actors.journal.window_events import SummaryDenied as SummaryDenied
 
 VERSION: Final = 1
 NODE_STREAM: Final = "@node"
 """The stream of events that belong to no run."""
+SESSION: Final = "@session/"
+"""What the name of a session's stream begins with; its id follows."""
 
-Status = Literal["complete", "degraded", "partial", "waiting", "stopped", "failed"]
-Effect = Literal["read", "idempotent", "keyed", "verifiable", "irreversible"]
+
+def is_run(stream: str) -> bool:
+    """Whether a stream is a run's: the names of others begin with `@`."""
+    return not stream.startswith("@")
 
 
 # --- a run and its sub-runs ------------------------------------------------------------------------------
 
 
 class RunStarted(Event, frozen=True):
-    """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked."""
+    """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked.
+
+    A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that
+    run's event `upto`; or with `window`, where that was written down.
+    """
 
     agent: str
     type: str
     message: str
     pools: tuple[str, ...] = ()
+    session: str = ""
+    continues: str = ""
+    upto: int = 0
+    window: Kept | None = None
 
 
 class SubStarted(Event, frozen=True):
@@ -124,7 +146,9 @@ class Unparked(Event, frozen=True):
 class ModelAsked(Event, frozen=True):
     """Intent: one model call. `parts` are digests of what the request is made of, so a difference can be named.
 
-    `last`: it is the answer-only step at a limit, paid from what was set aside.
+    `last`: it is the answer-only step at a limit, paid from what was set aside. `size` is the most tokens that its
+    input can count. With `covers` the reply is no turn of the agent's: it is a summary, and takes the place of those
+    items of the context window.
     """
 
     step: int
@@ -136,6 +160,8 @@ class ModelAsked(Event, frozen=True):
     try_: int = field(default=1, name="try")
     command: str = ""
     last: bool = False
+    size: int = 0
+    covers: Spans = ()
 
 
 class ModelAnswered(Event, frozen=True):
@@ -345,48 +371,9 @@ class DoubtSettled(Event, frozen=True):
     result: str = ""
 
 
-# --- supervision -----------------------------------------------------------------------------------------
-
-
-class ChildStarted(Event, frozen=True):
-    """An incarnation began."""
-
-    child: str
-    number: int
-
-
-class ChildExited(Event, frozen=True):
-    """An incarnation ended. `intended` says that its supervisor asked for it."""
-
-    child: str
-    number: int
-    exit: Exit
-    intended: bool = False
-
-
-class BackedOff(Event, frozen=True):
-    """The supervisor waits `delay` seconds before it starts `child` again; `failures` since it was healthy."""
-
-    supervisor: str
-    child: str
-    delay: float
-    failures: int
-    in_window: int
-    exit: Exit | None = None
-
-
-class GaveUp(Event, frozen=True):
-    """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw."""
-
-    supervisor: str
-    child: str
-    intensity: int
-    within: float
-    exit: Exit
-
-
 AnyEvent = (
     RunStarted
+    | InSession
     | SubStarted
     | AttemptStarted
     | Resumed
@@ -399,6 +386,8 @@ AnyEvent = (
     | ModelAnswered
     | ModelFailed
     | ModelSwitched
+    | Compacted
+    | SummaryDenied
     | ToolAsked
     | ToolStepped
     | ToolAnswered
@@ -428,6 +417,7 @@ COMMANDS: Final = (
     HandedOff,
     ModelAsked,
     ModelSwitched,
+    Compacted,
     ToolAsked,
     ToolRejected,
     OutputRejected,
@@ -480,18 +470,6 @@ def sealed(record: Record) -> tuple[Record, bytes]:
         return decode(data), data
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"run {record.run}: {type(record.event).__name__} cannot be journalled: {error}") from error
-
-
-def without_surrogates(value: object) -> object:
-    """The same builtins with every lone surrogate, which no UTF-8 can carry, as `?`."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[object, object]", value).items()
-        return {without_surrogates(key): without_surrogates(item) for key, item in entries}
-    if isinstance(value, list | tuple):
-        return [without_surrogates(item) for item in cast("Sequence[object]", value)]
-    return value
 
 
 def decode(data: bytes) -> Record:

@@ -7,15 +7,18 @@ however the stream is cut. Outcomes of one batch may come in any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 
-from understudy.actors.agents.guards import Conclude, Restrict, Step
+from understudy.actors.agents.guards import Conclude, Restrict
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.journal.state import CallState, Doubt, Estimate, Run, Spend, Stood, Sub, Turn, Yes, digest
+from understudy.actors.journal.fold_steps import STEPS, Handler, add_note, close
+from understudy.actors.journal.shown import show_task
+from understudy.actors.journal.state import Doubt, Run, Stood, Sub, Yes
+from understudy.actors.journal.view import View
 
 OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
     {
@@ -30,10 +33,6 @@ OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
     }
 )
 """Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
-WITNESSED: Final = 2_000
-"""Characters of a result at most, to be kept as evidence for the loop guard: a part cannot tell what is new."""
-NOTHING: Final = frozenset({"", '""', "null", "[]", "{}"})
-"""Results that say nothing."""
 
 
 def fold(records: Iterable[Record], state: Run | None = None) -> Run:
@@ -74,12 +73,25 @@ def _tick(run: Run, record: Record, kind: type[ev.Event]) -> None:
 
 
 def _run_started(run: Run, record: Record, event: ev.RunStarted) -> None:
-    run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
-    run.asked_agent, run.pools = event.agent, event.pools
+    sub = run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
+    run.asked_agent, run.pools, run.session = event.agent, event.pools, event.session
+    if event.window is not None:
+        kept = event.window
+        sub.view = View.of(
+            kept.items,
+            kept.next,
+            counted=kept.counted,
+            counted_size=kept.counted_size,
+            spilled=kept.spilled,
+            left_out=kept.left_out,
+        )
+    elif run.before is not None:
+        sub.view, run.before = run.before, None
+    show_task(sub)
 
 
 def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
-    run.subs[record.sub] = Sub(
+    sub = run.subs[record.sub] = Sub(
         record.sub,
         event.agent,
         event.type,
@@ -92,6 +104,7 @@ def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
     run.last_sub = max(run.last_sub, record.sub)
     if event.parent in run.subs:
         run.subs[event.parent].children += 1
+    show_task(sub)
 
 
 def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None:
@@ -107,10 +120,11 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
 
 def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
     sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
+    sub.view.rewind(judged.rewind_to)
     _move_back(sub, judged.rewind_to)
     sub.lows = set()  # what the agent was told of its budgets may have been among what is dropped
     if judged.note:
-        _add_note(sub, judged.note, seq)
+        add_note(sub, judged.note, seq)
     if judged.temperature is not None:
         sub.temperature = judged.temperature
 
@@ -125,12 +139,6 @@ def _move_back(sub: Sub, step: int) -> None:
             sub.state, sub.until, sub.expired = stood.state, stood.until, False
             del sub.stood[number:]
             return
-
-
-def _add_note(sub: Sub, note: str, seq: int) -> None:
-    turn = Turn(sub.step, note=note, seq=seq)
-    turn.seal()
-    sub.turns.append(turn)
 
 
 def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
@@ -160,6 +168,10 @@ def _finished(run: Run, record: Record, event: ev.Finished) -> None:
 def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub = run.subs[record.sub]
     sub.agent, sub.type, sub.message, sub.hops = event.to, event.type, event.message, event.hops
+    if run.session and not sub.id:
+        sub.left = sub.left or sub.view
+    sub.view = View()
+    show_task(sub)
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
     sub.temperature, sub.switched = None, ""
@@ -175,147 +187,6 @@ def _unparked(run: Run, record: Record, event: ev.Unparked) -> None:
     run.subs[record.sub].parked = None
 
 
-# --- steps -----------------------------------------------------------------------------------------------
-
-
-def _model_asked(run: Run, record: Record, event: ev.ModelAsked) -> None:
-    sub = run.subs[record.sub]
-    sub.asking, sub.step = event, event.step
-    sub.concluding = sub.concluding or event.last
-    run.tickets[event.ticket] = (event.pools, event.reserved)
-
-
-def _settle(
-    run: Run, sub: Sub, ticket: str, spent: dict[str, int], *, estimated: bool = False, record: Record | None = None
-) -> None:
-    pools, _ = run.tickets.pop(ticket, ((), {}))
-    _book(run, sub, pools, spent, estimated=estimated)
-    if estimated and spent and record is not None:
-        run.estimates[ticket] = Estimate(ticket, sub.id, record.seq, record.at, pools, spent)
-
-
-def _book(run: Run, sub: Sub, pools: tuple[str, ...], spent: dict[str, int], *, estimated: bool = False) -> None:
-    booked = run.booked.get(pools)
-    if booked is None:
-        booked = run.booked[pools] = Spend()
-    booked.add(spent)
-    sub.spend.add(spent, estimated=estimated)
-    run.spend.add(spent, estimated=estimated)
-
-
-def _model_answered(run: Run, record: Record, event: ev.ModelAnswered) -> None:
-    sub = run.subs[record.sub]
-    sub.asking, sub.failures, sub.answered = None, 0, event.step
-    turn = Turn(event.step, reply=event.reply, calls=[CallState(call) for call in event.reply.calls], seq=record.seq)
-    sub.turns.append(turn)
-    turn.seal()
-    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated, record=record)
-    if not turn.calls:
-        said = event.reply.content
-        act = Step(event.step, sub.agent, "", "", digest(said), event=record.seq, text=said[:WITNESSED], blank=not said)
-        sub.evidence.witness(act)
-
-
-def _model_failed(run: Run, record: Record, event: ev.ModelFailed) -> None:
-    sub = run.subs[record.sub]
-    sub.asking, sub.last_failure = None, event
-    if event.kind not in ("interrupted", "budget"):
-        sub.failures += 1
-    _settle(run, sub, event.ticket, event.spent, estimated=event.estimated, record=record)
-
-
-def _model_switched(run: Run, record: Record, event: ev.ModelSwitched) -> None:
-    sub = run.subs[record.sub]
-    sub.switched, sub.failures = event.reason, 0
-
-
-def _tool_asked(run: Run, record: Record, event: ev.ToolAsked) -> None:
-    sub = run.subs[record.sub]
-    state = sub.find(event.step, event.index)
-    if state is not None:
-        state.asked, state.seq = event, record.seq
-    if event.approval:
-        run.approvals[event.approval].state = "used"
-    run.last_sub = max(run.last_sub, event.sub)
-    if event.ticket:
-        run.tickets[event.ticket] = (event.pools, event.reserved)
-
-
-def _tool_stepped(run: Run, record: Record, event: ev.ToolStepped) -> None:
-    state = run.subs[record.sub].find(event.step, event.index)
-    if state is not None:
-        state.recorded[event.name] = event.result
-
-
-def _close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, kind: str = "", seq: int = 0) -> None:
-    """A call has its outcome. When it is the last one of its turn, the turn's calls become evidence, in their order."""
-    state = sub.find(*at)
-    if state is None or state.done:
-        return
-    state.done, state.ok, state.outcome, state.kind = True, ok, outcome, kind
-    if ok and state.asked is not None and (state.asked.effect != "read" or state.asked.sub):
-        sub.changed = max(sub.changed, state.seq)  # by its intent; what a delegate did, nobody here knows
-    state.seq = state.seq or seq
-    if state.asked is not None and state.asked.ticket:
-        _settle(run, sub, state.asked.ticket, state.asked.reserved)
-    turn = next(turn for turn in reversed(sub.turns) if turn.step == at[0] and turn.reply is not None)
-    if not turn.open:
-        turn.seal()
-        for call in turn.calls:
-            sub.evidence.witness(_act(sub, turn.step, call))
-
-
-def _act(sub: Sub, step: int, call: CallState) -> Step:
-    """A closed call as evidence. It is named by its intent, so the order of outcomes does not matter."""
-    asked = call.asked
-    return Step(
-        step,
-        sub.agent,
-        call.call.name,
-        asked.loop_key if asked is not None else call.call.arguments,
-        digest(call.outcome),
-        "" if call.ok else call.outcome or call.kind,
-        world=call.ok and asked is not None and asked.effect != "read",
-        polling=asked is not None and asked.polling,
-        event=call.seq,
-        text=call.outcome if len(call.outcome) <= WITNESSED else "",
-        blank=call.ok and call.outcome in NOTHING,
-        malformed=call.kind == "rejected",
-        to=call.call.name if asked is not None and asked.sub else "",
-    )
-
-
-def _tool_answered(run: Run, record: Record, event: ev.ToolAnswered) -> None:
-    _close(run, run.subs[record.sub], (event.step, event.index), ok=True, outcome=event.result)
-
-
-def _tool_failed(run: Run, record: Record, event: ev.ToolFailed) -> None:
-    _close(run, run.subs[record.sub], (event.step, event.index), ok=False, outcome=event.error, kind=event.kind)
-
-
-def _tool_rejected(run: Run, record: Record, event: ev.ToolRejected) -> None:
-    at = (event.step, event.index)
-    _close(run, run.subs[record.sub], at, ok=False, outcome=event.error, kind="rejected", seq=record.seq)
-
-
-def _output_rejected(run: Run, record: Record, event: ev.OutputRejected) -> None:
-    sub = run.subs[record.sub]
-    sub.repairs = event.repairs
-    run.repairs += 1
-    if sub.last is not None:
-        sub.last.rejected, sub.last.told = event.error, event.told
-        sub.last.seal()
-        if sub.evidence and sub.evidence[-1].event == sub.last.seq:  # the guard is asked after this, and not before
-            sub.evidence[-1] = msgspec.structs.replace(sub.evidence[-1], malformed=True)
-
-
-def _output_checked(run: Run, record: Record, event: ev.OutputChecked) -> None:
-    sub = run.subs[record.sub]
-    if sub.last is not None and sub.last.step == event.step:
-        sub.last.checked[event.check] = event
-    _book(run, sub, event.pools, event.spent)
-
-
 # --- state machines --------------------------------------------------------------------------------------
 
 
@@ -326,7 +197,7 @@ def _moved(run: Run, record: Record, event: ev.Moved) -> None:
     sub.state, sub.until, sub.expired = event.to, event.until, False
     sub.repairs = 0
     if event.cause == "model":
-        _close(run, sub, (event.step, event.index), ok=True, outcome=event.result, seq=record.seq)
+        close(run, sub, (event.step, event.index), ok=True, outcome=event.result, seq=record.seq)
     elif event.cause == "timeout":
         _void(run, sub, event, record.seq)
 
@@ -335,11 +206,11 @@ def _void(run: Run, sub: Sub, event: ev.Moved, seq: int) -> None:
     """A state timed out: what the newest reply still wanted is not done, and the model is told why."""
     turn = sub.last if sub.last is not None and sub.last.open else None
     if turn is None:
-        _add_note(sub, event.result, seq)
+        add_note(sub, event.result, seq)
         return
     for index, call in enumerate(turn.calls):
         if not call.done:
-            _close(run, sub, (turn.step, index), ok=False, outcome=event.result, kind="timeout", seq=seq)
+            close(run, sub, (turn.step, index), ok=False, outcome=event.result, kind="timeout", seq=seq)
 
 
 def _state_timed_out(run: Run, record: Record, event: ev.StateTimedOut) -> None:
@@ -359,7 +230,7 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
     elif kind == "Stop":
         sub.stop_verdict = event.verdict
     elif event.note:
-        _add_note(sub, event.note, record.seq)
+        add_note(sub, event.note, record.seq)
     if isinstance(event.verdict.response, Conclude):
         sub.closed["*"] = 0
     elif isinstance(event.verdict.response, Restrict):
@@ -375,14 +246,14 @@ def _budget_denied(run: Run, record: Record, event: ev.BudgetDenied) -> None:
     for index, call in enumerate(turn.calls) if turn is not None else ():
         if turn is not None and not call.done and call.asked is None:
             at = (turn.step, index)
-            _close(run, sub, at, ok=False, outcome="not made: the budget is used up", kind="budget", seq=record.seq)
-    _add_note(sub, event.note, record.seq)
+            close(run, sub, at, ok=False, outcome="not made: the budget is used up", kind="budget", seq=record.seq)
+    add_note(sub, event.note, record.seq)
 
 
 def _budget_low(run: Run, record: Record, event: ev.BudgetLow) -> None:
     sub = run.subs[record.sub]
     sub.lows.add((event.pool, event.unit))
-    _add_note(sub, event.note, record.seq)
+    add_note(sub, event.note, record.seq)
 
 
 def _budget_breached(run: Run, record: Record, event: ev.BudgetBreached) -> None:
@@ -423,7 +294,7 @@ def _approval_refused(run: Run, record: Record, event: ev.ApprovalRefused) -> No
     yes.state, yes.by, yes.reason = "refused", event.by, event.reason
     text = f"refused by {event.by}: {event.reason}" if event.reason else f"refused by {event.by}"
     at = (yes.asked.step, yes.asked.index)
-    _close(run, run.subs[yes.sub], at, ok=False, outcome=text, kind="refused", seq=yes.seq)
+    close(run, run.subs[yes.sub], at, ok=False, outcome=text, kind="refused", seq=yes.seq)
 
 
 def _in_doubt(run: Run, record: Record, event: ev.InDoubt) -> None:
@@ -439,7 +310,7 @@ def _doubt_settled(run: Run, record: Record, event: ev.DoubtSettled) -> None:
     at = (doubt.event.step, doubt.event.index)
     if event.did:
         outcome = event.result or msgspec.json.encode({"settled": "it happened", "by": event.by}).decode()
-        _close(run, run.subs[doubt.sub], at, ok=True, outcome=outcome)
+        close(run, run.subs[doubt.sub], at, ok=True, outcome=outcome)
         return
     state = run.subs[doubt.sub].find(*at)
     if state is not None:  # it did not happen: the call is planned anew, and needs a new yes
@@ -452,7 +323,8 @@ def _backed_off(run: Run, record: Record, event: ev.BackedOff) -> None:
     run.subs[record.sub].rest_until = record.at + event.delay
 
 
-_HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = {
+_HANDLERS: Final[Mapping[type[ev.Event], Handler]] = {
+    **STEPS,
     ev.RunStarted: _run_started,
     ev.SubStarted: _sub_started,
     ev.AttemptStarted: _attempt_started,
@@ -462,17 +334,6 @@ _HANDLERS: Final[Mapping[type[ev.Event], Callable[[Run, Record, Any], None]]] = 
     ev.HandedOff: _handed_off,
     ev.Parked: _parked,
     ev.Unparked: _unparked,
-    ev.ModelAsked: _model_asked,
-    ev.ModelAnswered: _model_answered,
-    ev.ModelFailed: _model_failed,
-    ev.ModelSwitched: _model_switched,
-    ev.ToolAsked: _tool_asked,
-    ev.ToolStepped: _tool_stepped,
-    ev.ToolAnswered: _tool_answered,
-    ev.ToolFailed: _tool_failed,
-    ev.ToolRejected: _tool_rejected,
-    ev.OutputRejected: _output_rejected,
-    ev.OutputChecked: _output_checked,
     ev.Moved: _moved,
     ev.StateTimedOut: _state_timed_out,
     ev.Judged: _judged,

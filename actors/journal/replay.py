@@ -18,6 +18,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
+from understudy.actors.journal.sessions import complete
 from understudy.actors.journal.state import Run, Sub
 
 
@@ -46,10 +47,14 @@ class ReplayReport(Struct, frozen=True):
 
 
 def replay(records: Sequence[Record], policies: Mapping[str, Policy]) -> ReplayReport:
-    """Replay one whole stream under `policies` (by agent name). Raises `ValueError` for an empty one."""
+    """Replay one whole stream under `policies` (by agent name). Raises `ValueError` for an empty one.
+
+    A run of a session goes on with the window of another: raises `UsageError` unless it was completed (see
+    `sessions.completed`).
+    """
     if not records:
         raise ValueError("an empty stream cannot be replayed")
-    run = Run(records[0].run)
+    run = Run(complete(records, {})[0].run)
     steps = sum(isinstance(record.event, ev.ModelAsked) for record in records)
     compared = 0
     for record in records:
@@ -87,6 +92,8 @@ def _compare(run: Run, record: Record, policies: Mapping[str, Policy]) -> tuple[
 def _told(run: Run, sub: Sub, event: ev.AnyEvent, command: Command | PlannedCall) -> tuple[str, str]:
     """Both sides in words; of two model calls, the parts that differ."""
     if isinstance(event, ev.ModelAsked) and isinstance(command, cmd.CallModel):
+        if command.covers != event.covers:
+            return describe_event(event), describe(command)
         names = [name for name in command.parts if command.parts[name] != event.parts.get(name)]
         if event.max_tokens != command.max_tokens:
             names.append("max_tokens")
@@ -105,7 +112,10 @@ def describe_event(event: ev.AnyEvent) -> str:
     """A recorded command in one line."""
     match event:
         case ev.ModelAsked():
-            return f"call model, step {event.step}"
+            what = "summarise" if event.covers else "call model"
+            return f"{what}, step {event.step}"
+        case ev.Compacted():
+            return _short(f"compact by {event.rule}: {event.tokens} → {event.left} tokens; {event.text}")
         case ev.ToolAsked():
             return _short(f"call {event.name}({event.arguments})")
         case ev.ToolRejected():
@@ -134,7 +144,10 @@ def describe(command: Command | PlannedCall) -> str:
     """A command in one line."""
     match command:
         case cmd.CallModel():
-            return f"call model, step {command.step}"
+            what = "summarise" if command.covers else "call model"
+            return f"{what}, step {command.step}"
+        case cmd.Compact():
+            return _short(f"compact by {command.rule}: {command.tokens} → {command.left} tokens; {command.text}")
         case cmd.CallTools():
             return "; ".join(describe(call) for call in command.calls)
         case PlannedCall():

@@ -16,6 +16,7 @@ from understudy.actors.agents.guards import TOOL, BudgetRule, LoopWatch, Step, U
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+from understudy.actors.journal.view import View
 
 KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
 
@@ -172,7 +173,6 @@ class Turn(Struct):
     rejected: str = ""
     told: str = ""
     seq: int = 0
-    mark: str = ""
     checked: dict[str, ev.OutputChecked] = field(default_factory=dict[str, ev.OutputChecked])
 
     @property
@@ -182,17 +182,6 @@ class Turn(Struct):
             if not call.done:
                 return True
         return False
-
-    def seal(self) -> None:
-        """Set `mark`, the digest of everything the model sees of this turn: once for each change, not at each step."""
-        parts = [self.note, self.rejected]
-        if self.reply is not None:
-            parts.append(self.reply.content)
-        for call in self.calls:
-            parts += [call.call.id, call.call.name, call.call.arguments, str(call.ok), call.outcome]
-        if self.told:
-            parts.append(self.told)
-        self.mark = digest(*parts)
 
 
 class Stood(Struct):
@@ -209,9 +198,11 @@ class Sub(Struct):
 
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
     clock (0 for never), `expired` whether the clock has said so. `stood` are the states left, oldest first; `changed`
-    is the intent of the last call that changed the world. `lows` are the pools and units whose agent was told what is
-    left, `children` counts its delegations, `concluding` says that its last answer was asked for. `closed` are the
-    tools that a guard has closed, each with the last model step for which it is; "*" stands for all of them, for ever.
+    is the intent of the last call that changed the world. `turns` are all that happened, `view` is what the model is
+    shown of it; `left` is what the agent saw that handed a request of a session on. `lows` are the pools and units
+    whose agent was told what is left, `children` counts its delegations, `concluding` says that its last answer was
+    asked for. `closed` are the tools that a guard has closed, each with the last model step for which it is; "*" stands
+    for all of them, for ever.
     """
 
     id: int
@@ -228,6 +219,8 @@ class Sub(Struct):
     step: int = 0
     answered: int = 0
     turns: list[Turn] = field(default_factory=list[Turn])
+    view: View = field(default_factory=View)
+    left: View | None = None
     asking: ev.ModelAsked | None = None
     failures: int = 0
     switched: str = ""
@@ -281,11 +274,15 @@ class Run(Struct):
     """The state of a run: its sub-runs by number, and what belongs to all of them.
 
     `tickets` are the reservations of calls in flight, `booked` is what was spent by the pools it was charged to,
-    `estimates` are the parts of it that are caps and not bills, by ticket.
+    `estimates` are the parts of it that are caps and not bills, by ticket. `before` is the window of the run of its
+    `session` before it, given to a fold that is to know what the model is shown. `last_sub` is the highest number of a
+    sub-run that was asked for.
     """
 
     id: str
     asked_agent: str = ""
+    session: str = ""
+    before: View | None = None
     subs: dict[int, Sub] = field(default_factory=dict[int, Sub])
     approvals: dict[str, Yes] = field(default_factory=dict[str, Yes])
     doubts: dict[str, Doubt] = field(default_factory=dict[str, Doubt])

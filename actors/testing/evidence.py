@@ -175,7 +175,7 @@ class Evidence(Struct):
 
     def runs(self) -> Iterator[tuple[str, Sequence[Record]]]:
         """The streams of runs."""
-        return ((run, records) for run, records in self.records.items() if run != ev.NODE_STREAM)
+        return ((run, records) for run, records in self.records.items() if ev.is_run(run))
 
 
 class Addresses:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.models import Model
 from understudy.actors.agents.tools import Tool
+from understudy.actors.agents.window import own_model
 from understudy.actors.errors import UsageError
 from understudy.actors.states import State, StateMachine
 from understudy.actors.testing.values import Choices, value
@@ -42,6 +43,7 @@ class Recast:
             made = copy.copy(agent)
             made.model = self._model(agent)
             made.fallback = made.model if agent.fallback is not None else None  # one script plays both
+            made.window = own_model(agent.window)
             made.tools = tuple(self.tool(each) for each in agent.tools)
             made.delegates = tuple(self.agent(each) for each in agent.delegates)
             made.machine = None if agent.machine is None else self._machine(agent.machine)

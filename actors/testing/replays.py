@@ -19,10 +19,11 @@ from msgspec import Struct
 
 from understudy.actors.agents.policy import Policy
 from understudy.actors.errors import JournalDamaged, UnknownRun
-from understudy.actors.journal.events import NODE_STREAM, VERSION, Record
+from understudy.actors.journal.events import VERSION, Record, is_run
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
+from understudy.actors.journal.sessions import complete
 from understudy.actors.journal.store import JournalStore, Row, chain
 
 _TITLE: Final = "understudy history"
@@ -60,7 +61,7 @@ async def check_replay(store: JournalStore, policies: Mapping[str, Policy]) -> R
     try:
         streams: dict[str, list[Record] | JournalDamaged] = {}
         for head in await store.heads():
-            if head.run != NODE_STREAM:
+            if is_run(head.run):
                 streams[head.run] = await _read(store, head.run)
     finally:
         await store.aclose()
@@ -84,6 +85,7 @@ def _replayed(streams: Mapping[str, list[Record] | JournalDamaged], policies: Ma
     unfinished: list[str] = []
     violations: list[str] = []
     compared = 0
+    past = {run: records for run, records in streams.items() if isinstance(records, list)}
     for run, records in streams.items():
         if isinstance(records, JournalDamaged):
             violations.append(str(records))
@@ -92,7 +94,7 @@ def _replayed(streams: Mapping[str, list[Record] | JournalDamaged], policies: Ma
             if fold(records).finished is None:
                 unfinished.append(run)
                 continue
-            report = replay(records, policies)
+            report = replay(complete(records, past), policies)
         except Exception as error:  # a history that the fold of today cannot take: one run of many
             violations.append(f"run {run} cannot be replayed: {type(error).__name__}: {error}")
             continue
@@ -115,7 +117,7 @@ async def record_history(store: JournalStore, runs: Iterable[str] | None = None)
     """
     await store.open(owner=False)
     try:
-        known = [head.run for head in await store.heads() if head.run != NODE_STREAM]
+        known = [head.run for head in await store.heads() if is_run(head.run)]
         wanted = known if runs is None else list(runs)
         lines: list[bytes] = []
         for run in wanted:

@@ -1,8 +1,37 @@
 """What a check must know and the public API does not tell: the one place that looks inside. No actor uses it."""
 
 from understudy import System
+from understudy.actors.journal.events import SESSION as SESSION
+from understudy.actors.journal.events import ModelAsked as ModelAsked
+from understudy.actors.journal.events import Record
+from understudy.actors.journal.fold import fold
+from understudy.actors.journal.journal import decode_rows
+from understudy.actors.journal.replay import replay
+from understudy.actors.journal.sessions import completed
 
 
 def dead_letters(system: System) -> int:
     """Dead letters of this system so far."""
     return system.kernel.telemetry.letter_count
+
+
+async def journalled(system: System, stream: str) -> list[tuple[int, object]]:
+    """Bytes and event of every row of a stream."""
+    rows = await system.journal.store.read(stream)
+    records = decode_rows("", rows)
+    return [(row.length, record.event) for row, record in zip(rows, records, strict=True)]
+
+
+async def replayed(system: System, run: str) -> str:
+    """`identical`, or what a replay of the run's journal finds different."""
+    records = await completed(await system.journal.read(run), system.journal.read)
+    report = replay(records, system.tree.policies)
+    same = system.state(run).main.view.mark == run_mark(records)
+    if report.identical and not same:
+        return "another window"
+    return "identical" if report.identical else f"{run}:{report.at}: {report.recorded}, now {report.now}"
+
+
+def run_mark(records: list[Record]) -> str:
+    """The digest of the window at the end of a stream."""
+    return fold(records).main.view.mark

@@ -77,7 +77,8 @@ class Log:
                 self._fresh[sub] = entry
             case ev.ModelAsked(step=step, ticket=ticket):
                 again = f", try {event.try_}" if event.try_ > 1 else ""
-                entry = self._new(record, path, "model", f"step {step}{again}", key=ticket)
+                what = f"{'summary after ' if event.covers else ''}step {step}{again}"
+                entry = self._new(record, path, "model", what, key=ticket)
             case ev.ToolAsked(name=name, arguments=arguments):
                 kind = "delegate" if event.sub else "tool"
                 entry = self._new(record, path, kind, call_text(name, arguments))
@@ -113,6 +114,10 @@ class Log:
             case ev.OutputChecked(check=check, error=error, skipped=skipped):
                 found = f"× {error}" if error else f"! skipped: {skipped}" if skipped else "fits"
                 return self._new(record, path, "output", f"checked by {check}", found)
+            case ev.Compacted(rule=rule, tokens=tokens, left=left):
+                return self._new(record, path, "window", f"{rule}: {tokens} → {left} tokens, about")
+            case ev.SummaryDenied(pool=pool, unit=unit):
+                return self._new(record, path, "window", "no summary", f"× {pool}: no {unit} left for one")
             case ev.Moved(source=source, to=to, event=moved_by, cause=cause):
                 what = f"{source} → {to}" if source else f"begins in {to}"
                 return self._new(record, path, "state", what, f"on {moved_by or cause}" if source else "")

@@ -15,6 +15,7 @@ import msgspec
 from understudy.actors.agents.diagram import mermaid, path_of
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record, RunStarted
+from understudy.actors.journal.sessions import completed
 from understudy.supervisors.guards.armed import Armed, armed
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
@@ -187,6 +188,7 @@ async def replay(shell: Shell, args: Namespace) -> int:
         if not options.runnable:
             raise no_app(options, "replay")
         short = reader.short(place.run)
+        records = await completed(records, reader.records)
     began = shell.clock.monotonic()
     report = shell.replayer(options, records)
     return _replayed(shell, report, short, shell.clock.monotonic() - began)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed, JournalForeign, UnknownRun, UsageError
-from understudy.actors.journal.events import NODE_STREAM, Record
+from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.state import Run
@@ -54,7 +54,7 @@ class Reader:
 
     def __init__(self, store: SQLiteStore, heads: Sequence[Head], meta: Mapping[str, str]) -> None:
         self.store = store
-        self.runs = [head.run for head in heads if head.run != NODE_STREAM]
+        self.runs = [head.run for head in heads if is_run(head.run)]
         self.meta = meta
 
     @property

@@ -226,6 +226,12 @@ class Narrator:
         event = _typed(record, ev.ModelSwitched)
         return [Fact("Switched", who, f"to {clean(event.model)}: {clean(event.reason, 120)}", self._at(record))]
 
+    def compacted(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The context window was made smaller."""
+        event = _typed(record, ev.Compacted)
+        text = f"its window by {clean(event.rule)}: about {event.tokens} → {event.left} tokens"
+        return [Fact("Compacted", who, text, self._at(record))]
+
     def moved(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """The agent's machine is in another state."""
         event = _typed(record, ev.Moved)
@@ -320,6 +326,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.OutputChecked: Narrator.checked,
     ev.ModelSwitched: Narrator.switched,
     ev.Moved: Narrator.moved,
+    ev.Compacted: Narrator.compacted,
     ev.ModelFailed: Narrator.erred,
     ev.StopAsked: Narrator.stopping,
 }

@@ -115,6 +115,7 @@ def loops_meet_their_rung(evidence: Evidence) -> Iterator[str]:
         subs: dict[int, _Sub] = {}
         yeses: dict[str, tuple[int, int, int]] = {}
         doubts: dict[str, tuple[int, int]] = {}
+        summaries: set[str] = set()
         for record in records:
             event = record.event
             if isinstance(event, ev.RunStarted | ev.SubStarted):
@@ -130,6 +131,10 @@ def loops_meet_their_rung(evidence: Evidence) -> Iterator[str]:
                         yield from _verdict(record, event, sub, loops.ladder)
                     sub.verdicts.append(event)
                     sub.due = 0
+                case ev.ModelAsked() if event.covers:  # no act of the agent's: its window is made smaller
+                    summaries.add(event.ticket)
+                case ev.ModelAnswered() if event.ticket in summaries:
+                    pass
                 case ev.ModelAsked() if sub.due:
                     yield f"{record.place}: the model is asked again, and loop {record.run}:{sub.due} has no verdict"
                     sub.due = 0

@@ -195,6 +195,29 @@ def test_crashes_budgets_and_errors_are_findings() -> None:
     assert (root.name, root.status) == ("desk", "stopped")
 
 
+def test_a_window_that_was_made_smaller_is_told_in_the_log_and_in_words() -> None:
+    told: list[ev.AnyEvent] = [
+        ev.RunStarted("a", "Prompt", "{}"),
+        ev.AttemptStarted(1),
+        ev.SummaryDenied("desk@r", "tokens"),
+        ev.Compacted("Slide", ((1, 3),), "[3 earlier exchanges were left out.]", (), 900, 410),
+        ev.ModelAsked(4, {}, 1, {}, (), "t1", size=9, covers=((4, 5),)),
+        ev.ModelFailed(4, "t1", "overloaded", "503", True, {}),
+    ]
+    records = [Record("r", n, n / 10, n / 10, 0, "desk/a", 1, 0, event) for n, event in enumerate(told, 1)]
+    log = logs.Log()
+    for each in records:
+        log.add(each)
+    assert [(entry.kind, entry.what, entry.outcome) for entry in log.entries if entry.kind == "window"] == [
+        ("window", "no summary", "× desk@r: no tokens left for one"),
+        ("window", "Slide: 900 → 410 tokens, about", ""),
+    ]
+    assert log.entries[-1].what == "summary after step 4"
+    narrator = Narrator()
+    facts = [(fact.verb, fact.text) for each in records for fact in narrator.facts(each)]
+    assert ("Compacted", "its window by Slide: about 900 → 410 tokens") in facts
+
+
 def test_a_machine_is_told_in_log_why_tree_and_in_words() -> None:
     told: list[ev.AnyEvent] = [
         ev.RunStarted("a", "Prompt", "{}"),

@@ -7,11 +7,13 @@ makes is one that a real run could have left.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
 from msgspec import Struct
 
 from understudy.actors.agents import commands as cmd
@@ -21,6 +23,7 @@ from understudy.actors.agents.decide import decide
 from understudy.actors.agents.models import ModelReply, ModelSession, Price, ToolCall, Usage
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import tool
+from understudy.actors.agents.window import ContextWindow
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
@@ -67,7 +70,12 @@ async def fits(answer: Answer) -> str | None:
 
 
 def make_policy(
-    *, loops: Loops | None = None, instructions: str = "Do it.", repairs: int = 2, checked: bool = False
+    *,
+    loops: Loops | None = None,
+    instructions: str = "Do it.",
+    repairs: int = 2,
+    window: ContextWindow | None = None,
+    checked: bool = False,
 ) -> Policy:
     agent = Agent(
         "clerk",
@@ -78,6 +86,7 @@ def make_policy(
         repairs=repairs,
         checks=[fits] if checked else [],
         fallback=NoModel() if checked else None,
+        window=window,
         checkpoint=lambda ctx: Answer(f"{len(ctx.results('look'))} looked at") if ctx.results("look") else None,
     )
     return Policy(agent, "main/clerk", loops=loops if loops is not None else Loops())
@@ -129,13 +138,19 @@ Choice = Callable[[str, Sequence[str]], str]
 
 @dataclass
 class Play:
-    """A run being played: its records and its state. `choose` decides everything the world decides."""
+    """A run being played: its records and its state. `choose` decides everything the world decides.
+
+    `ratio`: tokens that the provider counts for each byte of the most it could count; None for always ten. `look` sees
+    every command before it is carried out.
+    """
 
     policy: Policy
     choose: Choice
     records: list[Record] = field(default_factory=list)
     state: Run = field(default_factory=lambda: Run("t0"))
     incarnation: int = 1
+    ratio: float | None = None
+    look: Callable[[cmd.Command], None] = lambda command: None
 
     def add(self, event: ev.AnyEvent) -> None:
         seq = len(self.records) + 1
@@ -161,6 +176,7 @@ class Play:
             self.add(ev.StateTimedOut(main.state, main.until))
 
     def step(self, command: cmd.Command) -> None:
+        self.look(command)
         digest = command_digest(command)
         match command:
             case cmd.CallModel():
@@ -171,6 +187,9 @@ class Play:
                 self.add(
                     ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)
                 )
+            case cmd.Compact():
+                spans = command.dropped, command.text, command.cuts
+                self.add(ev.Compacted(command.rule, *spans, command.tokens, command.left, digest))
             case cmd.RejectOutput():
                 self.add(ev.OutputRejected(command.step, command.error, command.repairs, digest, command.told))
             case cmd.SwitchModel():
@@ -241,9 +260,22 @@ class Play:
         reserved = {"steps": 1, "model_calls": 1, "tokens": 100}
         self.add(
             ev.ModelAsked(
-                command.step, command.parts, command.max_tokens, reserved, ("p",), ticket, command.try_, digest
+                command.step,
+                command.parts,
+                command.max_tokens,
+                reserved,
+                ("p",),
+                ticket,
+                command.try_,
+                digest,
+                command.last,
+                command.size,
+                command.covers,
             )
         )
+        if command.covers:
+            self._summary(command, ticket, reserved)
+            return
         options = ["answer", "look", "looks", "put", "send", "mixed", "nonsense", "unknown", "fail"]
         if self.policy.table is not None:
             options += ["move", "moves", "lost"]
@@ -256,7 +288,18 @@ class Play:
         if what == "fail":
             self.add(ev.ModelFailed(command.step, ticket, "overloaded", "503", True, dict(reserved), estimated=True))
             return
-        self.add(ev.ModelAnswered(command.step, ticket, self._reply(what, command.step), dict(reserved)))
+        reply = self._reply(what, command.step)
+        if self.ratio is not None:
+            reply = msgspec.structs.replace(reply, usage=Usage(math.ceil(command.size * self.ratio), 5))
+        self.add(ev.ModelAnswered(command.step, ticket, reply, dict(reserved)))
+
+    def _summary(self, command: cmd.CallModel, ticket: str, reserved: dict[str, int]) -> None:
+        what = self.choose("summary", ["short", "short", "short", "empty", "long", "fail", "refuse"])
+        if what in ("fail", "refuse"):
+            self.add(ev.ModelFailed(command.step, ticket, "overloaded", "503", what == "fail", dict(reserved)))
+            return
+        text = {"short": "so far so good", "empty": " ", "long": "so " * 10_000}[what]
+        self.add(ev.ModelAnswered(command.step, ticket, ModelReply(text, usage=Usage(9, 4)), dict(reserved)))
 
     def _reply(self, what: str, step: int) -> ModelReply:
         usage = Usage(10, 5)
@@ -310,7 +353,10 @@ class Play:
             )
         for planned in command.calls:
             if self.choose("outcome", ["ok", "error"]) == "ok":
-                self.add(ev.ToolAnswered(planned.step, planned.index, json.dumps(f"{planned.name} did")))
+                more = {"short": "", "long": " it" * 400, "huge": " all" * 4_000}[
+                    self.choose("result", ["short", "long", "huge"])
+                ]
+                self.add(ev.ToolAnswered(planned.step, planned.index, json.dumps(f"{planned.name} did{more}")))
             else:
                 self.add(ev.ToolFailed(planned.step, planned.index, "OSError", "OSError: no"))
 

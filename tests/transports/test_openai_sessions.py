@@ -225,6 +225,15 @@ def test_the_price_is_the_given_one_else_the_tables_else_unknown() -> None:
     assert OpenAIChat("another").price is None
 
 
+def test_what_the_model_takes_is_what_was_given_else_the_tables_else_unknown() -> None:
+    assert OpenAIChat("gpt-5-mini").context == 400_000
+    assert OpenAIChat("gpt-4o-2024-08-06").context == 128_000
+    assert OpenAIChat("gpt-5-mini", context=9).context == 9
+    assert OpenAIChat("another").context is None
+    with pytest.raises(UsageError, match="context must be at least 1 token, not 0"):
+        OpenAIChat("another", context=0)
+
+
 def test_importing_and_describing_a_model_loads_no_httpx() -> None:
     code = (
         "import sys; from understudy.transports.models.openai import OpenAIChat; OpenAIChat('m', api_key='k');"

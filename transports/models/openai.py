@@ -27,7 +27,7 @@ from understudy.actors.agents.models import ModelReply, ModelRequest, Price
 from understudy.actors.errors import BadReply, ModelError, ModelRefused, ModelTimeout, ModelUnreachable, UsageError
 from understudy.transports.loopback import is_loopback
 from understudy.transports.models.chat_wire import LimitField, decode, encode, refusal, retry_after, unix_time
-from understudy.transports.models.prices import price_of
+from understudy.transports.models.prices import context_of, price_of
 
 if TYPE_CHECKING:
     import httpx
@@ -183,6 +183,8 @@ class OpenAIChat:
             environment's `OPENAI_BASE_URL` when the session opens, else OpenAI's own.
         api_key: Default: the environment's `OPENAI_API_KEY` when the session opens. None is needed on loopback.
         price: Micro-dollars per million tokens. Default: `prices.PRICES`, else None (unknown).
+        context: Tokens that the model takes, input and answer together: what an agent's `ContextWindow` goes by.
+            Default: `prices.CONTEXTS`, else None (unknown: no limit).
         client: An open `httpx.AsyncClient`, or of its API-compatible successor; it is used and not closed.
             Its time-outs are replaced by the deadline of each call.
         max_connections: Concurrent calls of one session; further ones wait within their deadline. Default 100.
@@ -203,6 +205,7 @@ class OpenAIChat:
         base_url: str | None = None,
         api_key: str | None = None,
         price: Price | None = None,
+        context: int | None = None,
         client: httpx.AsyncClient | None = None,
         max_connections: int = 100,
         strict: bool = False,
@@ -211,6 +214,8 @@ class OpenAIChat:
     ) -> None:
         if not model:
             raise UsageError("OpenAIChat: model is empty")
+        if context is not None and context < 1:
+            raise UsageError(f"OpenAIChat: context must be at least 1 token, not {context}")
         if max_connections < 1:
             raise UsageError(f"OpenAIChat: max_connections must be at least 1, not {max_connections}")
         if limit_field not in (None, "max_tokens", "max_completion_tokens"):
@@ -220,6 +225,7 @@ class OpenAIChat:
         self._base_url = None if base_url is None else _checked_url(base_url, "base_url")
         self._key = None if api_key is None else _checked_key(api_key, "api_key")
         self._price = price if price is not None else price_of(model)
+        self._context = context if context is not None else context_of(model)
         self._client = client
         self._max_connections = max_connections
         self._strict = strict
@@ -235,6 +241,11 @@ class OpenAIChat:
     def price(self) -> Price | None:
         """What was passed, else the table's, else None."""
         return self._price
+
+    @property
+    def context(self) -> int | None:
+        """What was passed, else the table's, else None."""
+        return self._context
 
     def __repr__(self) -> str:
         at = "" if self._base_url is None else f", base_url={self._base_url!r}"

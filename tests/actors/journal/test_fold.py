@@ -16,6 +16,7 @@ from understudy.actors.agents.decide import decide
 from understudy.actors.agents.guards import Restart, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.window import ContextWindow, DropFailed, Slide, Summarise, Trim
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply, fold
@@ -38,8 +39,9 @@ def chooser(seed: int) -> Choice:
 
 
 def policy_of(seed: int) -> Policy:
-    """Every other agent has a machine."""
-    return make_machine_policy() if seed % 2 else make_policy(checked=seed % 4 == 0)
+    """Every other agent has a machine; of the others, every other a small window, or checks and a fallback."""
+    window = ContextWindow(1_500, compact=[DropFailed(), Trim(), Summarise(keep=2), Slide()]) if seed % 4 else None
+    return make_machine_policy() if seed % 2 else make_policy(window=window, checked=seed % 4 == 0)
 
 
 def played(seed: int) -> list[Record]:

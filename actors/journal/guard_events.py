@@ -1,14 +1,9 @@
-"""The base of every event body, and the events of guards. Read them as `events.Judged`, with all others."""
+"""The events of guards. Read them as `events.Judged`, with all others."""
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from understudy.actors.agents.guards import Verdict
-
-
-class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
-    """Base of every event body."""
+from understudy.actors.journal.event import Event
 
 
 class Judged(Event, frozen=True):

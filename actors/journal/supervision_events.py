@@ -1,0 +1,43 @@
+"""Events of supervision: incarnations begin and end, and what their supervisor does about it."""
+
+from __future__ import annotations
+
+from understudy.actors.journal.event import Event
+from understudy.actors.lifecycle import Exit
+
+
+class ChildStarted(Event, frozen=True):
+    """An incarnation began."""
+
+    child: str
+    number: int
+
+
+class ChildExited(Event, frozen=True):
+    """An incarnation ended. `intended` says that its supervisor asked for it."""
+
+    child: str
+    number: int
+    exit: Exit
+    intended: bool = False
+
+
+class BackedOff(Event, frozen=True):
+    """The supervisor waits `delay` seconds before it starts `child` again; `failures` since it was healthy."""
+
+    supervisor: str
+    child: str
+    delay: float
+    failures: int
+    in_window: int
+    exit: Exit | None = None
+
+
+class GaveUp(Event, frozen=True):
+    """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw."""
+
+    supervisor: str
+    child: str
+    intensity: int
+    within: float
+    exit: Exit
