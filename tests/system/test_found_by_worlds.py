@@ -1,6 +1,7 @@
 """What the kill suite found in the product: one test each."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.actors.refs import Ref, Refused
+from understudy.actors.testing.invariants import number
 from understudy.actors.testing.schedule import Hold
 from understudy.actors.testing.world import World
 from understudy.supervisors.backoff import Backoff
@@ -388,3 +390,28 @@ def test_a_notice_that_was_put_aside_and_is_dropped_for_a_newer_message_breaks_n
             return [f"{type(letter.message).__name__} {letter.reason}" for letter in kernel.telemetry.dead_letters()]
 
     assert World().run(main).result == ["Tick dropped"]
+
+
+class Stubborn(Actor[Put]):
+    """Bears every cancellation."""
+
+    async def put(self, m: Put) -> int:
+        for _ in range(m.n):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+        return m.n
+
+
+@pytest.mark.promise(191)
+def test_a_handler_that_ignores_every_cancel_is_left_behind_and_is_no_fault_of_the_kernel() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            cell = kernel.spawn(Stubborn)
+            await kernel.wait_started(cell)
+            kernel.ref_of(cell).tell(Put(9))
+            await quiet()
+
+    trace = World().run(main)
+    assert trace.left_tasks == ("understudy-worker",)
+    trace.left_tasks = ("understudy-worker", "understudy-worker")
+    assert list(number(21)(trace)) == ["invariant #21 'nothing is left': 1 tasks are left: understudy-worker"]
