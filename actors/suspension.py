@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Notice, current_life
 from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, UsageError
-from understudy.actors.lifecycle import ALIVE
+from understudy.actors.lifecycle import ALIVE, Exit
 from understudy.actors.mailbox import CONTROL_LIMIT
 from understudy.actors.refs import check_seconds
 
@@ -64,12 +64,16 @@ class Peek:
 
 
 class _Hold:
-    """One suspension: how many `suspend` calls wait for it, whether one has succeeded; `over` when it ends."""
+    """One suspension: how many `suspend` calls wait for it, whether one has succeeded; `over` when it ends.
 
-    __slots__ = ("over", "settled", "waiting")
+    `exit` is that of the incarnation, if it ended first: when those who wait are served, there may be another.
+    """
+
+    __slots__ = ("exit", "over", "settled", "waiting")
 
     def __init__(self, over: asyncio.Future[None]) -> None:
         self.over = over
+        self.exit: Exit | None = None
         self.settled = False
         self.waiting = 0
 
@@ -91,6 +95,7 @@ class Suspensions:
         """The present incarnation has ended: so have its suspension, and all looks into it. For `endings`."""
         hold = self._holds.pop(cell, None)
         if hold is not None:
+            hold.exit = cell.exit
             _resolve(hold.over)
         for peek in self._peeks.pop(cell, ()):
             if not peek.outcome.done():
@@ -142,9 +147,9 @@ class Suspensions:
                 raise AskTimeout(cell.path, timeout)
             idle = self._kernel.when_idle(cell)
             await asyncio.wait([idle, hold.over], timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        if cell.life is life and cell.state in ALIVE:
+        if hold.exit is None and cell.life is life and cell.state in ALIVE:
             raise UsageError(f"{cell.path} was resumed before its handler had ended")
-        raise ActorStopped(cell.path, cell.exit)
+        raise ActorStopped(cell.path, hold.exit or cell.exit)
 
     def resume(self, cell: Cell) -> None:
         """Go on with the work that waits, in order. Nothing for one that is not suspended.

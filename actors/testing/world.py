@@ -33,6 +33,8 @@ Main = Callable[[], Coroutine[Any, Any, object]]
 """What a world runs: enters its own kernels or systems, and returns when it is done."""
 VERSION: Final = "w1"
 """Of tokens."""
+MOMENT: Final = 100
+"""Turns of the loop, at most, that what ended in the same moment as main has to come to its end."""
 
 
 class World(Struct, frozen=True, omit_defaults=True):
@@ -169,7 +171,10 @@ class World(Struct, frozen=True, omit_defaults=True):
 
 def look(loop: SimLoop, simulation: SimSimulation, trace: Trace) -> None:
     """What is left when main has returned."""
-    loop.run_until_complete(asyncio.sleep(0))  # what ended in the same moment as main
+    for _ in range(MOMENT):  # what ended in the same moment as main
+        loop.run_until_complete(asyncio.sleep(0))
+        if not loop._ready:
+            break
     closed = [kernel for kernel in simulation.kernels if not kernel._open]
     trace.left_timers = sum(len(kernel.timers._heap) for kernel in closed)
     trace.closed = len(closed) == len(simulation.kernels)

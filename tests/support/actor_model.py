@@ -129,9 +129,10 @@ class Idle:
 
 @dataclass(eq=False)
 class Hold:
-    """A suspension."""
+    """A suspension. `exit` is that of the incarnation, when it ended first."""
 
     over: bool = False
+    exit: Any = None
     settled: bool = False
     waiting: int = 0
 
@@ -814,6 +815,7 @@ class Model:
         actor.life = None
         if actor.hold is not None:
             actor.hold.over = True
+            actor.hold.exit = actor.exit
             actor.hold = None
         for name in life.watching:
             self.actors[name].watchers.pop(actor.name, None)
@@ -988,9 +990,8 @@ class Model:
                 hold.settled = actor.hand is None
                 finish("suspended" if hold.settled else ("AskTimeout", ""))
             else:
-                finish(
-                    "UsageError" if actor.life is life and actor.state in ALIVE else ("ActorStopped", told(actor.exit))
-                )
+                alive = hold.exit is None and actor.life is life and actor.state in ALIVE
+                finish("UsageError" if alive else ("ActorStopped", told(hold.exit or actor.exit)))
 
         self.polls.append(poll)
         self.after(seconds, lambda: look() if not ask.done else None)

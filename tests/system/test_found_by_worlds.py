@@ -1,6 +1,7 @@
 """What the kill suite found in the product: one test each."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.actors.refs import Ref, Refused
+from understudy.actors.testing.invariants import number
 from understudy.actors.testing.schedule import Hold
 from understudy.actors.testing.world import World
 from understudy.supervisors.backoff import Backoff
@@ -145,6 +147,61 @@ def test_who_suspends_is_told_that_the_incarnation_ended_also_when_the_next_one_
         assert (cell.number, cell.state) == (2, "running")
 
     alone(main)
+
+
+class Short(Deaf):
+    """Ends when it is cancelled, and has room for one message."""
+
+    mailbox_limit = 1
+
+    async def put(self, m: Put) -> int:
+        if m.n == 1:
+            await asyncio.sleep(30)
+        if m.n == 2:
+            raise ValueError("two")
+        return m.n
+
+
+@pytest.mark.promise(77)
+def test_who_suspends_is_told_how_the_incarnation_ended_that_it_waited_for() -> None:
+    async def main(kernel: Kernel) -> None:
+        cell = kernel.spawn(Short, on_exit=lambda cell, number, exit: kernel.restart(cell) if number == 1 else None)
+        await kernel.wait_started(cell)
+        ref = kernel.ref_of(cell)
+        ref.tell(Put(1))
+        await quiet()
+        suspending = asyncio.create_task(kernel.suspensions.suspend(cell, 20.0))
+        await quiet()
+        ref.tell(Put(2))  # is served by the next incarnation, at once, and ends it
+        kernel.halt(cell, deadline=0.1)
+        await asyncio.wait([suspending])
+        assert cell.number == 2
+        error = suspending.exception()
+        assert isinstance(error, ActorStopped)
+        assert error.exit == Exit("shutdown")
+
+    alone(main)
+
+
+@pytest.mark.promise(118)
+def test_what_is_forced_into_a_mailbox_may_overtake_what_waits_for_room_in_it() -> None:
+    async def main() -> list[int]:
+        async with Kernel() as kernel:
+            cell = kernel.spawn(Short)
+            await kernel.wait_started(cell)
+            ref = kernel.ref_of(cell)
+            ref.tell(Put(1))
+            await quiet()
+            ref.tell(Put(3))
+            asking = asyncio.create_task(ref.ask(Put(4), timeout=60))
+            await quiet()
+            kernel.force(cell, Put(5))
+            return [await asking]
+
+    trace = World().run(main)
+    assert trace.result == [4]
+    begun = [event.message for event in trace.events if event.kind == "begin"]
+    assert begun == [1, 2, 4, 3]
 
 
 class Later(Message[None]):
@@ -333,3 +390,28 @@ def test_a_notice_that_was_put_aside_and_is_dropped_for_a_newer_message_breaks_n
             return [f"{type(letter.message).__name__} {letter.reason}" for letter in kernel.telemetry.dead_letters()]
 
     assert World().run(main).result == ["Tick dropped"]
+
+
+class Stubborn(Actor[Put]):
+    """Bears every cancellation."""
+
+    async def put(self, m: Put) -> int:
+        for _ in range(m.n):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+        return m.n
+
+
+@pytest.mark.promise(191)
+def test_a_handler_that_ignores_every_cancel_is_left_behind_and_is_no_fault_of_the_kernel() -> None:
+    async def main() -> None:
+        async with Kernel() as kernel:
+            cell = kernel.spawn(Stubborn)
+            await kernel.wait_started(cell)
+            kernel.ref_of(cell).tell(Put(9))
+            await quiet()
+
+    trace = World().run(main)
+    assert trace.left_tasks == ("understudy-worker",)
+    trace.left_tasks = ("understudy-worker", "understudy-worker")
+    assert list(number(21)(trace)) == ["invariant #21 'nothing is left': 1 tasks are left: understudy-worker"]

@@ -17,24 +17,35 @@ _GONE: Final = frozenset({"letter", "lost", "refused", "withdrawn"})
 
 @invariant(1)
 def fifo(trace: Trace) -> Iterator[str]:
-    """Order is by the numbers of messages. One that was put aside comes back when its actor wants."""
+    """Order is by the numbers of messages. One that was put aside comes back when its actor wants.
+
+    What is forced into a mailbox may overtake what waits for room in it, and nothing else.
+    """
     faulted = touched(trace)
     aside: set[int] = set()
+    forced: set[int] = set()
+    waited: set[int] = set()
     senders: dict[int, str] = {}
-    last: dict[tuple[str, str, int], int] = {}
+    last: dict[tuple[str, str, int, bool], int] = {}
     for event in trace.events:
         kind, number = event.kind, event.message
         if kind == "sent":
             senders[number] = event.peer
+            if event.detail == "forced":
+                forced.add(number)
+        elif kind == "overflow" and event.what == "waits":
+            waited.add(number)
         elif kind == "stashed":
             aside.add(number)
         elif kind == "begin" and number in senders and number not in faulted and number not in aside:
             key = senders[number], event.path, event.number
-            before = last.get(key, 0)
+            rivals = [way for way in (True, False) if number not in (forced if way else waited)]
+            before = max(last.get((*key, way), 0) for way in rivals) if rivals else 0
             if number < before:
                 sender = senders[number] or "outside"
                 yield f"{who(event)} begins m{number} of {sender} after m{before} {when(event)}"
-            last[key] = number
+            for way in rivals:
+                last[(*key, way)] = number
 
 
 @invariant(2)
