@@ -19,7 +19,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.errors import SpecError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.budgets import Budget, Window
 from understudy.supervisors.guards.combining import LoopRule
 from understudy.supervisors.guards.trail import REACH, Trail
 
@@ -137,5 +137,13 @@ def _told(budget: object) -> str:
     """The limits of a budget in words."""
     if not isinstance(budget, Budget):
         return type(budget).__name__
-    limits = ((unit, cast("object", getattr(budget, unit))) for unit in budget.__struct_fields__ if unit != "per")
-    return ", ".join(f"{unit} {limit}" for unit, limit in limits if limit is not None) or "no limits"
+    limits = [
+        (unit, cast("object", getattr(budget, unit)))
+        for unit in budget.__struct_fields__
+        if unit not in ("per", "warn", "tools")
+    ]
+    limits += [(f"calls of {name}", limit) for name, limit in budget.tools.items()]
+    told = ", ".join(f"{unit} {limit}" for unit, limit in limits if limit is not None) or "no limits"
+    if isinstance(budget.per, Window):
+        return f"{told} per {budget.per.seconds:g} s"
+    return told if budget.per == "run" else f"{told} per life"

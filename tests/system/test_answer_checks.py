@@ -138,7 +138,7 @@ def test_a_check_beyond_the_budget_stops_the_run_and_names_the_pool() -> None:
     shop = Shop("no", "no", "no")
     result, _, _ = go([Answer("lamp"), Answer("desk")], checks=[shop.in_stock], budget=Budget(tool_calls=1))
     assert result.status == "stopped"
-    assert "tool_calls used up (1 of 1 spent)" in result.reason
+    assert "tool calls used up (1 of 1 spent)" in result.reason
     assert shop.asked == ["lamp"]
 
 
