@@ -25,7 +25,7 @@ from understudy.actors.agents.models import ModelReply, ModelRequest, Usage, inp
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, delegate_outcome
 from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
-from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, ModelTimeout, UsageError
+from understudy.actors.errors import BadReply, Fenced, JournalError, ModelError, ModelTimeout
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState, Run, Sub
 
@@ -407,17 +407,10 @@ class Acts:
         """Settle what was in flight when the former incarnation or process ended."""
         asking = self._sub.asking
         if asking is not None:
-            self._forfeit(asking)
+            self.append(self._runs.forfeit(asking))
         async with anyio.create_task_group() as group:
             for state in self._open_calls():
                 group.start_soon(self._recover_call, state)
-
-    def _forfeit(self, asking: ev.ModelAsked) -> None:
-        spent = dict(asking.reserved)
-        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
-            self._runs.settle(asking.ticket, spent)
-        text = "in flight when the former process or incarnation ended"
-        self.append(ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True))
 
     async def _recover_call(self, state: CallState) -> None:
         event = cast("ev.ToolAsked", state.asked)

@@ -41,6 +41,14 @@ class Books:
         self._wake_waiting()
         return breaches
 
+    def forfeit(self, asking: ev.ModelAsked) -> ev.ModelFailed:
+        """Settle a model call that a former process or incarnation began, and that has no outcome: it costs its cap."""
+        spent = dict(asking.reserved)
+        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
+            self.settle(asking.ticket, spent)
+        text = "in flight when the former process or incarnation ended"
+        return ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True)
+
     def _wake_waiting(self) -> None:
         freed, self._freed = self._freed, []
         _resolve(freed)
