@@ -272,13 +272,14 @@ def test_a_request_that_is_put_aside_again_and_again_is_kept_once_and_can_still_
         cell = kernel.spawn(Undecided)
         await kernel.wait_started(cell)
         ref = kernel.ref_of(cell)
-        asking = asyncio.create_task(ref.ask(Put(1), timeout=60, cancel=True))
+        request = Put(1)
+        asking = asyncio.create_task(ref.ask(request, timeout=60, cancel=True))
         for _ in range(50):
             await quiet()
             ref.tell(Later())
         await quiet()
         gc.collect()
-        assert sum(isinstance(each, Envelope) and each.reply is not None for each in gc.get_objects()) <= 3
+        assert sum(isinstance(each, Envelope) and each.message is request for each in gc.get_objects()) <= 3
         asking.cancel()
         await asyncio.wait([asking])
         ref.tell(Later())
