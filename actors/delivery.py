@@ -61,22 +61,26 @@ class Envelope(Struct, eq=False):
     """Incarnations that failed while they handled it; see `Actor.redeliver`."""
     fail_fast: bool = False
     cancelled: bool = False
-    next: Envelope | None = None
-    """The same request, delivered again: what a delivery leaves behind goes on with its own record, and life."""
+    first: Envelope | None = None
+    """The envelope of the first delivery, None in that one."""
+    newest: Envelope | None = None
+    """In the first: that of the latest, if there were more. Those between are kept by nobody but who still runs."""
 
     def again(self) -> Envelope:
-        """The envelope for another delivery of a message that was put aside, or is redelivered."""
-        self.next = following = copy.copy(self)
-        following.life = None
+        """The envelope for another delivery of a message that was put aside, or is redelivered.
+
+        What a delivery leaves behind goes on with its own record, and life.
+        """
+        following = copy.copy(self)
+        following.life = following.newest = None
+        following.first = first = self.first or self
+        first.newest = following
         return following
 
     @property
     def last(self) -> Envelope:
         """The envelope of the latest delivery."""
-        envelope = self
-        while envelope.next is not None:
-            envelope = envelope.next
-        return envelope
+        return (self.first or self).newest or self
 
     def answer(self, value: object) -> bool:
         """Give the reply; False when nobody waits any more."""

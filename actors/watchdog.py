@@ -21,6 +21,7 @@ import contextvars
 import sys
 import threading
 import time
+from collections import deque
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -39,6 +40,8 @@ THRESHOLD: Final = 1.0
 SHORTEST: Final = 0.001
 JOIN_SECONDS: Final = 1.0
 """Seconds that the thread has to end when the watchdog is closed. It is a daemon: then it is left behind."""
+MOST_LATE: Final = 100
+"""Late beats that are kept for the thread, which may itself not be scheduled for a while."""
 SAME_CLOCK: Final = 5.0
 """Seconds by which the loop's clock and the machine's may differ and still be one."""
 
@@ -68,8 +71,8 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._handle: asyncio.TimerHandle | None = None
         self._beat = 0.0
-        self._late: tuple[float, float] | None = None  # the last beat that was late: the one before it, and itself
-        self._told: tuple[float, float] | None = None  # what the thread has taken up of that
+        # Beats that were late and that the thread has not taken up: the one before, and itself.
+        self._late: deque[tuple[float, float]] = deque(maxlen=MOST_LATE)
         self._seen: _Seen | None = None
 
     # -- in the loop ---------------------------------------------------------------------------------------
@@ -114,8 +117,8 @@ class Watchdog:
     def _on_beat(self) -> None:
         before, now = self._beat, time.monotonic()
         if now - before - self._interval >= self._threshold:
-            self._late = before, now
-            if (seen := self._seen) is not None:
+            self._late.append((before, now))
+            if (seen := self._seen) is not None and seen.beat == before:
                 self._record(seen.report, now - before - self._interval)
         self._watched = threading.get_ident()
         self._beat = now
@@ -174,13 +177,17 @@ class Watchdog:
         return Blocked(cell.path if cell is not None else "", message, late, innermost(frame))
 
     def _tell_ended(self) -> None:
-        late, seen = self._late, self._seen
-        if late is self._told or (seen is not None and self._beat == seen.beat):
-            return
-        self._told, self._seen = late, None
-        seconds = late[1] - late[0] - self._interval if late is not None else 0.0
-        who = seen.report if seen is not None else Blocked("", "", 0.0, "")
-        self._tell(Blocked(who.path, who.message, seconds, who.stack, ended=True))
+        """Tell what came back since the last look; several times, if this thread did not get to look between."""
+        beat = self._beat
+        while self._late:
+            before, after = self._late.popleft()
+            seen, who = self._seen, Blocked("", "", 0.0, "")
+            if seen is not None and seen.beat == before:
+                self._seen, who = None, seen.report
+            self._tell(Blocked(who.path, who.message, after - before - self._interval, who.stack, ended=True))
+        if (seen := self._seen) is not None and seen.beat != beat:  # its late beat was pushed out
+            self._seen, who = None, seen.report
+            self._tell(Blocked(who.path, who.message, who.seconds, who.stack, ended=True))
 
     def _record(self, report: Blocked, seconds: float) -> None:
         text = f"{report.message} {seconds:.3g} s".strip()

@@ -23,7 +23,7 @@ from understudy.actors.agents.paying import Paying
 from understudy.actors.agents.replies import checked
 from understudy.actors.agents.tools import Call, Tool, described
 from understudy.actors.agents.trying import try_tool
-from understudy.actors.errors import JournalError, ModelError, ModelTimeout, UsageError
+from understudy.actors.errors import JournalError, ModelError, ModelTimeout
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import CallState
 
@@ -346,17 +346,10 @@ class Acts(Paying):
         """Settle what was in flight when the former incarnation or process ended."""
         asking = self._sub.asking
         if asking is not None:
-            self._forfeit(asking)
+            self.append(self._runs.forfeit(asking))
         async with anyio.create_task_group() as group:
             for state in self._open_calls():
                 group.start_soon(self._recover_call, state)
-
-    def _forfeit(self, asking: ev.ModelAsked) -> None:
-        spent = dict(asking.reserved)
-        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
-            self._runs.settle(asking.ticket, spent)
-        text = "in flight when the former process or incarnation ended"
-        self.append(ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True))
 
     async def _recover_call(self, state: CallState) -> None:
         event = cast("ev.ToolAsked", state.asked)

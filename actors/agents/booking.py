@@ -93,6 +93,14 @@ class Books:
             self.pass_on(pool)
         return breaches
 
+    def forfeit(self, asking: ev.ModelAsked) -> ev.ModelFailed:
+        """Settle a model call that a former process or incarnation began, and that has no outcome: it costs its cap."""
+        spent = dict(asking.reserved)
+        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
+            self.settle(asking.ticket, spent)
+        text = "in flight when the former process or incarnation ended"
+        return ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True)
+
     def pass_on(self, pool: str) -> None:
         """Wake the one that waits longest for room in a pool. Whoever was woken and waits no more passes it on.
 

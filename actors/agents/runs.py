@@ -340,18 +340,6 @@ class Runs(Books):
             if child.finished is not None and call is not None and not call.done:
                 self.append(run.id, delegate_outcome(child, child.finished), sub=parent.id, cause=child.seq)
 
-    def _forfeit(self, run: str, child: Sub) -> None:
-        """A model call that a former process or incarnation began, and that nobody will ask about, costs its cap."""
-        asking = child.asking
-        if asking is None or (run, child.id) in self.driving:
-            return
-        spent = dict(asking.reserved)
-        with contextlib.suppress(UsageError):  # of a former process: booked when the run was loaded
-            self.settle(asking.ticket, spent)
-        text = "in flight when the former process or incarnation ended"
-        event = ev.ModelFailed(asking.step, asking.ticket, "interrupted", text, True, spent, estimated=True)
-        self.append(run, event, sub=child.id)
-
     def end(self, run: str, sub: int, status: ev.Status, reason: str) -> None:
         """End a (sub-)run from outside of `decide`."""
         state = self._runs[run]
@@ -359,7 +347,8 @@ class Runs(Books):
         if child.finished is not None:
             return
         self._harvest(state, child)
-        self._forfeit(run, child)
+        if child.asking is not None and (run, child.id) not in self.driving:  # nobody will ask about it
+            self.append(run, self.forfeit(child.asking), sub=sub)
         try:
             output = checkpoint(state, child, self.policy(child.agent))
         except Exception as error:

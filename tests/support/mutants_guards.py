@@ -144,12 +144,12 @@ def _what_is_set_aside_is_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _cut_calls_are_free(patch: pytest.MonkeyPatch) -> None:
-    forfeit = Acts._forfeit
+    forfeit = booking.Books.forfeit
 
-    def free(self: Any, asking: ev.ModelAsked) -> None:
-        forfeit(self, msgspec.structs.replace(asking, reserved={}))
+    def free(self: Any, asking: ev.ModelAsked) -> ev.ModelFailed:
+        return forfeit(self, msgspec.structs.replace(asking, reserved={}))
 
-    patch.setattr(Acts, "_forfeit", free)
+    patch.setattr(booking.Books, "forfeit", free)
 
 
 def _unknown_costs_nothing(patch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from supervised import Child, Desk, End, High
 
 from understudy.actors.actor import Actor
 from understudy.actors.cell import Cell
+from understudy.actors.delivery import Envelope
 from understudy.actors.errors import ActorStopped, Fenced
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
@@ -250,6 +252,39 @@ def test_what_an_incarnation_left_behind_is_fenced_also_when_its_message_comes_a
         await asyncio.sleep(10)
         assert cell.number == 2
         assert said == ["#1 fenced"]
+
+    alone(main)
+
+
+class Undecided(Actor[Put | Later]):
+    """Puts a request aside, and takes it up again whenever it is told something."""
+
+    async def put(self, m: Put) -> int:
+        self.context.stash()
+        return m.n
+
+    async def later(self, m: Later) -> None:
+        self.context.unstash_all()
+
+
+def test_a_request_that_is_put_aside_again_and_again_is_kept_once_and_can_still_be_given_up() -> None:
+    async def main(kernel: Kernel) -> None:
+        cell = kernel.spawn(Undecided)
+        await kernel.wait_started(cell)
+        ref = kernel.ref_of(cell)
+        request = Put(1)
+        asking = asyncio.create_task(ref.ask(request, timeout=60, cancel=True))
+        for _ in range(50):
+            await quiet()
+            ref.tell(Later())
+        await quiet()
+        gc.collect()
+        assert sum(isinstance(each, Envelope) and each.message is request for each in gc.get_objects()) <= 3
+        asking.cancel()
+        await asyncio.wait([asking])
+        ref.tell(Later())
+        await quiet()
+        assert cell.waiting == 0
 
     alone(main)
 

@@ -12,8 +12,6 @@ RESTLESS = 1_000.0
 """Events per virtual second that a tree may make when it is left alone; a heartbeat makes a few."""
 ROUNDING = 1_000
 """Nanoseconds by which sums of float seconds may differ."""
-
-
 WORKER: Final = "understudy-worker"
 """The name of the tasks that handlers run in."""
 
