@@ -24,7 +24,7 @@ def said(unit: str) -> str:
     return f"calls of {unit.removeprefix(TOOL)}" if unit.startswith(TOOL) else unit.replace("_", " ")
 
 
-class Step(Struct, frozen=True):
+class Step(Struct, frozen=True, gc=False):
     """One act of an agent, as evidence for the loop guard: a tool call, or talk without one.
 
     `action` is the tool's name ("" for talk), `arguments` its loop key (canonical JSON of the arguments unless
