@@ -180,7 +180,7 @@ def _acquire(path: str, real: str) -> sqlite3.Connection:
             except sqlite3.Error as error:
                 if not is_named(error, "BUSY"):
                     raise
-                # `is_owned` looks for microseconds, unless its process is stopped meanwhile; nobody looks at an owner's.
+                # `is_owned` looks for microseconds, unless its process is stopped meanwhile; an owner's cannot be read.
                 if is_owned(path) or monotonic() >= until:
                     raise JournalOwned(path, "another live process owns it, or another store in this one") from error
     except BaseException:
