@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, UsageError
+from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
 from understudy.actors.telemetry import Listeners
 
 
@@ -80,7 +80,10 @@ class JournalStore(Protocol):
         ...
 
     async def open(self, *, owner: bool = True) -> None:
-        """Open; with `owner`, become the one process that may write. Raises `JournalOwned` if another lives."""
+        """Open; with `owner`, become the one process that may write. Raises `JournalOwned` if another lives.
+
+        Raises `UsageError` when it is open already. Without `owner`, `write` and `set_meta` raise `JournalOwned`.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -88,7 +91,11 @@ class JournalStore(Protocol):
         ...
 
     async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
-        """Append rows; `at` are their wall times, in the same order."""
+        """Append rows; `at` are their wall times, in the same order.
+
+        Raises `JournalFailed` for a number that does not follow the one before it, `UsageError` unless there is one
+        time for each row. A caller that is cancelled leaves a whole write or none.
+        """
         ...
 
     async def read(self, run: str) -> list[Row]:
@@ -138,22 +145,27 @@ class MemoryStore:
         self._meta: dict[str, str] = {}
         self._inbox: list[InboxRow] = []
         self._open = False
+        self._owner = False
 
-    def _check(self) -> None:
+    def _check(self, *, writes: bool = False) -> None:
         if not self._open:
             raise JournalClosed(self.path, "the journal is closed")
+        if writes and not self._owner:
+            raise JournalOwned(self.path, "opened without ownership: only the owner writes")
 
     async def open(self, *, owner: bool = True) -> None:
-        """See `JournalStore.open`; there is no other process to own it."""
-        self._open = True
+        """See `JournalStore.open`; there is no other process to own it. Raises `UsageError` when it is open already."""
+        if self._open:
+            raise UsageError(f"{self.path}: this store is open already")
+        self._open, self._owner = True, owner
 
     async def aclose(self) -> None:
         """See `JournalStore.aclose`; what was written stays readable after another `open`."""
-        self._open = False
+        self._open = self._owner = False
 
     async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
         """See `JournalStore.write`. Raises `JournalFailed` for a gap or a repeated number."""
-        self._check()
+        self._check(writes=True)
         times = list(at)
         if len(times) != len(rows):
             raise UsageError(f"{len(rows)} rows with {len(times)} times")
@@ -190,7 +202,7 @@ class MemoryStore:
 
     async def set_meta(self, values: Mapping[str, str]) -> None:
         """See `JournalStore.set_meta`."""
-        self._check()
+        self._check(writes=True)
         self._meta.update(values)
 
     async def post(self, kind: str, body: bytes, at: float) -> int:

@@ -30,7 +30,7 @@ from understudy.actors.testing.journal_checks import check_cuts, check_numbers, 
 from understudy.actors.testing.sim_disk import Durability, SimDisk, SimStore
 from understudy.actors.testing.simloop import run
 from understudy.actors.testing.witness import Witness
-from understudy.transports.testing.journal_store import CHECKS, opened, stream
+from understudy.transports.testing.journal_store import CHECKS, PAIRS, opened, stream
 
 FAULTS: Sequence[DiskFault] = (
     DiskError(1),
@@ -58,6 +58,16 @@ def now() -> float:
 def test_without_faults_it_is_a_store_like_any_other(check: str, durability: Durability, seconds: float) -> None:
     async def main() -> None:
         await CHECKS[check](SimStore(SimDisk(durability=durability, seconds=seconds)))
+
+    run(main)
+
+
+@pytest.mark.promise(160)
+@pytest.mark.parametrize("check", PAIRS)
+def test_without_faults_it_is_shared_like_any_other(check: str) -> None:
+    async def main() -> None:
+        disk = SimDisk()
+        await PAIRS[check](SimStore(disk), SimStore(disk, process="other"))
 
     run(main)
 

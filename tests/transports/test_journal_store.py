@@ -1,15 +1,18 @@
 """The conformance suite, run by the stores we ship; and stores that break a promise, which it must refuse."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 
-from understudy.actors.errors import JournalFailed
+from understudy.actors.errors import JournalDamaged, JournalFailed
 from understudy.actors.journal.store import Head, InboxRow, JournalStore, MemoryStore, Row
 from understudy.transports.journals.sqlite import SQLiteStore
-from understudy.transports.testing.journal_store import CHECKS, check_store
+from understudy.transports.testing.journal_store import CHECKS, PAIRS, check_store
 
 STORES: Mapping[str, Callable[[Path], JournalStore]] = {
     "memory": lambda folder: MemoryStore(),
@@ -18,10 +21,18 @@ STORES: Mapping[str, Callable[[Path], JournalStore]] = {
 }
 
 
+@pytest.mark.promise(260)
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("kind", STORES)
 def test_our_stores_conform(kind: str, check: str, tmp_path: Path) -> None:
     anyio.run(CHECKS[check], STORES[kind](tmp_path))
+
+
+@pytest.mark.promise(260)
+@pytest.mark.parametrize("check", PAIRS)
+@pytest.mark.parametrize("kind", [kind for kind in STORES if kind != "memory"])
+def test_our_stores_are_shared_as_they_should(kind: str, check: str, tmp_path: Path) -> None:
+    anyio.run(PAIRS[check], STORES[kind](tmp_path), STORES[kind](tmp_path))
 
 
 def test_the_suite_as_a_whole_makes_a_store_for_each_check() -> None:
@@ -91,6 +102,10 @@ class EmptiesTheInbox(MemoryStore):
 
 
 class StaysOpen(MemoryStore):
+    async def open(self, *, owner: bool = True) -> None:
+        self._open = self._owner = False
+        await super().open(owner=owner)
+
     async def aclose(self) -> None:
         return
 
@@ -100,6 +115,49 @@ class TextOnly(MemoryStore):
         for row in rows:
             row.payload.decode()
         await super().write(rows, at)
+
+
+class AnybodyWrites(MemoryStore):
+    async def open(self, *, owner: bool = True) -> None:
+        await super().open()
+
+
+class OpensTwice(MemoryStore):
+    async def open(self, *, owner: bool = True) -> None:
+        self._open = False
+        await super().open(owner=owner)
+
+
+class TearsWhenCancelled(MemoryStore):
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        await super().write(rows, at)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._rows[rows[-1].run].pop()
+            raise
+
+
+class AcknowledgesNothingWhenCancelled(MemoryStore):
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await super().write(rows, at)
+
+
+class TakesAnyTimes(MemoryStore):
+    async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+        await super().write(rows, [*at, *[1.0] * len(rows)][: len(rows)])
+
+
+class StopsAtDamage(MemoryStore):
+    async def read(self, run: str) -> list[Row]:
+        try:
+            return await super().read(run)
+        except JournalDamaged:
+            self._owner = False
+            raise
 
 
 @pytest.mark.parametrize(
@@ -116,8 +174,24 @@ class TextOnly(MemoryStore):
         (EmptiesTheInbox, "the_inbox_only_grows"),
         (StaysOpen, "a_closed_store_refuses_every_call"),
         (TextOnly, "payloads_are_opaque"),
+        (AnybodyWrites, "who_is_not_the_owner_writes_nothing"),
+        (OpensTwice, "what_is_open_cannot_be_opened"),
+        (TearsWhenCancelled, "a_cancelled_write_is_all_or_nothing"),
+        (AcknowledgesNothingWhenCancelled, "a_write_cancelled_under_way_is_all_or_nothing"),
+        (TakesAnyTimes, "a_time_is_needed_for_each_row"),
+        (StopsAtDamage, "a_refused_read_stops_nothing"),
     ],
 )
 def test_the_suite_refuses_a_store_that_breaks_a_promise(broken: type[MemoryStore], caught: str) -> None:
     with pytest.raises(AssertionError, match=f"^{caught}: "):
         anyio.run(check_store, broken)
+
+
+def test_the_suite_refuses_a_store_that_two_processes_own(tmp_path: Path) -> None:
+    def again(store: MemoryStore) -> MemoryStore:
+        other = MemoryStore()
+        vars(other).update(vars(store))  # the same rows, and each its own idea of who owns them
+        return other
+
+    with pytest.raises(AssertionError, match=r"^one_owner_at_a_time: AssertionError: a second owner"):
+        anyio.run(partial(check_store, again=again), MemoryStore)

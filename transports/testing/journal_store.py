@@ -7,74 +7,64 @@ and leaves it closed; they can be run one by one:
     def test_my_store_conforms(name: str, tmp_path: Path) -> None:
         anyio.run(CHECKS[name], MyStore(tmp_path / "journal"))
 
-Not covered, because a store in memory cannot show it: who owns a journal among processes, and what a killed
-process or a damaged file leaves behind.
+Each check in `PAIRS` takes two stores on one place, as two processes have them: for a store that outlives its object.
+Not covered, because it takes more than calls: what a killed process or a damaged file leaves behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
 from msgspec.structs import replace
 
-from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed
+from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.store import Head, InboxRow, JournalStore, Row, chain
+from understudy.transports.testing.journal_kit import expect as expect
+from understudy.transports.testing.journal_kit import opened as opened
+from understudy.transports.testing.journal_kit import refusal as refusal
+from understudy.transports.testing.journal_kit import stream as stream
+from understudy.transports.testing.journal_sharing import (
+    a_stale_incarnation_writes_nothing,
+    after_a_failed_write_the_writer_writes_nothing_more,
+    one_owner_at_a_time,
+    others_see_what_is_committed,
+    who_looks_cannot_write_while_there_is_an_owner,
+)
 
 Check = Callable[[JournalStore], Awaitable[None]]
+PairCheck = Callable[[JournalStore, JournalStore], Awaitable[None]]
 S = TypeVar("S", bound=JournalStore)
 
 
-async def check_store(make: Callable[[], JournalStore]) -> None:
-    """Run every check, each on a new store from `make`. Raises `AssertionError` naming the first that fails."""
+async def check_store(make: Callable[[], S], *, again: Callable[[S], JournalStore] | None = None) -> None:
+    """Run every check, each on a new store from `make`. Raises `AssertionError` naming the first that fails.
+
+    `again` gives another store on the place of a store from `make`, as another process would have it; without it the
+    checks in `PAIRS` are left out.
+    """
     for name, check in CHECKS.items():
         store = make()
-        try:
-            await check(store)
-        except Exception as error:
-            raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
-        finally:
-            await store.aclose()
+        await _run(name, check(store), store)
+    if again is None:
+        return
+    for name, pair in PAIRS.items():
+        store = make()
+        other = again(store)
+        await _run(name, pair(store, other), store, other)
 
 
-def stream(run: str, payloads: Sequence[bytes], *, after: Row | None = None) -> list[Row]:
-    """Rows of one stream, numbered and chained, from 1 or from `after`."""
-    seq, crc = (0, 0) if after is None else (after.seq, after.crc)
-    rows: list[Row] = []
-    for payload in payloads:
-        seq, crc = seq + 1, chain(crc, run, seq + 1, payload)
-        rows.append(Row(run, seq, payload, len(payload), crc))
-    return rows
-
-
-def expect(got: object, wanted: object, what: str) -> None:
-    """Raise `AssertionError` unless `got` equals `wanted`."""
-    if got != wanted:
-        raise AssertionError(f"{what}: expected {wanted!r:.300}, got {got!r:.300}")
-
-
-@asynccontextmanager
-async def opened(store: S, *, owner: bool = True) -> AsyncGenerator[S, None]:
-    """The store, open inside the block."""
-    await store.open(owner=owner)
+async def _run(name: str, check: Awaitable[None], *stores: JournalStore) -> None:
     try:
-        yield store
+        await check
+    except Exception as error:
+        raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
     finally:
-        await store.aclose()
-
-
-async def refusal(kind: type[JournalError], attempt: Awaitable[object], what: str) -> JournalError:
-    """The error of `kind` that `attempt` raises; it is one line that begins with the path."""
-    try:
-        await attempt
-    except kind as error:
-        expect(str(error).startswith(f"{error.path}: "), True, f"{what}: the error names the journal")
-        expect(len(str(error).splitlines()), 1, f"{what}: lines of the error")
-        return error
-    raise AssertionError(f"{what}: {kind.__name__} was not raised")
+        for store in stores:
+            await store.aclose()
 
 
 async def a_new_store_is_empty(store: JournalStore) -> None:
@@ -323,6 +313,67 @@ async def a_cancelled_write_is_all_or_nothing(store: JournalStore) -> None:
         expect(await store.read("a"), kept + more, "rows")
 
 
+async def a_write_cancelled_under_way_is_all_or_nothing(store: JournalStore) -> None:
+    """After each of the first turns of the event loop; by the loop's own cancellation, which respects no shield."""
+    kept: list[Row] = []
+    async with opened(store):
+        for turns in range(8):
+            rows = stream("a", [b"%d" % turns, bytes(10_000), b""], after=kept[-1] if kept else None)
+            task = asyncio.ensure_future(store.write(rows, [1.0] * 3))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            found = await store.read("a")
+            expect(found in (kept, kept + rows), True, f"all or nothing after {turns} turns ({len(found)} rows)")
+            expect(task.cancelled() or found == kept + rows, True, f"what was acknowledged after {turns} turns")
+            kept = found
+        expect([head.seq for head in await store.heads()], [len(kept)] * bool(kept), "heads")
+
+
+async def who_is_not_the_owner_writes_nothing(store: JournalStore) -> None:
+    """Neither events nor values: both are refused as `JournalOwned`, and the next owner finds nothing of it."""
+    async with opened(store):
+        await store.set_meta({"app": "desk"})
+    async with opened(store, owner=False):
+        await refusal(JournalOwned, store.write(stream("a", [b"1"]), [1.0]), "write without ownership")
+        await refusal(JournalOwned, store.set_meta({"app": "mine"}), "set_meta without ownership")
+    async with opened(store):
+        expect(await store.heads(), [], "heads")
+        expect(dict(await store.meta()), {"app": "desk"}, "meta")
+
+
+async def what_is_open_cannot_be_opened(store: JournalStore) -> None:
+    """It is a wrong use, and leaves the store as it was."""
+    async with opened(store):
+        await refusal(UsageError, store.open(), "open again")
+        await refusal(UsageError, store.open(owner=False), "open again without ownership")
+        await store.write(stream("a", [b"1"]), [1.0])
+        expect(len(await store.read("a")), 1, "rows")
+
+
+async def a_time_is_needed_for_each_row(store: JournalStore) -> None:
+    """One too few or too many is a wrong use, and nothing is kept."""
+    rows = stream("a", [b"1", b"2"])
+    async with opened(store):
+        for times in ([1.0], [1.0, 2.0, 3.0]):
+            await refusal(UsageError, store.write(rows, times), f"{len(times)} times")
+        expect(await store.heads(), [], "heads")
+
+
+async def a_refused_read_stops_nothing(store: JournalStore) -> None:
+    """Damage in one stream, met again and again, leaves writing, reading, values and words as they were."""
+    bad, good = stream("bad", [b"1"]), stream("good", [b"1", b"2"])
+    async with opened(store):
+        await store.write([replace(bad[0], crc=bad[0].crc ^ 1), good[0]], [1.0, 1.0])
+        for _ in range(2):
+            await refusal(JournalDamaged, store.read("bad"), "damage")
+        await store.write(good[1:], [2.0])
+        await store.set_meta({"app": "desk"})
+        expect(await store.post("stop", b"", 1.0), 1, "id")
+        expect(await store.read("good"), good, "rows")
+
+
 _ALL: Final[tuple[Check, ...]] = (
     a_new_store_is_empty,
     rows_come_back_as_written,
@@ -341,6 +392,20 @@ _ALL: Final[tuple[Check, ...]] = (
     a_closed_store_refuses_every_call,
     calls_may_overlap,
     a_cancelled_write_is_all_or_nothing,
+    a_write_cancelled_under_way_is_all_or_nothing,
+    who_is_not_the_owner_writes_nothing,
+    what_is_open_cannot_be_opened,
+    a_time_is_needed_for_each_row,
+    a_refused_read_stops_nothing,
+    after_a_failed_write_the_writer_writes_nothing_more,
+    a_stale_incarnation_writes_nothing,
+)
+_BOTH: Final[tuple[PairCheck, ...]] = (
+    one_owner_at_a_time,
+    others_see_what_is_committed,
+    who_looks_cannot_write_while_there_is_an_owner,
 )
 CHECKS: Final[Mapping[str, Check]] = MappingProxyType({getattr(check, "__name__", ""): check for check in _ALL})
 """The checks by name, in the order in which `check_store` runs them."""
+PAIRS: Final[Mapping[str, PairCheck]] = MappingProxyType({getattr(check, "__name__", ""): check for check in _BOTH})
+"""Those that take two stores on one place, neither of them open."""
