@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Self, cast
 
 import msgspec
 
@@ -26,6 +26,7 @@ from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
 from understudy.actors.errors import JournalError, SpecError, UsageError
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.durability import PROFILES, Durability, OnDisk, Place, check_effects, chosen, profile_of
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.store import JournalStore, MemoryStore, posted_of
 from understudy.actors.kernel import Kernel
@@ -59,7 +60,7 @@ class Node:
         root: Supervisor | Agent[Any, Any] | None = None,
         *,
         journal: JournalPath | JournalStore | None = None,
-        durability: Literal["normal", "full"] = "normal",
+        durability: Durability | None = None,
         check: bool = False,
         grace: float = GRACE_SECONDS,
         meta: Mapping[str, str] | None = None,
@@ -71,7 +72,9 @@ class Node:
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
-        self._durability: Literal["normal", "full"] = durability
+        self._durability = chosen(durability, _kind(journal))
+        profile = profile_of(journal) if _kind(journal) == "store" else PROFILES[self._durability]
+        check_effects(profile, (tool for policy in self.tree.policies.values() for tool in policy.agent.all_tools))
         self._check = check
         self._grace = grace
         self._meta = dict(meta or {})
@@ -174,11 +177,11 @@ class Node:
     def _store(self) -> JournalStore:
         where = self._journal_at
         if where is None:
-            return MemoryStore()
+            return MemoryStore(keep=self._durability != "off")
         if isinstance(where, str | PathLike):
             from understudy.transports.journals.sqlite import SQLiteStore
 
-            return SQLiteStore(fspath(where), durability=self._durability)
+            return SQLiteStore(fspath(where), durability=cast("OnDisk", self._durability))
         return where
 
     async def _start_tree(self) -> None:
@@ -298,11 +301,17 @@ class Node:
 
     async def _take_inbox(self) -> None:
         for row in await self.journal.store.take(self._inbox_seen):
-            await self.journal.barrier()  # once the journal has failed, words wait for the next process
+            await self.journal.commit()  # once the journal has failed, words wait for the next process
             await answers.hear(self.runs, row.kind, row.body)
-            await self.journal.barrier()
+            await self.journal.commit()
             self._inbox_seen = row.id
             await self.journal.store.set_meta({"inbox_taken": str(row.id)})
+
+
+def _kind(journal: JournalPath | JournalStore | None) -> Place:
+    if journal is None:
+        return "nowhere"
+    return "path" if isinstance(journal, str | PathLike) else "store"
 
 
 async def _rest(stirred: asyncio.Event, seconds: float | None) -> None:

@@ -50,13 +50,15 @@ class System(Node):
     """One node: a tree, its journal, its addresses.
 
     `root`: a supervisor, a plain agent (which gets an implicit one), or None for plain actors only. `journal`: a path
-    (SQLite), a `JournalStore`, or None for memory. `durability`: `normal` (a power cut may lose the last commits,
-    killing the process loses none) or `full`. `check`: pass every local message through the codec. `grace`: seconds
-    that running steps have when the system is left. `meta`: kept in the journal beside the events. `watchdog`: seconds
-    after which a handler that blocks the event loop is reported (see `actors.watchdog`); None for no watchdog. `clock`,
-    `ids`, `dice` and `scheduler` are seams for tests.
+    (SQLite), a `JournalStore`, or None for memory. `durability` says what a kill and a power cut can lose (see
+    docs/journal.md): `normal` (default), `full` or `relaxed` with a path, `memory` (default) or `off` without. `check`:
+    pass every local message through the codec. `grace`: seconds that running steps have when the system is left.
+    `meta`: kept in the journal beside the events. `watchdog`: seconds after which a handler that blocks the event loop
+    is reported (see `actors.watchdog`); None for no watchdog. `clock`, `ids`, `dice` and `scheduler` are seams for
+    tests.
 
-    Raises `SpecError` for a bad tree when made; `JournalError` when entered.
+    Raises `SpecError` for a bad tree, and for a tool that may not be called twice in a `relaxed` journal, when made;
+    `UsageError` for a durability that does not go with `journal`; `JournalError` when entered.
     """
 
     # -- addresses -----------------------------------------------------------------------------------------

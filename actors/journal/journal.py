@@ -2,7 +2,8 @@
 
 `append` is synchronous and only puts a record into the buffer: what a fold needs is there at once. Nothing may be
 relied on outside before `barrier` has returned: it waits until everything appended so far is committed. Records
-without a barrier ride with the next commit, at the latest after `LINGER` seconds.
+without a barrier ride with the next commit, at the latest after the `linger` of the store's durability profile (50 ms).
+With the profile "relaxed" a barrier does not wait, with "off" nothing is written at all.
 
 When the store fails, nothing after the failure is written: every later append and barrier raises that error.
 """
@@ -17,15 +18,17 @@ import msgspec
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed, StaleWriter
+from understudy.actors.journal.durability import profile_of
 from understudy.actors.journal.events import AnyEvent, Record, decode, sealed
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
 
-LINGER: Final = 0.05
 BUFFER: Final = 10_000
 """Records that may wait for a commit; more means that the disk stands still, and is refused."""
 BATCH: Final = 512
+BACKLOG: Final = 4_096
+"""Records that may wait for a commit before a barrier waits that otherwise would not."""
 
 
 class Journal:
@@ -33,7 +36,8 @@ class Journal:
 
     def __init__(self, store: JournalStore, clock: Clock) -> None:
         self.store = store
-        self.volatile = store.path == MemoryStore.path
+        self.profile = profile_of(store)
+        self.volatile = not self.profile.on_disk or store.path == MemoryStore.path
         """Whether it is gone with the process."""
         self.listeners = Listeners[Record]("journal")
         self._clock = clock
@@ -64,7 +68,7 @@ class Journal:
             return
         try:
             if self._failure is None:
-                await self.barrier()
+                await self.commit()
         finally:
             self._open = False
             if self._linger is not None:
@@ -75,6 +79,10 @@ class Journal:
 
     async def read(self, run: str) -> list[Record]:
         """A whole stream, verified. Raises `JournalDamaged` also for a payload that is no record."""
+        if not self.profile.kept:
+            raise JournalFailed(self.store.path, f"run {run} cannot be read: with durability 'off' nothing is kept")
+        if self.pending(run) and not self.profile.waits:
+            await self.commit()
         return decode_rows(self.store.path, await self.store.read(run))
 
     def knows(self, run: str) -> bool:
@@ -104,13 +112,15 @@ class Journal:
         seq, crc = self._heads.get(run, (0, 0))
         seq += 1
         at = self._clock.wall()
-        record, payload = sealed(Record(run, seq, at, self._clock.monotonic(), sub, path, incarnation, cause, event))
-        crc = chain(crc, run, seq, payload)
+        record = Record(run, seq, at, self._clock.monotonic(), sub, path, incarnation, cause, event)
+        if self.profile.kept:
+            record, payload = sealed(record)
+            crc = chain(crc, run, seq, payload)
+            self._buffer.append((Row(run, seq, payload, len(payload), crc), at))
+            self._appended += 1
+            self._newest[run] = self._appended
+            self._arm()
         self._heads[run] = (seq, crc)
-        self._buffer.append((Row(run, seq, payload, len(payload), crc), at))
-        self._appended += 1
-        self._newest[run] = self._appended
-        self._arm()
         self.listeners.tell(record)
         return record
 
@@ -126,7 +136,7 @@ class Journal:
         if len(self._buffer) >= BATCH:
             self._flush_now()
         elif self._linger is None and self._flusher is None:
-            self._linger = asyncio.get_running_loop().call_later(LINGER, self._flush_now)
+            self._linger = asyncio.get_running_loop().call_later(self.profile.linger, self._flush_now)
 
     def _flush_now(self) -> None:
         if self._linger is not None:
@@ -136,7 +146,14 @@ class Journal:
             self._flusher = new_task(self._flush(), asyncio.get_running_loop(), name="understudy-journal")
 
     async def barrier(self) -> None:
-        """Wait until everything appended so far is committed. Raises what the store raised."""
+        """Wait until everything so far is committed, if the store's profile does. Raises what the store raised."""
+        if self.profile.waits or len(self._buffer) >= BACKLOG:
+            await self.commit()
+        elif self._failure is not None:
+            raise self._failure
+
+    async def commit(self) -> None:
+        """Wait until everything appended so far is committed, whatever the profile. Raises what the store raised."""
         if self._failure is not None:
             raise self._failure
         if self._committed >= self._appended:

@@ -14,6 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
+from understudy.actors.journal.durability import Durability
 from understudy.actors.telemetry import Listeners
 
 
@@ -71,7 +72,8 @@ class JournalStore(Protocol):
     when it returns. Calls are made one at a time by the journal's writer.
 
     A store through which every word of others comes, so that it can tell, has `posted`, a `Listeners[InboxRow]`, as
-    `MemoryStore` has; the inbox of any other is looked at every 0.2 s (see `posted_of`).
+    `MemoryStore` has; the inbox of any other is looked at every 0.2 s (see `posted_of`). One whose `durability` names
+    a profile is treated as that says (see `durability.profile_of`), any other as "normal".
     """
 
     @property
@@ -134,11 +136,15 @@ def posted_of(store: JournalStore) -> Listeners[InboxRow] | None:
 
 
 class MemoryStore:
-    """A `JournalStore` in memory: gone with the process, which `waiting` results say."""
+    """A `JournalStore` in memory: gone with the process, which `waiting` results say.
+
+    `keep=False`: for a journal that is off. The journal's writer then writes no event; values and words are kept.
+    """
 
     path = ":memory:"
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
+        self.durability: Durability = "memory" if keep else "off"
         self.posted = Listeners[InboxRow]("inbox")
         self._rows: dict[str, list[Row]] = {}
         self._times: dict[str, tuple[float, float]] = {}

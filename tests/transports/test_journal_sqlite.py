@@ -425,7 +425,7 @@ def test_importing_the_store_does_not_load_aiosqlite(tmp_path: Path) -> None:
 
 
 def test_wrong_options_are_refused_when_given() -> None:
-    with pytest.raises(UsageError, match="durability is 'fast': it is 'normal' or 'full'"):
+    with pytest.raises(UsageError, match="durability is 'fast': it is 'normal', 'full' or 'relaxed'"):
         SQLiteStore("desk.db", durability="fast")  # type: ignore[arg-type]  # that is the point
     with pytest.raises(UsageError, match="path is ':memory:'"):
         SQLiteStore(":memory:")

@@ -23,10 +23,10 @@ import anyio
 import anyio.to_thread
 
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
+from understudy.actors.journal.durability import OnDisk
 from understudy.actors.journal.store import Head, InboxRow, Row, verify
 from understudy.transports.journals.sqlite_file import (
     ENVIRONMENT,
-    Durability,
     close_all,
     identity,
     is_named,
@@ -61,24 +61,23 @@ _SET_META: Final = (
 class SQLiteStore:
     """A `JournalStore` in the SQLite file `path`, made with mode 0600 when it is missing or empty.
 
-    `durability`:
+    `durability` (what each can lose is said in `actors.journal.durability`):
 
-    - "normal" (default): killing the process loses nothing that `write` returned for; a power cut can lose the
-      last commits before it, and what is left is a prefix.
-    - "full": killing the process loses nothing, and neither does a power cut if the disk keeps its word about
-      flushed data; every commit waits for the disk (some milliseconds, or a tenth of one on a good SSD).
+    - "normal" (default): `synchronous = NORMAL`. SQLite flushes when it empties the log into the file.
+    - "full": `synchronous = FULL`. Every commit waits for the disk: some milliseconds, or a tenth of one on a good SSD.
+    - "relaxed": `synchronous = OFF`, and the journal's writer waits for no commit. SQLite flushes nothing at all.
 
     Close it: its thread keeps the process alive. It may be opened again afterwards. Raises `UsageError` for
     an unknown `durability` or the path ":memory:".
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "normal") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, durability: OnDisk = "normal") -> None:
         self._path = os.fspath(path)
         if self._path in ("", ":memory:"):
             raise UsageError(f"path is {self._path!r}: SQLiteStore needs a file, MemoryStore keeps a journal in memory")
-        if durability not in get_args(Durability):
-            raise UsageError(f"durability is {durability!r}: it is 'normal' or 'full'")
-        self._durability: Durability = durability
+        if durability not in get_args(OnDisk):
+            raise UsageError(f"durability is {durability!r}: it is 'normal', 'full' or 'relaxed'")
+        self.durability: OnDisk = durability
         self._thread: Worker | None = None
         self._db: sqlite3.Connection | None = None
         self._lock: sqlite3.Connection | None = None
@@ -111,7 +110,7 @@ class SQLiteStore:
         """
         if self._thread is not None:
             raise UsageError(f"{self._path}: this store is open already")
-        db, lock = await anyio.to_thread.run_sync(open_file, self._path, self._durability, owner)
+        db, lock = await anyio.to_thread.run_sync(open_file, self._path, self.durability, owner)
         try:
             with anyio.CancelScope(shield=True):
                 self._thread = await _start(db)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -29,6 +29,7 @@ from understudy.actors.errors import (
     JournalOwned,
     UsageError,
 )
+from understudy.actors.journal.durability import OnDisk
 
 APPLICATION_ID: Final = 0x756E6473
 """SQLite's `application_id` of a journal: the letters "unds"."""
@@ -37,7 +38,7 @@ FORMAT: Final = 1
 BUSY: Final = 5.0
 """Seconds to wait for another process's transaction."""
 
-Durability = Literal["normal", "full"]
+_SYNCHRONOUS: Final[Mapping[OnDisk, str]] = {"relaxed": "OFF", "normal": "NORMAL", "full": "FULL"}
 
 _SCHEMA: Final = (
     "CREATE TABLE events (id INTEGER PRIMARY KEY, run TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL,"
@@ -56,7 +57,7 @@ ENVIRONMENT: Final = ("BUSY", "LOCKED", "IOERR", "FULL", "READONLY", "CANTOPEN",
 _acquiring = threading.Lock()
 
 
-def open_file(path: str, durability: Durability, owner: bool) -> tuple[sqlite3.Connection, sqlite3.Connection | None]:
+def open_file(path: str, durability: OnDisk, owner: bool) -> tuple[sqlite3.Connection, sqlite3.Connection | None]:
     """The connection to the journal and, with `owner`, the lock that makes this process its owner.
 
     Raises `JournalForeign`, `JournalNewer`, `JournalOwned`, `JournalDamaged`, `JournalFailed`.
@@ -139,10 +140,10 @@ def _touch(real: str) -> None:
         os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _set_up(path: str, real: str, db: sqlite3.Connection, durability: Durability, owner: bool) -> None:
+def _set_up(path: str, real: str, db: sqlite3.Connection, durability: OnDisk, owner: bool) -> None:
     db.execute("PRAGMA trusted_schema = OFF")  # a journal may come from elsewhere; ours has no triggers or views
     db.execute("PRAGMA cell_size_check = ON")
-    db.execute(f"PRAGMA synchronous = {durability}")
+    db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
     if owner and _is_blank(path, real, db):
         _create(real, db)
     _recognise(path, db)  # again: the log may hold a newer header than the file
