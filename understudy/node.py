@@ -118,7 +118,7 @@ class Node:
         await self.journal.open()
         stack.push_async_callback(self.journal.aclose)
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
-        await self.journal.store.set_meta({"owners": owners, **self._meta})
+        await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
         self.ledger = self._make_ledger()
         self.runs = Runs(
             kernel=self.kernel,

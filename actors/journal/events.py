@@ -44,6 +44,8 @@ from understudy.actors.journal.window_events import Kept as Kept
 from understudy.actors.journal.window_events import SummaryDenied as SummaryDenied
 
 VERSION: Final = 1
+EVENTS: Final = "events"
+"""The name under which the version of the events is kept in the values of a journal."""
 NODE_STREAM: Final = "@node"
 """The stream of events that belong to no run."""
 SESSION: Final = "@session/"

@@ -17,9 +17,16 @@ from typing import Final
 import msgspec
 
 from understudy.actors.clock import Clock
-from understudy.actors.errors import JournalClosed, JournalDamaged, JournalError, JournalFailed, StaleWriter
+from understudy.actors.errors import (
+    JournalClosed,
+    JournalDamaged,
+    JournalError,
+    JournalFailed,
+    JournalNewer,
+    StaleWriter,
+)
 from understudy.actors.journal.durability import profile_of
-from understudy.actors.journal.events import AnyEvent, Record, decode, sealed
+from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Record, decode, sealed
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
@@ -55,9 +62,14 @@ class Journal:
         self._open = False
 
     async def open(self) -> list[Head]:
-        """Open the store as its owner; every stream it holds."""
+        """Open the store as its owner; every stream it holds. Raises `JournalNewer` for events of a newer version."""
         await self.store.open(owner=True)
-        heads = await self.store.heads()
+        try:
+            check_version(self.store.path, await self.store.meta())
+            heads = await self.store.heads()
+        except BaseException:
+            await self.store.aclose()
+            raise
         self._heads = {head.run: (head.seq, head.crc) for head in heads}
         self._open = True
         return heads
@@ -199,6 +211,16 @@ class Journal:
     async def meta(self) -> Mapping[str, str]:
         """What is kept beside the events."""
         return await self.store.meta()
+
+
+def check_version(path: str, meta: Mapping[str, str]) -> None:
+    """Whether events of the version that is kept in the values can be read here. Raises `JournalNewer`.
+
+    Who writes keeps it there as "events" (see `VERSION`); a journal that does not say is of version 1.
+    """
+    kept = meta.get(EVENTS, "1")
+    if not kept.isdecimal() or int(kept) > VERSION:
+        raise JournalNewer(path, f"events of version {kept}; this understudy reads up to {VERSION}")
 
 
 def decode_rows(path: str, rows: list[Row]) -> list[Record]:

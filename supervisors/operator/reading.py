@@ -17,7 +17,7 @@ from msgspec import Struct
 from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed, JournalForeign, UnknownRun, UsageError
 from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.fold import fold
-from understudy.actors.journal.journal import decode_rows
+from understudy.actors.journal.journal import check_version, decode_rows
 from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import Head
 from understudy.supervisors.operator.text import shorten
@@ -132,7 +132,9 @@ async def reading(path: str) -> AsyncGenerator[Reader, None]:
         raise UsageError(f"{path}: an empty file, not a journal")
     await store.open(owner=False)
     try:
-        yield Reader(store, await store.heads(), await store.meta())
+        meta = await store.meta()
+        check_version(path, meta)
+        yield Reader(store, await store.heads(), meta)
     finally:
         await store.aclose()
 

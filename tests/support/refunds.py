@@ -146,6 +146,7 @@ async def cut(records: list[Record], length: int) -> MemoryStore:
     store = MemoryStore()
     await store.open()
     await store.write(rows_of(records[:length]), [1.0] * length)
+    await store.aclose()
     return store
 
 

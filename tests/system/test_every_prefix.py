@@ -129,6 +129,7 @@ async def cut(rows: list[Row], length: int) -> MemoryStore:
     store = MemoryStore()
     await store.open()
     await store.write(rows[:length], [1.0] * length)
+    await store.aclose()
     return store
 
 

@@ -246,6 +246,7 @@ async def store_of(rows: list[Row]) -> MemoryStore:
     store = MemoryStore()
     await store.open()
     await store.write(rows, [1.0] * len(rows))
+    await store.aclose()
     return store
 
 

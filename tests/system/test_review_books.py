@@ -97,6 +97,7 @@ async def test_what_was_in_flight_at_a_crash_is_spent_before_anybody_spends_agai
         cut = MemoryStore()
         await cut.open()
         await cut.write(rows[:asked], [1.0] * asked)
+        await cut.aclose()
         async with System(tree, journal=cut) as system:
             assert system.ledger.statement("desk").spent == {"model_calls": 1}
             await soon(system.resume(run))

@@ -134,7 +134,7 @@ def test_a_newer_file_is_refused_with_both_versions_and_left_as_it_was(owner: bo
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 7")
     before = listing(tmp_path)
-    assert attempt(path, owner=owner) == "JournalNewer: format version 7; this understudy reads up to 1"
+    assert attempt(path, owner=owner) == "JournalNewer: format version 7; this understudy reads up to 2"
     assert listing(tmp_path) == before
 
 
@@ -274,6 +274,16 @@ def test_200_random_damages_are_refused_or_harmless_and_never_change_what_is_rea
     true = anyio.run(sample, path, runs)
     anyio.run(main)
     assert refused > 100
+
+
+@pytest.mark.parametrize("name", [b"CREATE TABLE events", b"tablecontentscontents"])
+def test_a_damaged_text_of_the_schema_is_damage(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    anyio.run(make_journal, path)
+    data = path.read_bytes()
+    assert data.count(name) == 1
+    path.write_bytes(data.replace(name, name[:-2] + b"\x93" + name[-1:]))
+    assert attempt(path).startswith("JournalDamaged: damaged at @file:0: ")
 
 
 def change(path: Path, statement: str) -> None:

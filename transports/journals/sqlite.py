@@ -5,6 +5,7 @@ Files: `desk.db`, SQLite's own `desk.db-wal` and `desk.db-shm`, and `desk.db-own
 - A transaction is one function on aiosqlite's thread. A caller that is cancelled cannot leave it half done.
 - Rows are appended to a table in the order they come, with an index on (run, seq). Measured with 2,000 runs and
   batches of 64, that takes half the time of a table clustered by (run, seq).
+- A text of an event that is large is stored once, in `contents`; see there.
 - `streams` holds the head of every stream, written with its rows: a listing reads no event, and a stream whose
   end is missing is seen. Rows beside the events carry a `seal`, as the events carry their chained CRC.
 """
@@ -25,15 +26,14 @@ import anyio.to_thread
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.durability import OnDisk
 from understudy.actors.journal.store import Head, InboxRow, Row, verify
+from understudy.transports.journals.contents import PUT, apart, stored, together
+from understudy.transports.journals.files import is_named, pragma, transaction
 from understudy.transports.journals.sqlite_file import (
     ENVIRONMENT,
     close_all,
     identity,
-    is_named,
     is_owned,
     open_file,
-    pragma,
-    transaction,
     translated,
 )
 
@@ -45,13 +45,23 @@ LATE: Final = 30.0
 
 T = TypeVar("T")
 
-_INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SET_HEAD: Final = (
     "INSERT INTO streams (run, seq, crc, first_at, last_at, seal) VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (run) DO UPDATE SET seq = excluded.seq, crc = excluded.crc, last_at = excluded.last_at,"
     " seal = excluded.seal"
 )
 _HEAD: Final = "SELECT run, seq, crc, first_at, last_at, seal FROM streams"
+_ROWS: Final = (
+    "SELECT seq, payload, length, crc, NULL FROM events WHERE run = ? ORDER BY seq",
+    "SELECT seq, payload, length, crc, refs FROM events WHERE run = ? ORDER BY seq",
+)
+_TAILS: Final = (
+    "SELECT e.run, e.seq, e.payload, e.length, e.crc, NULL"
+    " FROM streams AS s JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id",
+    "SELECT e.run, e.seq, e.payload, e.length, e.crc, e.refs"
+    " FROM streams AS s JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id",
+)
 _SET_META: Final = (
     "INSERT INTO meta (name, value, seal) VALUES (?, ?, ?)"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value, seal = excluded.seal"
@@ -167,7 +177,7 @@ class SQLiteStore:
 
     async def post(self, kind: str, body: bytes, at: float) -> int:
         """See `JournalStore.post`. Waits up to 5 s for a transaction of the owner."""
-        return await self._call(partial(_post, kind, body, at))
+        return await self._call(partial(_post, self._path, self._file, kind, body, at))
 
     async def take(self, after: int) -> list[InboxRow]:
         """See `JournalStore.take`."""
@@ -219,15 +229,23 @@ def _append(
 ) -> None:
     if not rows:
         return
-    if identity(file[0]) != file:  # SQLite would write on into a file that nobody can open again
-        raise JournalFailed(path, "the file was removed or replaced while it was open")
+    _check_file(path, file)
     with transaction(db):
         heads = _next_heads(path, rows, at, db)
-        values = [
-            (row.run, row.seq, time, row.length, row.crc, row.payload) for row, time in zip(rows, at, strict=True)
-        ]
+        values: list[tuple[str, int, float, int, int, bytes, bytes | None]] = []
+        bodies: dict[bytes, bytes] = {}
+        for row, time in zip(rows, at, strict=True):
+            kept, refs, found = apart(row.payload)
+            bodies.update(found)
+            values.append((row.run, row.seq, time, row.length, row.crc, kept, refs))
+        db.executemany(PUT, bodies.items())
         db.executemany(_INSERT, values)
         db.executemany(_SET_HEAD, [(*head, seal(*head)) for head in heads])
+
+
+def _check_file(path: str, file: tuple[str, int, int]) -> None:
+    if identity(file[0]) != file:  # SQLite would write on into a file that nobody can open again
+        raise JournalFailed(path, "the file was removed or replaced while it was open")
 
 
 def _next_heads(
@@ -264,19 +282,25 @@ def _read(path: str, run: str, db: sqlite3.Connection) -> list[Row]:
     return rows
 
 
-def _rows(run: str, db: sqlite3.Connection) -> tuple[list[Row], sqlite3.Error | None]:
-    """The rows up to the first that cannot be fetched, and the error there."""
+def _rows(run: str, db: sqlite3.Connection) -> tuple[list[Row], Exception | None]:
+    """The rows up to the first that cannot be fetched or put together, and the error there."""
     rows: list[Row] = []
+    body_of = stored(db)
     try:
-        for seq, payload, length, crc in db.execute(
-            "SELECT seq, payload, length, crc FROM events WHERE run = ? ORDER BY seq", (run,)
-        ):
-            rows.append(Row(run, seq, payload, length, crc))
+        for seq, payload, length, crc, refs in db.execute(_ROWS[_has_refs(db)], (run,)):
+            rows.append(Row(run, seq, payload if refs is None else together(payload, refs, body_of), length, crc))
     except sqlite3.Error as error:
         if is_named(error, *ENVIRONMENT):
             raise
         return rows, error
+    except (LookupError, ValueError, TypeError) as error:
+        return rows, error
     return rows, None
+
+
+def _has_refs(db: sqlite3.Connection) -> bool:
+    """Whether there is the column `refs`, which a file of version 1 has not; only an owner upgrades it."""
+    return pragma(db, "user_version") > 1
 
 
 def _check_types(path: str, rows: Sequence[Row]) -> None:
@@ -292,11 +316,13 @@ def _heads(path: str, db: sqlite3.Connection) -> list[Head]:
 
 
 def _tails(path: str, db: sqlite3.Connection) -> list[Row]:
-    found = db.execute(
-        "SELECT e.run, e.seq, e.payload, e.length, e.crc FROM streams AS s"
-        " JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id"
-    ).fetchall()
-    rows = [Row(*row) for row in found]
+    found = db.execute(_TAILS[_has_refs(db)]).fetchall()
+    body_of, rows = stored(db), []
+    for run, seq, payload, length, crc, refs in found:
+        try:
+            rows.append(Row(run, seq, payload if refs is None else together(payload, refs, body_of), length, crc))
+        except (LookupError, ValueError, TypeError) as error:
+            raise JournalDamaged(path, run, seq, str(error)) from error
     _check_types(path, rows)
     return rows
 
@@ -311,8 +337,9 @@ def _set_meta(values: Sequence[tuple[str, str]], db: sqlite3.Connection) -> None
         db.executemany(_SET_META, [(name, value, seal(name, value)) for name, value in values])
 
 
-def _post(kind: str, body: bytes, at: float, db: sqlite3.Connection) -> int:
+def _post(path: str, file: tuple[str, int, int], kind: str, body: bytes, at: float, db: sqlite3.Connection) -> int:
     with transaction(db):
+        _check_file(path, file)  # inside: who upgrades it replaces it while we wait
         values = (float(at) + 0.0, kind, bytes(body))
         cursor = db.execute("INSERT INTO inbox (at, kind, body, seal) VALUES (?, ?, ?, ?)", (*values, seal(*values)))
         return cast(int, cursor.lastrowid)

@@ -4,6 +4,7 @@
   To open and close it as a plain file would drop the POSIX locks which this process may hold on it.
 - Ownership is the lock of `desk.db-owner`, an empty file beside the journal. The operating system drops the lock
   when the process ends, by `kill -9` too; the file stays, because removing a lock file would let two owners in.
+- An owner upgrades a file of an older version (see `upgrading`); others read it as it is.
 - sqlite3's errors stop at `translated`: damage is `JournalDamaged`, what the disk or another process refuses
   `JournalFailed`.
 """
@@ -16,9 +17,8 @@ import stat
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from time import monotonic
-from typing import Final, Literal, cast
+from typing import Final
 
 from understudy.actors.errors import (
     JournalDamaged,
@@ -30,11 +30,13 @@ from understudy.actors.errors import (
     UsageError,
 )
 from understudy.actors.journal.durability import OnDisk
+from understudy.actors.telemetry import log
+from understudy.transports.journals import contents
+from understudy.transports.journals.files import connect, is_named, pragma, touch, transaction
+from understudy.transports.journals.upgrading import FORMAT, upgrade
 
 APPLICATION_ID: Final = 0x756E6473
 """SQLite's `application_id` of a journal: the letters "unds"."""
-FORMAT: Final = 1
-"""SQLite's `user_version` of a journal: the version of the tables below."""
 BUSY: Final = 5.0
 """Seconds to wait for another process's transaction."""
 
@@ -42,13 +44,14 @@ _SYNCHRONOUS: Final[Mapping[OnDisk, str]] = {"relaxed": "OFF", "normal": "NORMAL
 
 _SCHEMA: Final = (
     "CREATE TABLE events (id INTEGER PRIMARY KEY, run TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL,"
-    " length INTEGER NOT NULL, crc INTEGER NOT NULL, payload BLOB NOT NULL)",
+    " length INTEGER NOT NULL, crc INTEGER NOT NULL, payload BLOB NOT NULL, refs BLOB)",
     "CREATE UNIQUE INDEX events_place ON events (run, seq)",
     "CREATE TABLE streams (id INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, seq INTEGER NOT NULL,"
     " crc INTEGER NOT NULL, first_at REAL NOT NULL, last_at REAL NOT NULL, seal INTEGER NOT NULL)",
     "CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL, seal INTEGER NOT NULL)",
     "CREATE TABLE inbox (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL,"
     " body BLOB NOT NULL, seal INTEGER NOT NULL)",
+    contents.TABLE,
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
@@ -70,8 +73,13 @@ def open_file(path: str, durability: OnDisk, owner: bool) -> tuple[sqlite3.Conne
         db: sqlite3.Connection | None = None
         try:
             if owner:
-                _touch(real)
+                touch(real)
             db = connect(real, "rw", timeout=BUSY)
+            if owner and _is_older(db):
+                db.close()
+                kept = upgrade(path, real, timeout=BUSY)
+                log.warning("%s: upgraded to format version %d; the original is %s", path, FORMAT, kept)
+                db = connect(real, "rw", timeout=BUSY)
             _set_up(path, real, db, durability, owner)
         except BaseException:
             close_all(db, lock)
@@ -115,6 +123,11 @@ def _is_blank(path: str, real: str, db: sqlite3.Connection) -> bool:
     return True
 
 
+def _is_older(db: sqlite3.Connection) -> bool:
+    """Whether it is a journal of an older version, as far as it can be read; what else it is `_set_up` finds."""
+    return pragma(db, "application_id") == APPLICATION_ID and 1 <= pragma(db, "user_version") < FORMAT
+
+
 def _recognise(path: str, db: sqlite3.Connection) -> None:
     application, version = pragma(db, "application_id"), pragma(db, "user_version")
     if application != APPLICATION_ID:
@@ -133,11 +146,6 @@ def identity(path: str) -> tuple[str, int, int]:
     except OSError:
         return real, 0, 0
     return real, status.st_dev, status.st_ino
-
-
-def _touch(real: str) -> None:
-    with suppress(FileExistsError):
-        os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _set_up(path: str, real: str, db: sqlite3.Connection, durability: OnDisk, owner: bool) -> None:
@@ -204,43 +212,11 @@ def is_owned(path: str) -> bool:
     return False
 
 
-def connect(real: str, mode: str, *, timeout: float) -> sqlite3.Connection:
-    """A connection that begins no transaction by itself and may be used from any one thread at a time."""
-    address = f"{Path(real).as_uri()}?mode={mode}"
-    return sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
-
-
 def close_all(*connections: sqlite3.Connection | None) -> None:
     """Close what is there."""
     for connection in connections:
         if connection is not None:
             connection.close()
-
-
-@contextmanager
-def transaction(
-    db: sqlite3.Connection, kind: Literal["DEFERRED", "IMMEDIATE", "EXCLUSIVE"] = "IMMEDIATE"
-) -> Generator[None, None, None]:
-    """Commit at the end; roll back when anything is raised, the commit's own error included."""
-    db.execute(f"BEGIN {kind}")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # some errors have rolled back already
-            db.execute("ROLLBACK")
-        raise
-
-
-def pragma(db: sqlite3.Connection, name: str) -> int:
-    """The number that a pragma answers."""
-    return cast(int, db.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def is_named(error: sqlite3.Error, *names: str) -> bool:
-    """Whether SQLite's code for the error is one of `names`, for example "BUSY", or an extended form of it."""
-    code = getattr(error, "sqlite_errorname", "")  # absent when Python, not SQLite, found fault
-    return code.startswith(tuple(f"SQLITE_{name}" for name in names))
 
 
 @contextmanager
@@ -250,6 +226,8 @@ def translated(path: str) -> Generator[None, None, None]:
         yield
     except sqlite3.Error as error:
         raise _failure(path, error) from error
+    except UnicodeDecodeError as error:  # also in the text of an error that quotes a damaged schema
+        raise JournalDamaged(path, "@file", 0, "a text in it is not valid Unicode") from error
     except UnicodeError as error:
         raise UsageError(f"{path}: a text that is not valid Unicode cannot be stored: {error}") from error
     except OSError as error:

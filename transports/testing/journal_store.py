@@ -178,6 +178,20 @@ async def payloads_are_opaque(store: JournalStore) -> None:
         expect(await store.read("a") == rows, True, "the same bytes come back")
 
 
+async def large_texts_come_back_as_written(store: JournalStore) -> None:
+    """Said once or often, in one stream or several, with escapes, around sizes at which a store may keep them apart."""
+    texts = [letter * size for letter in (b"x", b'\\"', b"\\\\", b"\xff") for size in (511, 512, 1_023, 1_024, 5_000)]
+    payloads = [b'{"a":"' + text + b'","b":[1,"' + text + b'"]}' for text in texts]
+    payloads += [b'"' + b"x" * 5_000, b'"' * 5_000, b'"' + b"\\" * 5_001 + b'"', *payloads[:3]]
+    a, b = stream("a", payloads), stream("b", payloads)
+    async with opened(store):
+        await store.write([*a, *b], [1.0] * 2 * len(payloads))
+        expect(await store.read("a") == a, True, "the same bytes come back")
+        expect(await store.tails(), [a[-1], b[-1]], "tails")
+    async with opened(store, owner=False):
+        expect(await store.read("b") == b, True, "the same bytes come back after opening again")
+
+
 async def names_of_runs_are_opaque(store: JournalStore) -> None:
     """Compared as they are: case, trailing blanks, quotes and Unicode forms count."""
     names = ["a", "A", "a ", "", "0", "00", "it's", '"', "%", "é", "e\u0301", "運行", "a\0b", "a:1", "x" * 1_000]
@@ -384,6 +398,7 @@ _ALL: Final[tuple[Check, ...]] = (
     a_repeated_number_refuses_the_whole_write,
     an_empty_write_changes_nothing,
     payloads_are_opaque,
+    large_texts_come_back_as_written,
     names_of_runs_are_opaque,
     a_damaged_row_is_refused_with_its_place,
     meta_is_added_and_replaced,

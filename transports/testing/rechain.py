@@ -9,6 +9,7 @@ from contextlib import closing
 
 from understudy.actors.journal.events import Record, decode, encode
 from understudy.actors.journal.store import chain
+from understudy.transports.journals.contents import stored, together
 from understudy.transports.journals.sqlite import seal
 
 Edit = Callable[[Record], Record]
@@ -21,17 +22,20 @@ def rewrite(path: str | os.PathLike[str], run: str, edit: Edit) -> None:
     `ValueError` when `edit` changes the run or the sequence number of a record.
     """
     with closing(_open(path)) as db:
-        rows = db.execute("SELECT seq, payload FROM events WHERE run = ? ORDER BY seq", (run,)).fetchall()
+        rows = db.execute("SELECT seq, payload, refs FROM events WHERE run = ? ORDER BY seq", (run,)).fetchall()
         if not rows:
             raise LookupError(f"{os.fspath(path)}: no run {run}")
         crc = 0
         values: list[tuple[float, int, int, bytes, str, int]] = []
-        for seq, payload in rows:
-            record = _edited(decode(payload), edit)
+        body_of = stored(db)
+        for seq, payload, refs in rows:
+            record = _edited(decode(together(payload, refs, body_of)), edit)
             data = encode(record)
             crc = chain(crc, run, seq, data)
             values.append((record.at, len(data), crc, data, run, seq))
-        db.executemany("UPDATE events SET at = ?, length = ?, crc = ?, payload = ? WHERE run = ? AND seq = ?", values)
+        db.executemany(
+            "UPDATE events SET at = ?, length = ?, crc = ?, payload = ?, refs = NULL WHERE run = ? AND seq = ?", values
+        )
         head = (run, rows[-1][0], crc, values[0][0] + 0.0, values[-1][0] + 0.0)
         db.execute(
             "UPDATE streams SET seq = ?, crc = ?, first_at = ?, last_at = ?, seal = ? WHERE run = ?",
@@ -46,13 +50,14 @@ def tamper(path: str | os.PathLike[str], run: str, seq: int, edit: Edit) -> None
     Raises `LookupError` for an event that is not there, and `ValueError` when `edit` changes nothing.
     """
     with closing(_open(path)) as db:
-        found = db.execute("SELECT payload FROM events WHERE run = ? AND seq = ?", (run, seq)).fetchone()
+        found = db.execute("SELECT payload, refs FROM events WHERE run = ? AND seq = ?", (run, seq)).fetchone()
         if found is None:
             raise LookupError(f"{os.fspath(path)}: no event {run}:{seq}")
-        data = encode(_edited(decode(found[0]), edit))
-        if data == found[0]:
+        before = together(found[0], found[1], stored(db))
+        data = encode(_edited(decode(before), edit))
+        if data == before:
             raise ValueError(f"the edit leaves {run}:{seq} as it was")
-        db.execute("UPDATE events SET payload = ? WHERE run = ? AND seq = ?", (data, run, seq))
+        db.execute("UPDATE events SET payload = ?, refs = NULL WHERE run = ? AND seq = ?", (data, run, seq))
         db.commit()
 
 
