@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
-from understudy.supervisors.operator import answering, looking
+from understudy.supervisors.operator import answering, keeping, looking
 from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
@@ -37,7 +37,10 @@ _ABOUT: Final[Mapping[str, str]] = {
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
     "guards": "the guards of the agents: armed, or fired in a run, and when last",
+    "salvage": "what verifies of a damaged journal, in a new file",
 }
+_BY_NAME: Final = ("salvage",)
+"""Commands whose journal is named as what they work on."""
 _DEMO: Final = "a supervised team audits the Python environment it runs in"
 _LAST: Final = "Journal: --journal, else UNDERSTUDY_JOURNAL, else the only one in this folder."
 
@@ -60,11 +63,16 @@ class _Show(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     def __init__(self, command: str) -> None:
         super().__init__(
-            prog=f"understudy {command}", description=_ABOUT[command], epilog=_LAST, add_help=False, allow_abbrev=False
+            prog=f"understudy {command}",
+            description=_ABOUT[command],
+            epilog="" if command in _BY_NAME else _LAST,
+            add_help=False,
+            allow_abbrev=False,
         )
         self.set_defaults(command=command)
         self.add_argument("-h", "--help", action=_Show)
-        self.add_argument("--journal", metavar="FILE", help="the journal")
+        if command not in _BY_NAME:
+            self.add_argument("--journal", metavar="FILE", help="the journal")
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of writing usage and leaving the process."""
@@ -113,6 +121,10 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
         case "replay" | "machine":
             parser.place().app()
+        case "salvage":
+            parser.add_argument("damaged", metavar="DAMAGED", help="the journal; it is only read")
+            parser.add_argument("--to", metavar="NEW", required=True, help="the file to make")
+            parser.add_argument("--json", action="store_true", help="each stream as one line of JSON")
         case "guards":
             parser.place().app().add_argument("--json", action="store_true", help="as one line of JSON")
         case _:
@@ -131,6 +143,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "machine": looking.show_machine,
     "replay": looking.replay,
     "guards": looking.show_guards,
+    "salvage": keeping.salvage_file,
 }
 
 

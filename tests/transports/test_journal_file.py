@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from damages import damage
 
 from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed
 from understudy.transports.journals.sqlite import SQLiteStore
@@ -217,17 +218,6 @@ async def sample(path: Path, runs: list[str]) -> dict[str, object]:
         for number in range(10):
             await store.post("approve", b'{"id":"a%d"}' % number, 1.0)
         return await everything(store, runs)
-
-
-def damage(data: bytes, draw: random.Random) -> bytes:
-    at, kind = draw.randrange(len(data)), draw.random()
-    if kind < 0.05:
-        return data[:at]
-    if kind < 0.15:
-        page = at // 4096 * 4096
-        return data[:page] + bytes(4096) + data[page + 4096 :]
-    count = draw.choice((1, 4, 64))
-    return (data[:at] + draw.randbytes(count) + data[at + count :])[: len(data)]
 
 
 def agrees(name: str, told: object, true: object) -> bool:

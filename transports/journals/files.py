@@ -46,3 +46,12 @@ def touch(real: str) -> None:
     """Make an empty file that nobody else may read, if there is none."""
     with suppress(FileExistsError):
         os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def flush_folder(real: str) -> None:
+    """Let the names in the folder of a file outlive a power cut."""
+    folder = os.open(os.path.dirname(real), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

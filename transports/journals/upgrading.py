@@ -15,7 +15,7 @@ from typing import Final
 
 from understudy.actors.errors import JournalFailed
 from understudy.transports.journals import contents
-from understudy.transports.journals.files import connect, is_named, pragma, touch, transaction
+from understudy.transports.journals.files import connect, flush_folder, is_named, pragma, touch, transaction
 
 FORMAT: Final = 2
 """SQLite's `user_version` of a journal: the version of its tables and of what is in them."""
@@ -54,7 +54,7 @@ def upgrade(path: str, real: str, *, timeout: float) -> str:
                 _migrate(version, new)
             kept = _keep(path, real, version)
             os.replace(copy, real)
-            _flush_folder(real)
+            flush_folder(real)
             return kept
     except BaseException:
         _remove(copy)
@@ -94,17 +94,9 @@ def _keep(path: str, real: str, version: int) -> str:
             return name  # a killed process gave it already
         with suppress(FileExistsError):
             os.link(real, name)
-            _flush_folder(real)
+            flush_folder(real)
             return name
     raise JournalFailed(path, f"{KEPT} originals of version {version} are kept beside it; remove some")
-
-
-def _flush_folder(real: str) -> None:
-    folder = os.open(os.path.dirname(real), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _remove(copy: str) -> None:
