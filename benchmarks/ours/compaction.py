@@ -188,12 +188,15 @@ async def program(case: Case) -> Found:
         case.stop()
         if provider.unpinned:
             raise CheckFailed(provider.unpinned)
-        bytes_each = await _bytes(system, runs, turns)
+        rows = await _rows(system, runs, turns)
+        bytes_each = [float(sum(row.length for row in turn)) for turn in rows]
         again = await inside.replayed(system, runs[-1])
     costs = [(later[0] - done) * 1e6 for (_, _, done), later in itertools.pairwise(provider.at)]
     beats = [(done - began) * 1e6 for _, began, done in provider.at[1:]]
     _compare(case, "cpu", costs, beats)
     _compare(case, "journal", bytes_each, [1.0] * len(bytes_each))
+    if turns >= JUDGED:
+        await _stored(case, rows)
     case.extra["compactions"] = summariser.calls
     pinned, value = provider.found()
     return {"pinned": pinned, "order_hash": value, "over": provider.over, "replay": again}
@@ -212,19 +215,29 @@ async def _play(system: System, agent: Agent[str, Prompt], provider: Provider) -
     return runs
 
 
-async def _bytes(system: System, runs: list[str], turns: int) -> list[float]:
-    """Bytes of journal of each turn."""
+async def _rows(system: System, runs: list[str], turns: int) -> list[list[inside.Row]]:
+    """The rows that each turn put into the journal."""
     if len(runs) > 1:
-        index = [length for length, _ in await inside.journalled(system, f"{inside.SESSION}talk")]
-        each = [sum(length for length, _ in await inside.journalled(system, run)) for run in runs]
-        return [float(one + other) for one, other in zip(each, index, strict=True)]
-    sums = [0.0] * (turns + 1)
+        index = [row for row, _ in await inside.journalled(system, f"{inside.SESSION}talk")]
+        each = [[row for row, _ in await inside.journalled(system, run)] for run in runs]
+        return [[*rows, other] for rows, other in zip(each, index, strict=True)]
+    found: list[list[inside.Row]] = [[] for _ in range(turns + 1)]
     turn = 0
-    for length, event in await inside.journalled(system, runs[0]):
+    for row, event in await inside.journalled(system, runs[0]):
         if isinstance(event, inside.ModelAsked) and not event.covers:
             turn = event.step - 1
-        sums[turn] += length
-    return sums[:turns]
+        found[turn].append(row)
+    return found[:turns]
+
+
+async def _stored(case: Case, rows: list[list[inside.Row]]) -> None:
+    """What a journal on disk grows by in the first turns and in the last."""
+    parts = [[row for turn in part for row in turn] for part in (rows[:ENDS], rows[ENDS:-ENDS], rows[-ENDS:])]
+    first, _, last = await inside.stored([part for part in parts if part])
+    case.extra["disk_first"], case.extra["disk_last"] = round(first / ENDS, 1), round(last / ENDS, 1)
+    case.extra["disk_ratio"] = ratio = round(last / first, 3)
+    if ratio > STEEP:
+        raise CheckFailed(f"disk: a turn at the end takes {ratio:.2f} times as much as one at the beginning")
 
 
 def _compare(case: Case, what: str, each: list[float], beats: list[float]) -> None:

@@ -1,5 +1,10 @@
 """What a check must know and the public API does not tell: the one place that looks inside. No actor uses it."""
 
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
 from understudy import System
 from understudy.actors.journal.events import SESSION as SESSION
 from understudy.actors.journal.events import ModelAsked as ModelAsked
@@ -8,6 +13,8 @@ from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
 from understudy.actors.journal.sessions import completed
+from understudy.actors.journal.store import Row as Row
+from understudy.transports.journals.sqlite import SQLiteStore
 
 
 def dead_letters(system: System) -> int:
@@ -15,11 +22,25 @@ def dead_letters(system: System) -> int:
     return system.kernel.telemetry.letter_count
 
 
-async def journalled(system: System, stream: str) -> list[tuple[int, object]]:
-    """Bytes and event of every row of a stream."""
+async def journalled(system: System, stream: str) -> list[tuple[Row, object]]:
+    """Every row of a stream, and its event."""
     rows = await system.journal.store.read(stream)
     records = decode_rows("", rows)
-    return [(row.length, record.event) for row, record in zip(rows, records, strict=True)]
+    return [(row, record.event) for row, record in zip(rows, records, strict=True)]
+
+
+async def stored(parts: Sequence[Sequence[Row]]) -> list[int]:
+    """Bytes that a journal in SQLite grows by with each of the parts, in their order."""
+    sizes: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "growth.db"
+        for part in parts:
+            store = SQLiteStore(path, durability="relaxed")
+            await store.open()
+            await store.write(part, [1.0] * len(part))
+            await store.aclose()
+            sizes.append(path.stat().st_size)
+    return [size - before for before, size in itertools.pairwise([0, *sizes])]
 
 
 async def replayed(system: System, run: str) -> str:
