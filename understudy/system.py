@@ -25,6 +25,7 @@ from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waitin
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.pruning import Prunable, prune
 from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
@@ -163,6 +164,20 @@ class System(Node):
         return await self.kernel.suspensions.peek(cell_of(self.kernel, actor), fn, timeout)
 
     # -- runs ----------------------------------------------------------------------------------------------
+
+    async def prune(self, *, ended_before: float) -> Prunable:
+        """Remove the streams of runs that ended more than `ended_before` seconds ago, and say which.
+
+        Those stay that somebody still needs: with an open doubt, or in the window of a session. What the others spent
+        in budgets per life or window is kept. They cannot be read, replayed or resumed any more. Raises `UsageError`
+        for a negative number, `JournalError`.
+        """
+        self._running()
+        if not ended_before >= 0:
+            raise UsageError(f"ended_before is {ended_before!r}: seconds may not be negative")
+        gone = await prune(self.journal, self._clock.wall() - ended_before)
+        self.runs.drop(gone.runs)
+        return gone
 
     async def run(
         self, agent: Agent[O, M], task: str | M, *, timeout: float | None = None, session: str | None = None

@@ -17,6 +17,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import UsageError
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.spends import dated, is_own
 from understudy.actors.journal.state import Estimate, Run, Sub
 from understudy.actors.kernel import Kernel
 
@@ -55,7 +56,7 @@ class Books:
         self._chains: dict[str, dict[tuple[int, str], Chain]] = {}
         declared = [budget.pool(owner, "run") for policy in policies.values() for owner, budget in policy.budgets]
         self._windows = {pool.key: pool.window for pool in declared if pool.window is not None}
-        self._shared = {pool.key for pool in declared if not _is_own(pool.key, "run")}
+        self._shared = {pool.key for pool in declared if not is_own(pool.key, "run")}
 
     def policy(self, agent: str) -> Policy:
         """The policy of an agent by name. Raises `UsageError`."""
@@ -162,7 +163,7 @@ class Books:
             self.declare_pools(run)
 
         def wanted(pool: str) -> bool:
-            return pool not in self._windows and (own if _is_own(pool, run.id) else shared)
+            return pool not in self._windows and (own if is_own(pool, run.id) else shared)
 
         for pools, spent in _spent(run):
             for pool in pools:
@@ -187,10 +188,24 @@ class Books:
             if isinstance(event, ev.BudgetBreached) and event.pool in self._windows:
                 self.ledger.close(event.pool, event.unit, event.over, at=min(record.at, now), now=now)
 
+    def book_pruned(self, records: Iterable[ev.Record]) -> None:
+        """Give the ledger what runs spent that were pruned since, in pools that count more than one run."""
+        now = self.now()
+        for event in [record.event for record in records if isinstance(record.event, ev.Pruned)]:
+            for each in event.spends:
+                at = min(each.at, now) if each.pool in self._windows else 0.0
+                with contextlib.suppress(UsageError):  # a pool of a former tree that this one does not have
+                    self.ledger.book((each.pool,), each.spent, at=at, now=now if at else 0.0)
+            for each in event.over:
+                at = min(each.at, now) if each.pool in self._windows else 0.0
+                with contextlib.suppress(UsageError):
+                    for unit, amount in each.spent.items():
+                        self.ledger.close(each.pool, unit, amount, at=at, now=now if at else 0.0)
+
     def forget_pools(self, run: Run) -> None:
         """Drop the pools that counted this run alone."""
         self._chains.pop(run.id, None)
-        own = dict.fromkeys(pool for pools in run.booked for pool in pools if _is_own(pool, run.id))
+        own = dict.fromkeys(pool for pools in run.booked for pool in pools if is_own(pool, run.id))
         for pool in own:
             with contextlib.suppress(UsageError):
                 self.ledger.forget(pool)
@@ -301,34 +316,7 @@ def _resolve(futures: Iterator[asyncio.Future[None]] | list[asyncio.Future[None]
             future.set_result(None)
 
 
-def _is_own(pool: str, run: str) -> bool:
-    return pool.endswith(f"@{run}")
-
-
 def _spent(run: Run) -> Iterator[tuple[tuple[str, ...], Mapping[str, int]]]:
     for pools, spend in run.booked.items():
         yield pools, spend.amounts()
     yield from run.tickets.values()
-
-
-def dated(records: Iterable[ev.Record]) -> Iterator[tuple[float | None, tuple[str, ...], Mapping[str, int]]]:
-    """(when, in which pools, how much) for all that a run spent; without a time for what is still in flight. Pure."""
-    asked: dict[str, tuple[tuple[str, ...], Mapping[str, int]]] = {}
-    spends: dict[str, tuple[float | None, tuple[str, ...], Mapping[str, int]]] = {}
-    for record in records:
-        event = record.event
-        if isinstance(event, ev.ModelAsked):
-            asked[event.ticket] = (event.pools, event.reserved)
-            spends[event.ticket] = (None, event.pools, event.reserved)
-        elif isinstance(event, ev.ModelAnswered | ev.ModelFailed) and event.ticket in asked:
-            spends[event.ticket] = (record.at, asked.pop(event.ticket)[0], event.spent)
-        elif isinstance(event, ev.ToolAsked):
-            spends[event.ticket] = (record.at, event.pools, event.reserved)
-        elif isinstance(event, ev.SpendCorrected) and event.ticket in spends:
-            at, pools, spent = spends[event.ticket]
-            spends[event.ticket] = (
-                at,
-                pools,
-                {unit: min(event.spent.get(unit, 0), was) for unit, was in spent.items()},
-            )
-    yield from spends.values()

@@ -29,6 +29,7 @@ from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, Un
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.fold import apply, fold
 from understudy.actors.journal.journal import Journal
+from understudy.actors.journal.pruned_events import PRUNED
 from understudy.actors.journal.state import Run, Sub
 from understudy.actors.journal.view import View
 from understudy.actors.kernel import Kernel
@@ -223,6 +224,13 @@ class Runs(Books):
                 self._runs[run] = self._runs.pop(run)  # the newest of those that ended
                 self._forget_old()
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget ended runs that are in the journal no more."""
+        for name in names:
+            run = self._runs.pop(name, None)
+            if run is not None:
+                self.forget_pools(run)
+
     def _forget_old(self) -> None:
         many = len(self._runs) - len(self._live) - KEPT
         ended = islice((name for name in self._runs if name not in self._live), max(0, many))
@@ -377,6 +385,8 @@ class Runs(Books):
     async def load(self) -> list[str]:
         """Fold every unfinished run of the journal. Their ids, oldest first."""
         loaded: list[str] = []
+        if self.journal.knows(PRUNED):
+            self.book_pruned(await self.journal.read(PRUNED))
         for tail in await self.journal.store.tails():
             self.windows.learn(tail)
             if not ev.is_run(tail.run) or tail.run in self._runs:

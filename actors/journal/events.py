@@ -33,6 +33,7 @@ from understudy.actors.journal.guard_events import BudgetDenied as BudgetDenied
 from understudy.actors.journal.guard_events import BudgetLow as BudgetLow
 from understudy.actors.journal.guard_events import Judged as Judged
 from understudy.actors.journal.guard_events import SpendCorrected as SpendCorrected
+from understudy.actors.journal.pruned_events import Pruned as Pruned
 from understudy.actors.journal.supervision_events import BackedOff as BackedOff
 from understudy.actors.journal.supervision_events import ChildExited as ChildExited
 from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
@@ -43,7 +44,7 @@ from understudy.actors.journal.window_events import InSession as InSession
 from understudy.actors.journal.window_events import Kept as Kept
 from understudy.actors.journal.window_events import SummaryDenied as SummaryDenied
 
-VERSION: Final = 1
+VERSION: Final = 2
 EVENTS: Final = "events"
 """The name under which the version of the events is kept in the values of a journal."""
 NODE_STREAM: Final = "@node"
@@ -414,6 +415,7 @@ AnyEvent = (
     | ChildExited
     | BackedOff
     | GaveUp
+    | Pruned
 )
 
 COMMANDS: Final = (

@@ -27,6 +27,7 @@ from understudy.actors.errors import (
 )
 from understudy.actors.journal.durability import profile_of
 from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Record, decode, sealed
+from understudy.actors.journal.pruned_events import PRUNED, Pruned
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
@@ -60,6 +61,9 @@ class Journal:
         self._failure: JournalError | None = None
         self.on_failure: Callable[[JournalError], None] | None = None
         self._open = False
+        self._pruning = asyncio.Lock()
+        self._gone: set[str] = set()
+        """Runs that were pruned, or are just now: nobody may go on with them."""
 
     async def open(self) -> list[Head]:
         """Open the store as its owner; every stream it holds. Raises `JournalNewer` for events of a newer version."""
@@ -121,6 +125,8 @@ class Journal:
         self._check_usable()
         if incarnation and self._current.get(path, incarnation) != incarnation:
             raise StaleWriter(self.store.path, f"{path} #{incarnation} is not current, #{self._current[path]} is")
+        if run in self._gone:
+            raise JournalFailed(self.store.path, f"run {run} was pruned")
         seq, crc = self._heads.get(run, (0, 0))
         seq += 1
         at = self._clock.wall()
@@ -207,6 +213,38 @@ class Journal:
         self._waiters = []
         if self.on_failure is not None:
             self.on_failure(error)
+
+    async def prune(self, runs: Mapping[str, int], event: Pruned) -> None:
+        """Remove the streams of `runs`, and append `event` to the stream `@pruned`, in one write that is done at once.
+
+        `runs`: the number of the last event of each. Raises `JournalFailed` when one has gone on, and what the store
+        raises; then everything is as it was. It ends even if the caller is cancelled.
+        """
+        self._check_usable()
+        await asyncio.shield(new_task(self._prune(runs, event), asyncio.get_running_loop(), name="understudy-prune"))
+
+    async def _prune(self, runs: Mapping[str, int], event: Pruned) -> None:
+        async with self._pruning:
+            await self.commit()
+            for run, last in runs.items():
+                if self._heads.get(run, (0, 0))[0] != last:
+                    raise JournalFailed(self.store.path, f"run {run} has gone on meanwhile; it was not pruned")
+            self._gone |= runs.keys()
+            seq, crc = self._heads.get(PRUNED, (0, 0))
+            at = self._clock.wall()
+            record = Record(PRUNED, seq + 1, at, self._clock.monotonic(), 0, "", 0, 0, event)
+            record, payload = sealed(record)
+            row = Row(PRUNED, seq + 1, payload, len(payload), chain(crc, PRUNED, seq + 1, payload))
+            try:
+                await self.store.prune(list(runs), [row], [at])
+            except BaseException:
+                self._gone -= runs.keys()
+                raise
+            self._heads[PRUNED] = (row.seq, row.crc)
+            for run in runs:
+                self._heads.pop(run, None)
+                self._newest.pop(run, None)
+            self.listeners.tell(record)
 
     async def meta(self) -> Mapping[str, str]:
         """What is kept beside the events."""

@@ -36,7 +36,7 @@ def started(records: Sequence[Record]) -> ev.RunStarted | None:
     return event if isinstance(event, ev.RunStarted) else None
 
 
-def _needs(start: ev.RunStarted | None) -> str:
+def needs(start: ev.RunStarted | None) -> str:
     """The run whose stream is needed to know the window that a run began with, "" for none."""
     return start.continues if start is not None and start.window is None else ""
 
@@ -44,10 +44,10 @@ def _needs(start: ev.RunStarted | None) -> str:
 async def completed(records: Sequence[Record], read: Callable[[str], Awaitable[Sequence[Record]]]) -> list[Record]:
     """A stream as `complete` makes it, what else it takes being read."""
     past: dict[str, Sequence[Record]] = {}
-    name = _needs(started(records))
+    name = needs(started(records))
     while name and name not in past:
         past[name] = await read(name)
-        name = _needs(started(past[name]))
+        name = needs(started(past[name]))
     return complete(records, past)
 
 
@@ -58,7 +58,7 @@ def complete(records: Sequence[Record], past: Mapping[str, Sequence[Record]]) ->
     """
     chain: list[tuple[str, int]] = []
     start = started(records)
-    while start is not None and (name := _needs(start)):
+    while start is not None and (name := needs(start)):
         if name not in past:
             raise UsageError(f"run {records[0].run} goes on with the window of run {name}, whose events are not there")
         chain.append((name, start.upto))

@@ -100,6 +100,14 @@ class JournalStore(Protocol):
         """
         ...
 
+    async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
+        """Remove the streams of `runs`, and append rows as `write` does, all of it or nothing. Only the owner may.
+
+        A stream that there is not is passed over; the rows are of other streams. What only removed rows referred to
+        goes with them. Raises as `write`.
+        """
+        ...
+
     async def read(self, run: str) -> list[Row]:
         """The whole stream, oldest first and verified. Empty when there is none."""
         ...
@@ -183,6 +191,13 @@ class MemoryStore:
         for row, moment in zip(rows, times, strict=True):
             self._rows.setdefault(row.run, []).append(row)
             self._times[row.run] = (self._times.get(row.run, (moment, moment))[0], moment)
+
+    async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
+        """See `JournalStore.prune`."""
+        await self.write(rows, at)
+        for run in runs:
+            self._rows.pop(run, None)
+            self._times.pop(run, None)
 
     async def read(self, run: str) -> list[Row]:
         """See `JournalStore.read`."""

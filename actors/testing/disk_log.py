@@ -10,13 +10,17 @@ from understudy.actors.journal.store import Head, InboxRow, Row
 
 
 class Commit(Struct):
-    """One transaction of the log: rows with their times, or values, or a word. Without `whole` it has no end."""
+    """One transaction of the log: rows with their times, or values, or a word. Without `whole` it has no end.
+
+    `gone` are streams that it removes.
+    """
 
     rows: tuple[Row, ...] = ()
     at: tuple[float, ...] = ()
     values: tuple[tuple[str, str], ...] = ()
     word: InboxRow | None = None
     whole: bool = True
+    gone: tuple[str, ...] = ()
 
 
 class Pages:
@@ -43,6 +47,9 @@ class Pages:
         for row, moment in zip(commit.rows, commit.at, strict=True):
             self.rows.setdefault(row.run, []).append(row)
             self.times[row.run] = (self.times.get(row.run, (moment, moment))[0], moment)
+        for run in commit.gone:
+            self.rows.pop(run, None)
+            self.times.pop(run, None)
         self.meta.update(commit.values)
         if commit.word is not None:
             self.inbox.append(commit.word)

@@ -27,7 +27,8 @@ from understudy.actors.journal.sessions import complete
 from understudy.actors.journal.store import JournalStore, Row, chain
 
 _TITLE: Final = "understudy history"
-_HEADER: Final = f"{_TITLE} {VERSION}\n".encode()
+_HEADERS: Final = [f"{_TITLE} {version}\n".encode() for version in range(1, VERSION + 1)]
+_HEADER: Final = _HEADERS[-1]
 
 
 class Replays(Struct, frozen=True):
@@ -144,11 +145,11 @@ def read_history(data: bytes, *, name: str = "history") -> dict[str, list[Record
     """
     lines = data.split(b"\n")[:-1]
     if not lines:
-        if _HEADER.startswith(data):
+        if any(header.startswith(data) for header in _HEADERS):
             return {}
         raise JournalDamaged(name, "@line", 1, "not a history")
-    if lines[0] + b"\n" != _HEADER:
-        raise JournalDamaged(name, "@line", 1, f"not a history of version {VERSION}: {_shown(lines[0])}")
+    if lines[0] + b"\n" not in _HEADERS:
+        raise JournalDamaged(name, "@line", 1, f"not a history of version 1 to {VERSION}: {_shown(lines[0])}")
     streams: dict[str, list[Record]] = {}
     crcs: dict[str, int] = {}
     for number, line in enumerate(lines[1:], 2):

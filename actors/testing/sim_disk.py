@@ -304,6 +304,12 @@ class SimStore:
             raise UsageError(f"{self.path}: {len(rows)} rows with {len(at)} times")
         await self._change(Commit(rows=tuple(rows), at=tuple(at)), nothing=not rows)
 
+    async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
+        """See `JournalStore.prune`; a numbered write, like `write`."""
+        if len(rows) != len(at):
+            raise UsageError(f"{self.path}: {len(rows)} rows with {len(at)} times")
+        await self._change(Commit(rows=tuple(rows), at=tuple(at), gone=tuple(runs)), nothing=not rows and not runs)
+
     async def read(self, run: str) -> list[Row]:
         """See `JournalStore.read`."""
 

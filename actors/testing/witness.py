@@ -51,6 +51,16 @@ class Witness:
         await self.inner.write(rows, at)
         batch.acknowledged = True
 
+    async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
+        """See `JournalStore.prune`. What was written of these streams is forgotten when it has returned."""
+        batch = Batch(tuple(rows))
+        self.written.append(batch)
+        await self.inner.prune(runs, rows, at)
+        batch.acknowledged = True
+        self.base = {run: kept for run, kept in self.base.items() if run not in runs}
+        for each in self.written:
+            each.rows = tuple(row for row in each.rows if row.run not in runs)
+
     async def read(self, run: str) -> list[Row]:
         """See `JournalStore.read`."""
         return await self.inner.read(run)

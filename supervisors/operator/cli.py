@@ -37,6 +37,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
     "guards": "the guards of the agents: armed, or fired in a run, and when last",
+    "prune": "remove runs that ended long ago, and that nobody needs",
     "salvage": "what verifies of a damaged journal, in a new file",
 }
 _BY_NAME: Final = ("salvage",)
@@ -121,6 +122,10 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
         case "replay" | "machine":
             parser.place().app()
+        case "prune":
+            parser.add_argument("--ended-before", metavar="AGE", required=True, help="30d, 12h, 90m: so long ago")
+            parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+            parser.add_argument("--json", action="store_true", help="each run as one line of JSON")
         case "salvage":
             parser.add_argument("damaged", metavar="DAMAGED", help="the journal; it is only read")
             parser.add_argument("--to", metavar="NEW", required=True, help="the file to make")
@@ -143,6 +148,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "machine": looking.show_machine,
     "replay": looking.replay,
     "guards": looking.show_guards,
+    "prune": keeping.prune_journal,
     "salvage": keeping.salvage_file,
 }
 

@@ -1,4 +1,4 @@
-"""`understudy salvage` as it is typed: a line for each stream, a verdict, and an exit status."""
+"""`understudy salvage` and `prune` as they are typed: data on stdout, a verdict on stderr, and an exit status."""
 
 import json
 import subprocess
@@ -8,6 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 from damages import write_sample
+from recorded import record
+
+from understudy.transports.journals.sqlite import SQLiteStore
+from understudy.transports.testing.journal_kit import opened
 
 
 def understudy(*argv: str | Path) -> tuple[int, list[str], list[str]]:
@@ -54,9 +58,54 @@ def test_what_was_kept_and_lost_is_said_for_each_stream(desk: Path) -> None:
         (["salvage", "{desk}", "--to", "{desk}"], 2, "there is a file already; name a new one"),
         (["salvage", "nothing.db", "--to", "new.db"], 1, "nothing.db: cannot be read: No such file or directory"),
         (["salvage", "{desk}", "--to", "new.db", "--journal", "x"], 2, "unrecognized arguments: --journal x"),
+        (["prune", "--journal", "{desk}"], 2, "prune: the following arguments are required: --ended-before"),
+        (["prune", "--journal", "{desk}", "--ended-before", "30"], 2, "'30' is no age: a number and one of s, m, h"),
+        (["prune", "--journal", "{desk}", "--ended-before", "-1d"], 2, "expected one argument"),
+        (["prune", "--journal", "nothing.db", "--ended-before", "30d"], 2, "nothing.db: no such journal"),
     ],
 )
 def test_a_wrong_use_is_one_line(argv: list[str], code: int, text: str, desk: Path) -> None:
     found, out, err = understudy(*(each.format(desk=desk) for each in argv))
     assert (found, out, len(err)) == (code, [], 1)
     assert text in err[0]
+
+
+@pytest.mark.promise(267)
+def test_runs_that_ended_long_ago_are_removed_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    anyio.run(record, path)
+
+    async def runs() -> list[str]:
+        async with opened(SQLiteStore(path), owner=False) as store:
+            return [head.run for head in await store.heads() if not head.run.startswith("@")]
+
+    before = anyio.run(runs)
+    assert understudy("prune", "--journal", path, "--ended-before", "1d")[::2] == (
+        0,
+        [f"{path}: 0 runs with 0 events removed"],
+    )
+    code, out, err = understudy("prune", "--journal", path, "--ended-before", "0s", "--dry-run", "--json")
+    assert (code, anyio.run(runs)) == (0, before)
+    would = [json.loads(line)["run"] for line in out]
+    assert 0 < len(would) < len(before)
+    assert "would be removed; " in err[0]
+    assert err[0].endswith("that ended before then kept, others need them")
+    code, out, err = understudy("prune", "--journal", path, "--ended-before", "0s")
+    assert (code, out) == (0, [])
+    assert f"{path}: {len(would)} runs with " in err[0]
+    assert anyio.run(runs) == [run for run in before if run not in would]
+
+
+def test_a_journal_in_use_is_not_pruned_by_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    anyio.run(record, path)
+
+    async def main() -> tuple[int, list[str], list[str]]:
+        async with opened(SQLiteStore(path)):
+            return await anyio.to_thread.run_sync(understudy, "prune", "--journal", path, "--ended-before", "0s")
+
+    assert anyio.run(main) == (
+        1,
+        [],
+        [f"understudy: {path}: another live process owns it, or another store in this one"],
+    )

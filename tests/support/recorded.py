@@ -55,9 +55,14 @@ def tree() -> Supervisor:
 
 
 async def record(path: Path) -> None:
-    """Make the journal at `path`: finished runs, a session, one that waits for a person, a word in the inbox."""
+    """Make the journal at `path`: finished runs, a session, one that waits for a person, a word in the inbox.
+
+    Since version 2 also what is left of a run that was pruned.
+    """
     async with System(tree(), journal=path, meta={"app": "recorded"}) as system:
         clerk, talker = (system.tree.policies[name].agent for name in ("clerk", "talker"))
+        await system.run(talker, "hello")
+        assert len((await system.prune(ended_before=0)).runs) == 1
         paid = await system.run(clerk, "settle the bill")
         assert paid.status == "waiting"
         await system.approve(paid.pending[0], by="ana")

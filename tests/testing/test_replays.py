@@ -18,7 +18,7 @@ from understudy import Agent, Loops, Supervisor, System, tool
 from understudy.actors.agents.policy import Policy
 from understudy.actors.errors import JournalDamaged, JournalFailed, UnknownRun
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import VERSION, Record
 from understudy.actors.journal.fold import fold
 from understudy.actors.testing.journal_checks import check_tail
 from understudy.actors.testing.replays import check_history, check_replay, read_history, record_history
@@ -197,7 +197,7 @@ def test_a_recorded_history_is_text_and_replays_without_its_journal(journal: Fou
     path.unlink()
     (tmp_path / "desk.history").write_bytes(data)
     kept = (tmp_path / "desk.history").read_bytes()
-    assert kept.decode().startswith("understudy history 1\n")
+    assert kept.decode().startswith(f"understudy history {VERSION}\n")
     assert list(read_history(kept)) == runs[:3]
     found = check_history(kept, policies())
     found.check()

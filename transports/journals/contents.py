@@ -27,6 +27,8 @@ PUT: Final = (
     "INSERT INTO contents (digest, body) VALUES (?, ?)"
     " ON CONFLICT (digest) DO UPDATE SET body = excluded.body WHERE body IS NOT excluded.body"
 )
+USED: Final = "CREATE INDEX events_refs ON events (id) WHERE refs IS NOT NULL"
+"""Finds the rows that refer to bodies, for pruning: few of many."""
 _GET: Final = "SELECT body FROM contents WHERE digest = ?"
 _TEXT: Final = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _REF: Final = Struct(f"<I{DIGEST}s")
@@ -84,6 +86,15 @@ def parsed(refs: object) -> list[tuple[int, bytes]]:
     if type(refs) is not bytes or not refs or len(refs) % _REF.size:
         raise ValueError("the references to its texts are damaged")
     return list(_REF.iter_unpack(refs))
+
+
+def referred(db: sqlite3.Connection, run: str | None = None) -> set[bytes]:
+    """The digests that rows of a stream, or of all, refer to. Raises `ValueError` for references that are none."""
+    if run is None:
+        rows = db.execute("SELECT refs FROM events INDEXED BY events_refs WHERE refs IS NOT NULL")
+    else:
+        rows = db.execute("SELECT refs FROM events WHERE run = ? AND refs IS NOT NULL", (run,))
+    return {digest for (refs,) in rows for _, digest in parsed(refs)}
 
 
 def stored(db: sqlite3.Connection) -> Bodies:

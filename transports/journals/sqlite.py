@@ -26,7 +26,7 @@ import anyio.to_thread
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.durability import OnDisk
 from understudy.actors.journal.store import Head, InboxRow, Row, verify
-from understudy.transports.journals.contents import PUT, apart, stored, together
+from understudy.transports.journals.contents import PUT, apart, referred, stored, together
 from understudy.transports.journals.files import is_named, pragma, transaction
 from understudy.transports.journals.sqlite_file import (
     ENVIRONMENT,
@@ -46,6 +46,7 @@ LATE: Final = 30.0
 T = TypeVar("T")
 
 _INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_REMOVE: Final = ("DELETE FROM events WHERE run = ?", "DELETE FROM streams WHERE run = ?")
 _SET_HEAD: Final = (
     "INSERT INTO streams (run, seq, crc, first_at, last_at, seal) VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (run) DO UPDATE SET seq = excluded.seq, crc = excluded.crc, last_at = excluded.last_at,"
@@ -155,6 +156,16 @@ class SQLiteStore:
             raise UsageError(f"{self._path}: {len(rows)} rows with {len(at)} times")
         await self._owner_call(partial(_append, self._path, self._file, rows, at))
 
+    async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
+        """See `JournalStore.prune`. What was removed is overwritten with zeros; its pages are used again.
+
+        The file does not become smaller. Raises as `write`, and `JournalDamaged` when it cannot be seen which large
+        texts are still referred to.
+        """
+        if len(rows) != len(at):
+            raise UsageError(f"{self._path}: {len(rows)} rows with {len(at)} times")
+        await self._owner_call(partial(_prune, self._path, self._file, tuple(runs), rows, at))
+
     async def read(self, run: str) -> list[Row]:
         """The whole stream, verified against its checksums and its head. Raises `JournalDamaged` with the place."""
         return await self._call(partial(_read, self._path, run))
@@ -231,16 +242,45 @@ def _append(
         return
     _check_file(path, file)
     with transaction(db):
-        heads = _next_heads(path, rows, at, db)
-        values: list[tuple[str, int, float, int, int, bytes, bytes | None]] = []
-        bodies: dict[bytes, bytes] = {}
-        for row, time in zip(rows, at, strict=True):
-            kept, refs, found = apart(row.payload)
-            bodies.update(found)
-            values.append((row.run, row.seq, time, row.length, row.crc, kept, refs))
-        db.executemany(PUT, bodies.items())
-        db.executemany(_INSERT, values)
-        db.executemany(_SET_HEAD, [(*head, seal(*head)) for head in heads])
+        _put(path, rows, at, db)
+
+
+def _put(path: str, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection) -> None:
+    heads = _next_heads(path, rows, at, db)
+    values: list[tuple[str, int, float, int, int, bytes, bytes | None]] = []
+    bodies: dict[bytes, bytes] = {}
+    for row, time in zip(rows, at, strict=True):
+        kept, refs, found = apart(row.payload)
+        bodies.update(found)
+        values.append((row.run, row.seq, time, row.length, row.crc, kept, refs))
+    db.executemany(PUT, bodies.items())
+    db.executemany(_INSERT, values)
+    db.executemany(_SET_HEAD, [(*head, seal(*head)) for head in heads])
+
+
+def _prune(
+    path: str,
+    file: tuple[str, int, int],
+    runs: Sequence[str],
+    rows: Sequence[Row],
+    at: Sequence[float],
+    db: sqlite3.Connection,
+) -> None:
+    _check_file(path, file)
+    db.execute("PRAGMA secure_delete = ON")
+    try:
+        with transaction(db):
+            gone = set[bytes]().union(*(referred(db, run) for run in runs))
+            for statement in _REMOVE:
+                db.executemany(statement, [(run,) for run in runs])
+            _put(path, rows, at, db)
+            if gone:
+                unused = gone - referred(db)
+                db.executemany("DELETE FROM contents WHERE digest = ?", [(digest,) for digest in unused])
+    except ValueError as error:
+        raise JournalDamaged(path, "@contents", 0, str(error)) from error
+    finally:
+        db.execute("PRAGMA secure_delete = OFF")
 
 
 def _check_file(path: str, file: tuple[str, int, int]) -> None:

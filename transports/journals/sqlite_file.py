@@ -52,6 +52,7 @@ _SCHEMA: Final = (
     "CREATE TABLE inbox (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL,"
     " body BLOB NOT NULL, seal INTEGER NOT NULL)",
     contents.TABLE,
+    contents.USED,
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )

@@ -27,6 +27,7 @@ def _to_2(db: sqlite3.Connection) -> None:
     """Large texts are stored once. What version 1 wrote stays whole in its rows."""
     db.execute("ALTER TABLE events ADD COLUMN refs BLOB")
     db.execute(contents.TABLE)
+    db.execute(contents.USED)
 
 
 MIGRATIONS: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {1: _to_2}

@@ -357,6 +357,37 @@ async def who_is_not_the_owner_writes_nothing(store: JournalStore) -> None:
         expect(dict(await store.meta()), {"app": "desk"}, "meta")
 
 
+async def pruned_streams_are_gone_and_others_stay(store: JournalStore) -> None:
+    """With what is appended in the same write; texts that others say too are still there."""
+    text = b'{"text":"' + b"said by both " * 200 + b'"}'
+    a, b, c = stream("a", [text, b"2"]), stream("b", [text, b"own"]), stream("c", [b"1", b'"' + b"x" * 3_000 + b'"'])
+    note = stream("@pruned", [b"what is kept of it", b"more"])
+    async with opened(store):
+        await store.write([*a, *b, *c], [1.0] * 6)
+        await store.prune(["a", "none", "c"], note[:1], [2.0])
+        expect([head.run for head in await store.heads()], ["b", "@pruned"], "heads")
+        expect([await store.read(run) for run in ("a", "c")], [[], []], "pruned streams")
+        expect(await store.read("b"), b, "another stream")
+        await store.prune(["b"], note[1:], [3.0])
+        expect(await store.tails(), note[1:], "tails")
+    async with opened(store):
+        expect([head.run for head in await store.heads()], ["@pruned"], "heads after opening again")
+        expect(await store.read("@pruned"), note, "what was appended")
+
+
+async def a_refused_prune_changes_nothing(store: JournalStore) -> None:
+    """A gap in what is appended, a time too few, no ownership."""
+    a, note = stream("a", [b"1"]), stream("@pruned", [b"1", b"2"])
+    async with opened(store):
+        await store.write(a, [1.0])
+        await refusal(JournalFailed, store.prune(["a"], note[1:], [2.0]), "a gap")
+        await refusal(UsageError, store.prune(["a"], note[:1], []), "no time")
+        expect([head.run for head in await store.heads()], ["a"], "heads")
+    async with opened(store, owner=False):
+        await refusal(JournalOwned, store.prune(["a"], note[:1], [2.0]), "prune without ownership")
+        expect(await store.read("a"), a, "rows")
+
+
 async def what_is_open_cannot_be_opened(store: JournalStore) -> None:
     """It is a wrong use, and leaves the store as it was."""
     async with opened(store):
@@ -412,6 +443,8 @@ _ALL: Final[tuple[Check, ...]] = (
     what_is_open_cannot_be_opened,
     a_time_is_needed_for_each_row,
     a_refused_read_stops_nothing,
+    pruned_streams_are_gone_and_others_stay,
+    a_refused_prune_changes_nothing,
     after_a_failed_write_the_writer_writes_nothing_more,
     a_stale_incarnation_writes_nothing,
 )
