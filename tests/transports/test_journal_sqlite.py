@@ -74,7 +74,7 @@ asyncio.run(main())
 
 
 @pytest.mark.promise(16)
-@pytest.mark.parametrize(("batches", "durability"), [(1, "normal"), (7, "full"), (23, "normal"), (400, "normal")])
+@pytest.mark.parametrize(("batches", "durability"), [(1, "normal"), (7, "full"), (23, "relaxed"), (400, "normal")])
 def test_a_killed_writer_leaves_a_prefix_with_all_that_was_acknowledged(
     batches: int, durability: str, tmp_path: Path
 ) -> None:

@@ -10,9 +10,8 @@ It works on bytes, and takes any payload apart and together again: what is no JS
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from struct import Struct
 from typing import Final
@@ -30,7 +29,6 @@ PUT: Final = (
 USED: Final = "CREATE INDEX events_refs ON events (id) WHERE refs IS NOT NULL"
 """Finds the rows that refer to bodies, for pruning: few of many."""
 _GET: Final = "SELECT body FROM contents WHERE digest = ?"
-_TEXT: Final = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _REF: Final = Struct(f"<I{DIGEST}s")
 
 Bodies = Callable[[bytes], bytes]
@@ -50,11 +48,8 @@ def apart(payload: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]
     refs: list[bytes] = []
     bodies: list[tuple[bytes, bytes]] = []
     done = kept = 0
-    for found in _TEXT.finditer(payload):
-        begin, end = found.span(1)
-        if end - begin < LARGE:
-            continue
-        body = found[1]
+    for begin, end in _large(payload):
+        body = payload[begin:end]
         digest = digest_of(body)
         rest.append(payload[done:begin])
         kept += begin - done
@@ -65,6 +60,20 @@ def apart(payload: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]
         return payload, None, []
     rest.append(payload[done:])
     return b"".join(rest), b"".join(refs), bodies
+
+
+def _large(payload: bytes) -> Iterator[tuple[int, int]]:
+    """Where large texts begin and end, without their quotes."""
+    # Escapes are blotted out, so that the quotes left over are those around texts: five times as fast as an expression.
+    plain = payload.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+    end = -1
+    while True:
+        begin = plain.find(b'"', end + 1) + 1
+        end = plain.find(b'"', begin) if begin else -1
+        if end < 0:
+            return
+        if end - begin >= LARGE:
+            yield begin, end
 
 
 def together(kept: bytes, refs: bytes | None, body_of: Bodies) -> bytes:
