@@ -312,6 +312,20 @@ def test_rows_taken_away_or_moved_are_seen(statement: str, text: str, tmp_path: 
     assert text in anyio.run(main)
 
 
+def test_a_head_that_is_taken_away_under_its_owner_is_seen_at_the_next_event(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    rows = stream("a", [b"1", b"2"])
+
+    async def main() -> None:
+        async with opened(SQLiteStore(path)) as store:
+            await store.write(rows[:1], [1.0])
+            change(path, "DELETE FROM streams")
+            with pytest.raises(JournalDamaged, match=r"desk\.db: damaged at @streams:0: the head of a stream is gone"):
+                await store.write(rows[1:], [2.0])
+
+    anyio.run(main)
+
+
 @pytest.mark.parametrize(
     ("statement", "place"),
     [

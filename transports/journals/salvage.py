@@ -26,7 +26,8 @@ from understudy.actors.journal.store import InboxRow, Row, chain
 from understudy.transports.journals import contents
 from understudy.transports.journals.carve import Carver, Cell, Value, page_size
 from understudy.transports.journals.files import connect, flush_folder, transaction
-from understudy.transports.journals.sqlite import SQLiteStore, seal
+from understudy.transports.journals.heads import seal
+from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.journals.sqlite_file import APPLICATION_ID, is_owned
 from understudy.transports.journals.upgrading import FORMAT
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Final, TypeVar, cast, get_args
 
 import anyio
 import anyio.to_thread
@@ -28,6 +27,7 @@ from understudy.actors.journal.durability import OnDisk
 from understudy.actors.journal.store import Head, InboxRow, Row, verify
 from understudy.transports.journals.contents import PUT, apart, referred, stored, together
 from understudy.transports.journals.files import is_named, pragma, transaction
+from understudy.transports.journals.heads import SELECT, Heads, Next, head_of, seal, unsealed
 from understudy.transports.journals.sqlite_file import (
     ENVIRONMENT,
     close_all,
@@ -44,15 +44,10 @@ LATE: Final = 30.0
 """Seconds after which a call that does not come back from the disk is given up, and the store with it."""
 
 T = TypeVar("T")
+File = tuple[str, int, int]
 
 _INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REMOVE: Final = ("DELETE FROM events WHERE run = ?", "DELETE FROM streams WHERE run = ?")
-_SET_HEAD: Final = (
-    "INSERT INTO streams (run, seq, crc, first_at, last_at, seal) VALUES (?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (run) DO UPDATE SET seq = excluded.seq, crc = excluded.crc, last_at = excluded.last_at,"
-    " seal = excluded.seal"
-)
-_HEAD: Final = "SELECT run, seq, crc, first_at, last_at, seal FROM streams"
 _ROWS: Final = (
     "SELECT seq, payload, length, crc, NULL FROM events WHERE run = ? ORDER BY seq",
     "SELECT seq, payload, length, crc, refs FROM events WHERE run = ? ORDER BY seq",
@@ -93,7 +88,8 @@ class SQLiteStore:
         self._db: sqlite3.Connection | None = None
         self._lock: sqlite3.Connection | None = None
         self._late = False
-        self._file = ("", 0, 0)
+        self._file: File = ("", 0, 0)
+        self._heads = Heads(self._path)
 
     @property
     def path(self) -> str:
@@ -129,6 +125,7 @@ class SQLiteStore:
             close_all(db, lock)
             raise
         self._db, self._lock, self._late = db, lock, False
+        self._heads = Heads(self._path)
         self._file = await anyio.to_thread.run_sync(identity, self._path)
 
     async def aclose(self) -> None:
@@ -154,7 +151,7 @@ class SQLiteStore:
         """
         if len(rows) != len(at):
             raise UsageError(f"{self._path}: {len(rows)} rows with {len(at)} times")
-        await self._owner_call(partial(_append, self._path, self._file, rows, at))
+        await self._owner_call(partial(_append, self._path, self._file, self._heads, rows, at))
 
     async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
         """See `JournalStore.prune`. What was removed is overwritten with zeros; its pages are used again.
@@ -164,7 +161,7 @@ class SQLiteStore:
         """
         if len(rows) != len(at):
             raise UsageError(f"{self._path}: {len(rows)} rows with {len(at)} times")
-        await self._owner_call(partial(_prune, self._path, self._file, tuple(runs), rows, at))
+        await self._owner_call(partial(_prune, self._path, self._file, self._heads, tuple(runs), rows, at))
 
     async def read(self, run: str) -> list[Row]:
         """The whole stream, verified against its checksums and its head. Raises `JournalDamaged` with the place."""
@@ -218,11 +215,6 @@ class SQLiteStore:
         )
 
 
-def seal(*values: object) -> int:
-    """The checksum beside a row of streams, meta or inbox, over its other columns (not the id)."""
-    return zlib.crc32(repr(values).encode("utf-8", "surrogatepass"))
-
-
 async def _start(db: sqlite3.Connection) -> Worker:
     from understudy.transports.journals.worker import Worker  # late: `import understudy` stays light
 
@@ -236,17 +228,18 @@ async def _start(db: sqlite3.Connection) -> Worker:
 
 
 def _append(
-    path: str, file: tuple[str, int, int], rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection
+    path: str, file: File, heads: Heads, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection
 ) -> None:
     if not rows:
         return
     _check_file(path, file)
     with transaction(db):
-        _put(path, rows, at, db)
+        after = _put(heads, rows, at, db)
+    heads.keep(after)
 
 
-def _put(path: str, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection) -> None:
-    heads = _next_heads(path, rows, at, db)
+def _put(heads: Heads, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection) -> Next:
+    after = heads.after(rows, at, db)
     values: list[tuple[str, int, float, int, int, bytes, bytes | None]] = []
     bodies: dict[bytes, bytes] = {}
     for row, time in zip(rows, at, strict=True):
@@ -255,12 +248,14 @@ def _put(path: str, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connec
         values.append((row.run, row.seq, time, row.length, row.crc, kept, refs))
     db.executemany(PUT, bodies.items())
     db.executemany(_INSERT, values)
-    db.executemany(_SET_HEAD, [(*head, seal(*head)) for head in heads])
+    heads.put(after, db)
+    return after
 
 
 def _prune(
     path: str,
-    file: tuple[str, int, int],
+    file: File,
+    heads: Heads,
     runs: Sequence[str],
     rows: Sequence[Row],
     at: Sequence[float],
@@ -273,51 +268,35 @@ def _prune(
             gone = set[bytes]().union(*(referred(db, run) for run in runs))
             for statement in _REMOVE:
                 db.executemany(statement, [(run,) for run in runs])
-            _put(path, rows, at, db)
+            after = _put(heads, rows, at, db)
             if gone:
                 unused = gone - referred(db)
                 db.executemany("DELETE FROM contents WHERE digest = ?", [(digest,) for digest in unused])
+        heads.forget(runs)
+        heads.keep(after)
     except ValueError as error:
         raise JournalDamaged(path, "@contents", 0, str(error)) from error
     finally:
         db.execute("PRAGMA secure_delete = OFF")
 
 
-def _check_file(path: str, file: tuple[str, int, int]) -> None:
+def _check_file(path: str, file: File) -> None:
     if identity(file[0]) != file:  # SQLite would write on into a file that nobody can open again
         raise JournalFailed(path, "the file was removed or replaced while it was open")
 
 
-def _next_heads(
-    path: str, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection
-) -> list[tuple[str, int, int, float, float]]:
-    """The heads after `rows`. Raises `JournalFailed` where a number does not follow the one before it."""
-    heads: dict[str, tuple[str, int, int, float, float]] = {}
-    for row, time in zip(rows, at, strict=True):
-        before = heads.get(row.run) or _head(path, row.run, db) or (row.run, 0, 0, float(time) + 0.0, 0.0)
-        if row.seq != before[1] + 1:
-            raise JournalFailed(path, f"{row.run}:{row.seq} written where {before[1] + 1} is next")
-        heads[row.run] = (row.run, row.seq, row.crc, before[3], float(time) + 0.0)  # no -0.0: SQLite drops the sign
-    return list(heads.values())
-
-
-def _head(path: str, run: str, db: sqlite3.Connection) -> tuple[str, int, int, float, float] | None:
-    found = db.execute(f"{_HEAD} WHERE run = ?", (run,)).fetchone()
-    return None if found is None else _unsealed(path, "streams", 0, found)
-
-
 def _read(path: str, run: str, db: sqlite3.Connection) -> list[Row]:
     with transaction(db, "DEFERRED"):  # head and rows of one moment, beside a live owner
-        head = _head(path, run, db)
+        head = head_of(path, run, db)
         rows, error = _rows(run, db)
     _check_types(path, rows)
     verify(path, rows)
-    wanted = 0 if head is None else head[1]
+    wanted = 0 if head is None else head[0]
     if error is not None:
         raise JournalDamaged(path, run, len(rows) + 1, str(error)) from error
     if len(rows) != wanted:
         raise JournalDamaged(path, run, min(len(rows), wanted) + 1, f"{len(rows)} events where {wanted} were written")
-    if head is not None and head[2] != rows[-1].crc:
+    if head is not None and head[1] != rows[-1].crc:
         raise JournalDamaged(path, run, wanted, "checksum is not the one of the stream's head")
     return rows
 
@@ -351,8 +330,8 @@ def _check_types(path: str, rows: Sequence[Row]) -> None:
 
 
 def _heads(path: str, db: sqlite3.Connection) -> list[Head]:
-    found = db.execute(f"{_HEAD} ORDER BY id").fetchall()
-    return [Head(*_unsealed(path, "streams", number, row)) for number, row in enumerate(found, 1)]
+    found = db.execute(f"{SELECT} ORDER BY id").fetchall()
+    return [Head(*unsealed(path, "streams", number, row)) for number, row in enumerate(found, 1)]
 
 
 def _tails(path: str, db: sqlite3.Connection) -> list[Row]:
@@ -369,7 +348,7 @@ def _tails(path: str, db: sqlite3.Connection) -> list[Row]:
 
 def _meta(path: str, db: sqlite3.Connection) -> dict[str, str]:
     found = db.execute("SELECT name, value, seal FROM meta").fetchall()
-    return dict(_unsealed(path, "meta", number, row) for number, row in enumerate(found, 1))
+    return dict(unsealed(path, "meta", number, row) for number, row in enumerate(found, 1))
 
 
 def _set_meta(values: Sequence[tuple[str, str]], db: sqlite3.Connection) -> None:
@@ -377,7 +356,7 @@ def _set_meta(values: Sequence[tuple[str, str]], db: sqlite3.Connection) -> None
         db.executemany(_SET_META, [(name, value, seal(name, value)) for name, value in values])
 
 
-def _post(path: str, file: tuple[str, int, int], kind: str, body: bytes, at: float, db: sqlite3.Connection) -> int:
+def _post(path: str, file: File, kind: str, body: bytes, at: float, db: sqlite3.Connection) -> int:
     with transaction(db):
         _check_file(path, file)  # inside: who upgrades it replaces it while we wait
         values = (float(at) + 0.0, kind, bytes(body))
@@ -387,15 +366,7 @@ def _post(path: str, file: tuple[str, int, int], kind: str, body: bytes, at: flo
 
 def _take(path: str, after: int, db: sqlite3.Connection) -> list[InboxRow]:
     found = db.execute("SELECT id, at, kind, body, seal FROM inbox WHERE id > ? ORDER BY id", (after,)).fetchall()
-    return [InboxRow(row[0], *_unsealed(path, "inbox", row[0], row[1:])) for row in found]
-
-
-# `Any`: what a column holds is known by its seal, which covers the values and their types.
-def _unsealed(path: str, table: str, number: int, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    *values, kept = row
-    if seal(*values) != kept:
-        raise JournalDamaged(path, f"@{table}", number, "checksum does not match")
-    return tuple(values)
+    return [InboxRow(row[0], *unsealed(path, "inbox", row[0], row[1:])) for row in found]
 
 
 def _empty_log(db: sqlite3.Connection) -> None:

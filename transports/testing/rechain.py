@@ -10,7 +10,7 @@ from contextlib import closing
 from understudy.actors.journal.events import Record, decode, encode
 from understudy.actors.journal.store import chain
 from understudy.transports.journals.contents import stored, together
-from understudy.transports.journals.sqlite import seal
+from understudy.transports.journals.heads import seal
 
 Edit = Callable[[Record], Record]
 
