@@ -154,8 +154,9 @@ class Acts(Paying):
             seconds = self.now() - began
             self._model_failed(step, ticket, error, reserved, seconds)
             return
-        except BaseException:
-            self._interrupted(step, ticket, reserved, dict(reserved))
+        except BaseException as error:
+            text = f"its adapter raised {described(error)}" if isinstance(error, Exception) else "cut by a stop"
+            self._interrupted(step, ticket, reserved, dict(reserved), text)
             raise
         seconds = self.now() - began
         spent = self._bill(model, reply, reserved)

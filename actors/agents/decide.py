@@ -36,7 +36,7 @@ from understudy.actors.agents.commands import (
 )
 from understudy.actors.agents.concluding import last_tokens
 from understudy.actors.agents.context import ctx_of, fit, parts_of, pins_of, size_now
-from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict, said
+from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict, amount, said
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
@@ -99,7 +99,9 @@ def denied_text(denied: BudgetDenied) -> str:
     """Which pool ended the run, and why."""
     if denied.closed:
         return f"budget {denied.pool}: closed, since more {said(denied.unit)} were billed than a call's cap"
-    return f"budget {denied.pool}: {said(denied.unit)} used up ({denied.spent} of {denied.limit} spent)"
+    spent, limit, wanted = (amount(denied.unit, each) for each in (denied.spent, denied.limit, denied.wanted))
+    rest = f", the next call may take {wanted}" if denied.spent + denied.reserved < denied.limit else ""
+    return f"budget {denied.pool}: {said(denied.unit)} used up ({spent} of {limit} spent{rest})"
 
 
 def _at_limit(run: Run, sub: Sub, policy: Policy, denied: BudgetDenied) -> Command:

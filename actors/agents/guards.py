@@ -24,6 +24,11 @@ def said(unit: str) -> str:
     return f"calls of {unit.removeprefix(TOOL)}" if unit.startswith(TOOL) else unit.replace("_", " ")
 
 
+def amount(unit: str, number: int) -> str:
+    """So much of a unit in words: money in dollars, which is counted in micro-dollars."""
+    return f"{number / 1_000_000:.6f}".rstrip("0").rstrip(".") if unit == "usd" else str(number)
+
+
 class Step(Struct, frozen=True):
     """One act of an agent, as evidence for the loop guard: a tool call, or talk without one.
 
@@ -179,8 +184,10 @@ class Denied(Struct, frozen=True, tag=True):
     def __str__(self) -> str:
         if self.closed:
             return f"{self.pool}: closed, since more {said(self.unit)} were billed than its cap"
-        held = f"{self.spent} spent + {self.reserved} reserved + {self.wanted} wanted"
-        return f"{self.pool}: {said(self.unit)} {held} > {self.limit}"
+        spent, reserved, wanted, limit = (
+            amount(self.unit, number) for number in (self.spent, self.reserved, self.wanted, self.limit)
+        )
+        return f"{self.pool}: {said(self.unit)} {spent} spent + {reserved} reserved + {wanted} wanted > {limit}"
 
 
 class Busy(Struct, frozen=True, tag=True):

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import said
+from understudy.actors.agents.guards import amount, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record, encode
 from understudy.supervisors.operator.paths import Paths, is_actor
@@ -126,7 +126,9 @@ class Log:
             case ev.BudgetDenied() as event:
                 return self._new(record, path, "budget", denial(event), "× denied")
             case ev.BudgetBreached(pool=pool, unit=unit, over=over):
-                return self._new(record, path, "budget", f"{pool}: {over} {said(unit)} over the cap", "! overspend")
+                return self._new(
+                    record, path, "budget", f"{pool}: {amount(unit, over)} {said(unit)} over the cap", "! overspend"
+                )
             case ev.BudgetLow() as event:
                 return self._new(record, path, "budget", nearing(event), "told")
             case ev.SpendCorrected() as event:

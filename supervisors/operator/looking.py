@@ -23,7 +23,7 @@ from understudy.supervisors.operator import why as whys
 from understudy.supervisors.operator.desk import Replayed
 from understudy.supervisors.operator.ending import COMPLETE, DIVERGED
 from understudy.supervisors.operator.reading import Place, Reader, folded, listed, reading
-from understudy.supervisors.operator.shell import Shell, no_app
+from understudy.supervisors.operator.shell import Shell, named, no_app
 from understudy.supervisors.operator.text import clean, duration, many, name_of
 
 POLL: Final = 0.2
@@ -58,7 +58,7 @@ async def show_why(shell: Shell, args: Namespace) -> int:
     async with reading(await shell.journal(args.journal)) as reader:
         place, records = await _stream(reader, args.run)
         name = args.run.partition(":")[0] or "@"
-        found = whys.why(records, name=name, live=await reader.owned())
+        found = whys.why(records, name=name, live=await reader.owned(), option=named(args.journal))
         found = whys.at_event(found, place.seq) if place.seq else found
         if args.json:
             shell.data(msgspec.json.encode(found).decode())

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from understudy.actors.agents.guards import Nudge, Restart, said
+from understudy.actors.agents.guards import Nudge, Restart, amount, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
@@ -166,7 +166,7 @@ class Narrator:
     def breached(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A bill above the cap."""
         event = _typed(record, ev.BudgetBreached)
-        text = f"{clean(event.pool)}: {event.over} {clean(said(event.unit))} over the cap"
+        text = f"{clean(event.pool)}: {amount(event.unit, event.over)} {clean(said(event.unit))} over the cap"
         return [Fact("Overspent", who, text, self._at(record))]
 
     def low(self, record: Record, who: str, run: Run | None) -> list[Fact]:
@@ -276,16 +276,18 @@ def altered(restart: Record | None) -> list[str]:
 
 def denial(event: ev.BudgetDenied) -> str:
     """What the ledger refused, with its numbers."""
-    parts = [f"{event.spent} spent"]
-    parts += [f"{event.reserved} reserved"] if event.reserved else []
-    parts += [f"{event.wanted} wanted"] if event.wanted else []
-    return f"{clean(event.pool)}: {clean(said(event.unit))} {' + '.join(parts)} of {event.limit}"
+    unit = event.unit
+    parts = [f"{amount(unit, event.spent)} spent"]
+    parts += [f"{amount(unit, event.reserved)} reserved"] if event.reserved else []
+    parts += [f"{amount(unit, event.wanted)} wanted"] if event.wanted else []
+    return f"{clean(event.pool)}: {clean(said(unit))} {' + '.join(parts)} of {amount(unit, event.limit)}"
 
 
 def nearing(event: ev.BudgetLow) -> str:
     """How near a limit is."""
     left = max(0, event.limit - event.spent)
-    return f"{left} of {event.limit} {clean(said(event.unit))} left in {clean(event.pool)}"
+    told = f"{amount(event.unit, left)} of {amount(event.unit, event.limit)}"
+    return f"{told} {clean(said(event.unit))} left in {clean(event.pool)}"
 
 
 def correction(event: ev.SpendCorrected) -> str:
