@@ -162,9 +162,10 @@ class Finish(Struct, frozen=True, tag=True, tag_field="$"):
 
 
 class EndIncarnation(Struct, frozen=True, tag=True, tag_field="$"):
-    """A verdict of restart: the incarnation ends with this reason, and the supervisor acts."""
+    """A verdict of restart or above: the incarnation ends with this reason, and the supervisor acts, or its own."""
 
     reason: str
+    escalate: bool = False
 
 
 class Park(Struct, frozen=True, tag=True, tag_field="$"):

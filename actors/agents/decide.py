@@ -35,8 +35,8 @@ from understudy.actors.agents.commands import (
     call_digest,
 )
 from understudy.actors.agents.concluding import last_tokens
-from understudy.actors.agents.context import ctx_of, fit, parts_of, pins_of, size_now
-from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict, amount, said
+from understudy.actors.agents.context import ctx_of, fit, model_of, parts_of, pins_of, size_now
+from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Restart, Restrict, Verdict, amount, said
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
@@ -74,7 +74,7 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return _stop(run, sub, policy)
     if sub.restart is not None:
         verdict = sub.verdicts[-1]
-        return EndIncarnation(verdict.rule)
+        return EndIncarnation(verdict.rule, isinstance(verdict.response, Escalate))
     if sub.denied is not None:
         return _at_limit(run, sub, policy, sub.denied)
     if sub.stop_verdict is not None:
@@ -346,6 +346,8 @@ def _judge(sub: Sub, policy: Policy) -> Command | None:
         return Judge(verdict, told, 0, 0, None)
     if isinstance(response, Conclude):
         return Judge(verdict, CONCLUDE.format(what=verdict.what), 0, 0, None)
+    if isinstance(response, Escalate):
+        response = Restart(temperature=None)  # what applies when somebody takes the request up again
     if not isinstance(response, Restart):
         return Judge(verdict, "", 0, 0, None)
     rewind_to = max(verdict.since, _landed(sub)) if response.rewind else sub.step + 1
@@ -461,7 +463,7 @@ def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:
         if not failure.retryable or sub.failures >= tries:
             text = f"model {failure.kind}: {failure.error}"
             fallback = policy.agent.fallback
-            if fallback is not None and not sub.switched:
+            if fallback is not None and not sub.switched and fallback is not model_of(sub, policy):
                 return SwitchModel(sub.step, fallback.name, f"{text}; answered by {fallback.name}")
             return Finish("failed", checkpoint(run, sub, policy), text)
     # A step that was asked for and got no reply (an error, a crash) is asked again, not counted anew.

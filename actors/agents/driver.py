@@ -165,7 +165,7 @@ class _Drive:
                 self._ask_person(command)
             case EndIncarnation():
                 await self._acts.commit()
-                raise Leave(Exit("loop", command.reason))
+                raise Leave(Exit("escalate" if command.escalate else "loop", command.reason))
             case HandOff():
                 await self._hand_off(command)
                 return False

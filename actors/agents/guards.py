@@ -78,19 +78,29 @@ class Restart(Struct, frozen=True, tag=True):
     """End the incarnation; the supervisor starts the next one after back-off, with an altered context.
 
     `rewind` drops the exchanges of the loop, `note` puts one note of what failed in their place,
-    `temperature` is used from then on (None keeps the agent's own).
+    `temperature` is used from then on (None keeps the agent's own), and so is `model`: the name of a model that the
+    agent has, its own, its `fallback` or one of its `alternatives` ("" keeps the one it has).
     """
 
     temperature: float | None = 0.7
     rewind: bool = True
     note: bool = True
+    model: str = ""
+
+
+class Escalate(Struct, frozen=True, tag=True):
+    """End the incarnation, and its supervisor with it, as past its intensity: whoever supervises that one decides.
+
+    The request ends as `stopped`, with its checkpoint; those of the supervisor's other agents, too. Taken up again
+    (`understudy resume`), it goes on without the exchanges of the loop, and with a note of what failed.
+    """
 
 
 class Stop(Struct, frozen=True, tag=True):
     """End the request as `stopped`; the last checkpoint is kept."""
 
 
-Response = Nudge | Restrict | Conclude | Restart | Stop
+Response = Nudge | Restrict | Conclude | Restart | Escalate | Stop
 
 
 class Verdict(Struct, frozen=True):

@@ -18,7 +18,9 @@ log: Final = logging.getLogger("understudy.runs")
 log.addHandler(logging.NullHandler())
 
 
-_TELLING: Final = frozenset({ev.Judged, ev.BackedOff, ev.GaveUp, ev.BudgetDenied, ev.InDoubt, ev.Finished})
+_TELLING: Final = frozenset(
+    {ev.Judged, ev.BackedOff, ev.Escalated, ev.GaveUp, ev.BudgetDenied, ev.InDoubt, ev.Finished}
+)
 """What `_told` has words for."""
 
 
@@ -49,6 +51,8 @@ def _told(event: ev.AnyEvent) -> str:
             return f"loop, {event.verdict.rule}: {event.verdict.what}; {response}"
         case ev.BackedOff():
             return f"restarts in {event.delay:.2g} s after {event.exit}; {event.in_window} in the window"
+        case ev.Escalated():
+            return f"{event.supervisor} ends for its supervisor to decide about {event.child}: {event.exit}"
         case ev.GaveUp():
             return (
                 f"{event.supervisor} gave up, more than {event.intensity} restarts in {event.within:g} s: {event.exit}"

@@ -35,6 +35,7 @@ from understudy.actors.journal.guard_events import SpendCorrected as SpendCorrec
 from understudy.actors.journal.supervision_events import BackedOff as BackedOff
 from understudy.actors.journal.supervision_events import ChildExited as ChildExited
 from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
+from understudy.actors.journal.supervision_events import Escalated as Escalated
 from understudy.actors.journal.supervision_events import GaveUp as GaveUp
 from understudy.actors.journal.view import Spans
 from understudy.actors.journal.window_events import Compacted as Compacted
@@ -410,6 +411,7 @@ AnyEvent = (
     | ChildStarted
     | ChildExited
     | BackedOff
+    | Escalated
     | GaveUp
 )
 

@@ -225,6 +225,8 @@ class Sub(Struct):
     failures: int = 0
     switched: str = ""
     """Why the fallback model is asked, "" while the agent's own is."""
+    model: str = ""
+    """The model that a restart has put in the place of the agent's own, by name."""
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
     closed: dict[str, int] = field(default_factory=dict[str, int])

@@ -133,6 +133,10 @@ class Log:
                 return self._new(record, path, "budget", nearing(event), "told")
             case ev.SpendCorrected() as event:
                 return self._new(record, path, "budget", correction(event), "corrected")
+            case ev.Escalated(child=child, exit=exit):
+                return self._new(
+                    record, path, "escalate", f"{name_of(child)}: {exit.detail}", "× for the supervisor above"
+                )
             case ev.GaveUp(child=child, intensity=intensity, within=within):
                 what = f"{name_of(child)}: more than {many(intensity, 'restart')} in {duration(within)}"
                 return self._new(record, path, "escalate", what, "× gave up")

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, amount, said
+from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Restart, Restrict, amount, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import fold
@@ -31,6 +31,7 @@ DONE: Final = {
     "restrict": "lost the tools of the loop for a while",
     "conclude": "was told to answer",
     "restart": "was restarted",
+    "escalate": "was escalated",
     "stop": "was stopped",
 }
 
@@ -107,8 +108,14 @@ class _Finder:
         match record.event:
             case ev.Judged() as event:
                 return self._verdict(record, event)
-            case ev.ChildExited(exit=exit, intended=False) if not exit.expected and exit.kind != "loop":
+            case ev.ChildExited(exit=exit, intended=False) if not exit.expected and exit.kind not in (
+                "loop",
+                "escalate",
+            ):
                 return self._make("crash", record, str(exit), [("done", self._restarted(record))])
+            case ev.Escalated(supervisor=supervisor, child=child):
+                text = f"{name_of(supervisor)} ended, for the supervisor above it to decide about {name_of(child)}"
+                return self._make("escalated", record, text, [("done", self._above(record, supervisor))])
             case ev.GaveUp(child=child, intensity=intensity, within=within) as event:
                 text = f"{name_of(child)}: more than {many(intensity, 'restart')} in {duration(within)}"
                 details = [("last exit", str(event.exit)), ("change it", advice.given_up(event))]
@@ -251,7 +258,15 @@ class _Finder:
             return f"closed {', '.join(map(clean, event.verdict.tools))} for {many(response.steps, 'step')}, {rung}"
         if isinstance(response, Conclude):
             return f"no more tools, {rung}"
+        if isinstance(response, Escalate):
+            return f"escalated, {rung}"
         return f"stop, {rung}"
+
+    def _above(self, record: Record, supervisor: str) -> str:
+        """What became of the requests; what the supervisor above did is no part of a run."""
+        above = supervisor.rpartition("/")[0]
+        told = f"{name_of(above)} restarts it, or gives up in turn" if above else "there is none: the tree has ended"
+        return f"this request was stopped; {told}"
 
     def _restarted(self, record: Record) -> str:
         """The back-off that followed an event of the same (sub-)run."""

@@ -140,7 +140,7 @@ class Narrator:
     def exited(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """An incarnation crashed; one that a verdict ended was told of already."""
         event = _typed(record, ev.ChildExited)
-        if event.intended or event.exit.expected or event.exit.kind == "loop":
+        if event.intended or event.exit.expected or event.exit.kind in ("loop", "escalate"):
             return []
         return [Fact("Crashed", name_of(event.child), clean(str(event.exit), 160), self._at(record))]
 
@@ -158,6 +158,12 @@ class Narrator:
         event = _typed(record, ev.GaveUp)
         text = f"more than {many(event.intensity, 'restart')} in {duration(event.within)}: {name_of(event.child)}"
         return [Fact("Gave up", name_of(event.supervisor), text, clean(str(event.exit), 80))]
+
+    def escalated(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The supervisor ended, for its own to decide."""
+        event = _typed(record, ev.Escalated)
+        text = f"{name_of(event.child)}: {clean(event.exit.detail, 120)}, for the supervisor above to decide"
+        return [Fact("Escalated", name_of(event.supervisor), text, self._at(record))]
 
     def denied(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """The ledger said no."""
@@ -271,6 +277,8 @@ def altered(restart: Record | None) -> list[str]:
         changes += [f"back to step {event.rewind_to}", f"{many(event.dropped, 'exchange')}{note}"]
     if event.temperature is not None:
         changes.append(f"temperature {event.temperature:g}")
+    if event.verdict.response.model:
+        changes.append(f"model {clean(event.verdict.response.model)}")
     return changes
 
 
@@ -314,6 +322,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.Judged: Narrator.judged,
     ev.ChildExited: Narrator.exited,
     ev.BackedOff: Narrator.backed_off,
+    ev.Escalated: Narrator.escalated,
     ev.GaveUp: Narrator.gave_up,
     ev.BudgetDenied: Narrator.denied,
     ev.BudgetBreached: Narrator.breached,

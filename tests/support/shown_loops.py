@@ -10,11 +10,14 @@ from understudy import (
     Agent,
     Conclude,
     Errors,
+    Escalate,
     Idle,
     Loops,
     Near,
     Nudge,
+    Price,
     Resent,
+    Restart,
     Restrict,
     Route,
     Same,
@@ -24,7 +27,7 @@ from understudy import (
     Talk,
     tool,
 )
-from understudy.actors.testing.scripted_model import call
+from understudy.actors.testing.scripted_model import ScriptedModel, call
 from understudy.actors.testing.simloop import SimClock
 
 
@@ -175,6 +178,21 @@ def restricted() -> Supervisor:
 def concluded() -> Supervisor:
     steps = [*[call("order", id="1042")] * 3, "It was packed in hall 6; I know nothing more."]
     return desk(*steps, loops=Loops(Same(3), ladder=[Conclude(), Stop()]))
+
+
+@shown()
+def other_model() -> Supervisor:
+    spare = ScriptedModel(["It was packed in hall 6; I know nothing more."], name="larger", price=Price(1, 1))
+    agent = clerk([call("order", id="1042")] * 3, alternatives=[spare])
+    return Supervisor("desk", [agent], loops=Loops(Same(3), ladder=[Restart(model="larger"), Stop()]))
+
+
+@shown()
+def escalated() -> Supervisor:
+    team = Supervisor(
+        "team", [clerk([call("order", id="1042")] * 9)], loops=Loops(Same(3), ladder=[Nudge(), Escalate()])
+    )
+    return Supervisor("desk", [team])
 
 
 @shown()
