@@ -20,6 +20,7 @@ from understudy.actors.clock import Dice
 from understudy.actors.errors import SpecError, UsageError
 from understudy.supervisors.dynamic import DynamicActor, DynamicPlan
 from understudy.supervisors.guards.approvals import Approvals
+from understudy.supervisors.guards.armed import check_budget
 from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.plans import UNLIMITED, ChildPlan, Observer, SupervisorPlan
@@ -96,6 +97,8 @@ def plan(root: Supervisor) -> Tree:
         _check_delegates(policy, policies)
         _check_answers(policy, policies)
         _check_money(policy)
+        for owner, budget in policy.budgets:
+            check_budget(policy.path, owner, budget)
         _check_restarts(policy)
         _check_tool_limits(policy, policies)
         _check_approvals(policy)
