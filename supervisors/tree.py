@@ -20,9 +20,9 @@ from understudy.actors.clock import Dice
 from understudy.actors.errors import SpecError, UsageError
 from understudy.supervisors.dynamic import DynamicActor, DynamicPlan
 from understudy.supervisors.guards.approvals import Approvals
-from understudy.supervisors.guards.armed import check_budget
 from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.guards.tried import check_budget
 from understudy.supervisors.plans import UNLIMITED, ChildPlan, Observer, SupervisorPlan
 from understudy.supervisors.specs import By, ChildSpec, DynamicSupervisor, Route, Spread, Supervisor
 from understudy.supervisors.supervisor import SupervisorActor

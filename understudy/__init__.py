@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Ctx, Prompt
-from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Restart, Restrict, Stop
+from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Quarantine, Restart, Restrict, Stop
 from understudy.actors.agents.models import Price
 from understudy.actors.agents.results import (
     Approval,
@@ -89,6 +89,7 @@ __all__ = [
     "Partial",
     "Price",
     "Prompt",
+    "Quarantine",
     "Ref",
     "Refused",
     "Resent",

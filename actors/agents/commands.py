@@ -171,7 +171,7 @@ class EndIncarnation(Struct, frozen=True, tag=True, tag_field="$"):
 class Park(Struct, frozen=True, tag=True, tag_field="$"):
     """Nothing to do until something outside happens."""
 
-    on: Literal["approval", "doubt", "sub", "timer", "asker"]
+    on: Literal["approval", "doubt", "sub", "timer", "asker", "quarantine"]
     ids: tuple[str, ...]
 
 

@@ -36,7 +36,17 @@ from understudy.actors.agents.commands import (
 )
 from understudy.actors.agents.concluding import last_tokens
 from understudy.actors.agents.context import ctx_of, fit, model_of, parts_of, pins_of, size_now
-from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Restart, Restrict, Verdict, amount, said
+from understudy.actors.agents.guards import (
+    Conclude,
+    Escalate,
+    Nudge,
+    Quarantine,
+    Restart,
+    Restrict,
+    Verdict,
+    amount,
+    said,
+)
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
@@ -79,6 +89,8 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return _at_limit(run, sub, policy, sub.denied)
     if sub.stop_verdict is not None:
         reason = f"{sub.stop_verdict.rule}: {sub.stop_verdict.what}"
+        if isinstance(sub.stop_verdict.response, Quarantine):
+            reason += f"; {policy.name} is quarantined, and takes no request until `understudy release {policy.name}`"
         return Finish("stopped", checkpoint(run, sub, policy), reason)
     if policy.table is not None and (act := _stand(run, sub, policy, policy.table, turn)) is not None:
         return act

@@ -96,11 +96,18 @@ class Escalate(Struct, frozen=True, tag=True):
     """
 
 
+class Quarantine(Struct, frozen=True, tag=True):
+    """End the request as `stopped`, and take no more for the agent, from nobody, until a person releases it.
+
+    New requests and delegations are refused; those that the agent has, or that are handed on to it, wait.
+    """
+
+
 class Stop(Struct, frozen=True, tag=True):
     """End the request as `stopped`; the last checkpoint is kept."""
 
 
-Response = Nudge | Restrict | Conclude | Restart | Escalate | Stop
+Response = Nudge | Restrict | Conclude | Restart | Escalate | Quarantine | Stop
 
 
 class Verdict(Struct, frozen=True):

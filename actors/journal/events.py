@@ -31,6 +31,8 @@ from understudy.actors.journal.guard_events import BudgetBreached as BudgetBreac
 from understudy.actors.journal.guard_events import BudgetDenied as BudgetDenied
 from understudy.actors.journal.guard_events import BudgetLow as BudgetLow
 from understudy.actors.journal.guard_events import Judged as Judged
+from understudy.actors.journal.guard_events import Quarantined as Quarantined
+from understudy.actors.journal.guard_events import Released as Released
 from understudy.actors.journal.guard_events import SpendCorrected as SpendCorrected
 from understudy.actors.journal.supervision_events import BackedOff as BackedOff
 from understudy.actors.journal.supervision_events import ChildExited as ChildExited
@@ -46,6 +48,8 @@ from understudy.actors.journal.window_events import SummaryDenied as SummaryDeni
 VERSION: Final = 1
 NODE_STREAM: Final = "@node"
 """The stream of events that belong to no run."""
+QUARANTINE: Final = "@quarantine"
+"""The stream that says which agents take no requests."""
 SESSION: Final = "@session/"
 """What the name of a session's stream begins with; its id follows."""
 
@@ -131,7 +135,7 @@ class HandedOff(Event, frozen=True):
 class Parked(Event, frozen=True):
     """The (sub-)run waits and holds no worker. `on` says for what; `ids` are approvals, doubts or sub-runs."""
 
-    on: Literal["approval", "doubt", "sub", "timer", "asker", "shutdown"]
+    on: Literal["approval", "doubt", "sub", "timer", "asker", "shutdown", "quarantine"]
     ids: tuple[str, ...]
 
 
@@ -399,6 +403,8 @@ AnyEvent = (
     | Moved
     | StateTimedOut
     | Judged
+    | Quarantined
+    | Released
     | BudgetDenied
     | BudgetLow
     | BudgetBreached

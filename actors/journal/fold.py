@@ -229,7 +229,7 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
     kind = type(event.verdict.response).__name__
     if kind in ("Restart", "Escalate"):
         sub.restart = record
-    elif kind == "Stop":
+    elif kind in ("Stop", "Quarantine"):
         sub.stop_verdict = event.verdict
     elif event.note:
         add_note(sub, event.note, record.seq)

@@ -17,9 +17,9 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import Tool
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.supervisors.guards.armed import makes_room
 from understudy.supervisors.guards.budgets import Budget, Window
 from understudy.supervisors.guards.combining import LoopRule
+from understudy.supervisors.guards.tried import makes_room
 
 Kind = Literal["loops", "budget", "window", "answers", "tool", "approval", "machine", "handing on", "model"]
 LATE: Final = frozenset({"timeout", "busy", "too_large"})

@@ -17,6 +17,7 @@ _TOOLS: Final = {
     "timeout": "@tool(timeout=…, idle=…) of {name}, if it may take so long",
     "busy": "@tool(concurrency=…) of {name}",
     "budget": "Budget(depth=…, fan_out=…) of that pool",
+    "quarantine": "understudy release {name}, when it is fit again",
     "too_large": "let {name} answer with less: a page, or a handle",
 }
 _ENDS: Final = (

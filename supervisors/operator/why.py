@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Restart, Restrict, amount, said
+from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Quarantine, Restart, Restrict, amount, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import fold
@@ -24,7 +24,7 @@ PROOFS: Final = 4
 """Different calls that are shown as evidence of one verdict."""
 PLACES: Final = 8
 """Events that one line names at the most."""
-TOLD: Final = frozenset({"timeout", "busy", "budget", "too_large"})
+TOLD: Final = frozenset({"timeout", "busy", "budget", "too_large", "quarantine"})
 """Kinds of a tool's error that are a guard's doing, and not the tool's."""
 DONE: Final = {
     "nudge": "was nudged",
@@ -32,6 +32,7 @@ DONE: Final = {
     "conclude": "was told to answer",
     "restart": "was restarted",
     "escalate": "was escalated",
+    "quarantine": "was quarantined",
     "stop": "was stopped",
 }
 
@@ -260,6 +261,8 @@ class _Finder:
             return f"no more tools, {rung}"
         if isinstance(response, Escalate):
             return f"escalated, {rung}"
+        if isinstance(response, Quarantine):
+            return f"stop, and no further requests for it, {rung}"
         return f"stop, {rung}"
 
     def _above(self, record: Record, supervisor: str) -> str:
@@ -394,10 +397,21 @@ def _next(run: Run, status: str, name: str, option: str) -> tuple[str, ...]:
     commands = [f"{command}{option}" for command in commands]
     open_doubts = [_tail(doubt.id) for doubt in run.doubts.values() if doubt.settled is None]
     commands += [f"understudy doubts {doubt}{option} --did | --did-not" for doubt in open_doubts]
+    commands += [f"understudy release {clean(agent)}{option}" for agent in _quarantined(run)]
     if status == "interrupted" or (status == "waiting" and not commands) or _may_go_on(run):
         commands.append(f"understudy resume {name}{option}")
     looks = [f"{look} {name}{option}" for look in ("log", "tree", "replay")]
     return (*commands[:4], *looks) if commands else (f"understudy {looks[0]}", *looks[1:])
+
+
+def _quarantined(run: Run) -> list[str]:
+    """The agents that this run has put into quarantine, or waits for."""
+    return [
+        sub.agent
+        for sub in run.subs.values()
+        if (sub.parked is not None and sub.parked.on == "quarantine")
+        or (sub.stop_verdict is not None and isinstance(sub.stop_verdict.response, Quarantine))
+    ]
 
 
 def _may_go_on(run: Run) -> bool:

@@ -31,7 +31,7 @@ from understudy.supervisors.operator.desk import Configured, ConnectOptions, Des
 
 Make = Callable[..., Path]
 OPTIONS = ("--journal", "--app", "--by", "--yes", "--did", "--did-not", "--raw", "--json", "--", "@", "-")
-COMMANDS = ("approve", "refuse", "resume", "doubts", "tree", "log", "why", "machine", "replay", "guards")
+COMMANDS = ("approve", "refuse", "resume", "doubts", "release", "tree", "log", "why", "machine", "replay", "guards")
 
 
 @dataclass(frozen=True)

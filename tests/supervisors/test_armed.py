@@ -31,8 +31,8 @@ from understudy.actors.errors import SpecError
 from understudy.actors.testing.replays import read_history
 from understudy.actors.testing.scripted_model import ScriptedModel
 from understudy.supervisors import tree
-from understudy.supervisors.guards.armed import makes_room
 from understudy.supervisors.guards.listing import Armed, armed
+from understudy.supervisors.guards.tried import makes_room
 
 pytestmark = pytest.mark.promise(250)
 

@@ -16,6 +16,7 @@ from understudy import (
     Near,
     Nudge,
     Price,
+    Quarantine,
     Resent,
     Restart,
     Restrict,
@@ -193,6 +194,11 @@ def escalated() -> Supervisor:
         "team", [clerk([call("order", id="1042")] * 9)], loops=Loops(Same(3), ladder=[Nudge(), Escalate()])
     )
     return Supervisor("desk", [team])
+
+
+@shown()
+def quarantined() -> Supervisor:
+    return desk(*[call("order", id="1042")] * 9, loops=Loops(Same(3), ladder=[Nudge(), Quarantine()]))
 
 
 @shown()
