@@ -406,12 +406,13 @@ def _next(run: Run, status: str, name: str, option: str) -> tuple[str, ...]:
 
 def _quarantined(run: Run) -> list[str]:
     """The agents that this run has put into quarantine, or waits for."""
-    return [
+    found = (
         sub.agent
         for sub in run.subs.values()
         if (sub.parked is not None and sub.parked.on == "quarantine")
         or (sub.stop_verdict is not None and isinstance(sub.stop_verdict.response, Quarantine))
-    ]
+    )
+    return list(dict.fromkeys(found))
 
 
 def _may_go_on(run: Run) -> bool:
