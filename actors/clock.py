@@ -29,10 +29,7 @@ class SystemClock:
 
     # The clock of the stock event loop, itself and not a method that calls it: every happening is stamped with it.
     monotonic = staticmethod(time.monotonic)
-
-    def wall(self) -> float:
-        """`time.time`."""
-        return time.time()
+    wall = staticmethod(time.time)
 
 
 class Ids(Protocol):

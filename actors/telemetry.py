@@ -146,7 +146,7 @@ class Listeners(Generic[T]):
         """Call every listener; one that raises is removed."""
         if not self._each:
             return
-        for number, listener in list(self._each.items()):
+        for number, listener in tuple(self._each.items()):
             try:
                 listener(value)
             except Exception:

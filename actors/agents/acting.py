@@ -62,7 +62,7 @@ class Acts(Paying):
 
     def look_at_clock(self) -> None:
         """Journal that the state has timed out, once."""
-        if not self._sub.expired and self.state_left() <= 0:
+        if self._sub.until and not self._sub.expired and self.state_left() <= 0:
             self.append(ev.StateTimedOut(self._sub.state, self._sub.until))
 
     # -- model ---------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Acts(Paying):
             else request_of(self._run.id, self._sub, self._policy)
         )
         ticket = self.ticket(command.step)
-        pools = self._runs.pools_of(self._run, self._sub)
+        pools = self._chain.pools
         reserved = self._caps(model, command, new_step=command.step > self._sub.step)
         if command.try_ > 1:
             left = max(0.0, min(self.seconds_left(), self.state_left()))
@@ -110,7 +110,7 @@ class Acts(Paying):
                 command.parts,
                 command.max_tokens,
                 reserved,
-                self._runs.pools_of(self._run, self._sub),
+                self._chain.pools,
                 ticket,
                 command.try_,
                 command_digest(command),

@@ -137,7 +137,7 @@ class AgentRef(Ref[Any]):
 
     def _deadline(self, name: str, timeout: float | None) -> float:
         run = self._runs.get(name)
-        limit = self._runs.seconds_left(run, run.main)[0] + 5.0
+        limit = self._runs.seconds_left(run, self._runs.chain_of(run, run.main))[0] + 5.0
         seconds = timeout if timeout is not None else min(RUN_SECONDS, limit)
         entry = current_entry()
         if isinstance(entry, Envelope) and entry.deadline is not None:

@@ -208,7 +208,10 @@ class Books:
                 self.ledger.declare(budget.pool(owner, run.id))
 
     def chain_of(self, run: Run, sub: Sub) -> Chain:
-        """What a (sub-)run is charged to. Found once for each agent that it is at."""
+        """What a (sub-)run is charged to: the agent up to the root, and the (sub-)runs that asked for this one.
+
+        Found once for each agent that it is at.
+        """
         chains = self._chains.get(run.id)
         if chains is None:
             chains = self._chains[run.id] = {}
@@ -244,16 +247,8 @@ class Books:
             missing,
         )
 
-    def pools_of(self, run: Run, sub: Sub) -> tuple[str, ...]:
-        """The union of both chains: the agent up to the root, and the (sub-)runs that asked for this one."""
-        chain = self.chain_of(run, sub)
-        if chain.missing:
-            self.policy(chain.missing)
-        return chain.pools
-
-    def low(self, run: Run, sub: Sub) -> list[Low]:
+    def low(self, run: Run, chain: Chain) -> list[Low]:
         """The limits of a (sub-)run that have come near, its seconds among them."""
-        chain = self.chain_of(run, sub)
         found = self.ledger.low(chain.pools, now=self.now())
         if chain.warn and (alive := self.alive(run)) > 0:
             found += [Low(key, "seconds", int(limit), int(alive)) for limit, soft, key in chain.warn if alive >= soft]
@@ -286,14 +281,14 @@ class Books:
         running = 0.0 if run.mono is None or run.resting else self.kernel.clock.monotonic() - run.mono
         return run.spend.alive + max(0.0, running)
 
-    def seconds_left(self, run: Run, sub: Sub) -> tuple[float, str, float]:
+    def seconds_left(self, run: Run, chain: Chain) -> tuple[float, str, float]:
         """(seconds the run may still be alive, the pool that says so, its limit); infinity without a limit."""
-        limit, pool = self.chain_of(run, sub).seconds
+        limit, pool = chain.seconds
         return (limit - self.alive(run) if pool else inf), pool, limit
 
-    def late(self, run: Run, sub: Sub) -> ev.BudgetDenied | None:
+    def late(self, run: Run, chain: Chain) -> ev.BudgetDenied | None:
         """What to journal when the (sub-)run has used up its seconds."""
-        left, pool, limit = self.seconds_left(run, sub)
+        left, pool, limit = self.seconds_left(run, chain)
         if left > 0:
             return None
         # Rounded so that what was spent is never told as less than the limit.

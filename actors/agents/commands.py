@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.agents.guards import Verdict
 from understudy.actors.journal.event import Effect, Status, without_surrogates
-from understudy.actors.journal.state import digest
+from understudy.actors.journal.state import digest, digest_of
 from understudy.actors.journal.view import Cut, Spans
 
 
-class CallModel(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
+class CallModel(Struct, frozen=True, gc=False, tag=True, tag_field="$", omit_defaults=True):
     """Call the model. `parts` are digests of what the request is made of, `size` is the most its input can count.
 
     With `covers`: for a summary of these items, which takes their place. `last`: for an answer only, at a limit. See
@@ -48,7 +48,7 @@ class Compact(Struct, frozen=True, tag=True, tag_field="$"):
     left: int
 
 
-class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
+class PlannedCall(Struct, frozen=True, gc=False, tag=True, tag_field="$"):
     """One call to make. `delegate` names the agent of a delegation, whose request is `message`."""
 
     step: int
@@ -64,7 +64,7 @@ class PlannedCall(Struct, frozen=True, tag=True, tag_field="$"):
     message: str = ""
 
 
-class CallTools(Struct, frozen=True, tag=True, tag_field="$"):
+class CallTools(Struct, frozen=True, gc=False, tag=True, tag_field="$"):
     """Make these calls, together."""
 
     calls: tuple[PlannedCall, ...]
@@ -199,13 +199,15 @@ Command = (
 )
 
 
+_encoder: Final = msgspec.json.Encoder(order="deterministic")
+
+
 def command_digest(command: Command | PlannedCall) -> str:
     """What is journalled of a command, and compared on replay."""
     try:
-        return digest(msgspec.json.encode(command, order="deterministic").decode())
+        return digest_of(_encoder.encode(command))
     except UnicodeEncodeError:
-        plain = without_surrogates(msgspec.to_builtins(command))
-        return digest(msgspec.json.encode(plain, order="deterministic").decode())
+        return digest_of(_encoder.encode(without_surrogates(msgspec.to_builtins(command))))
 
 
 def call_digest(name: str, arguments: str) -> str:

@@ -29,7 +29,7 @@ def amount(unit: str, number: int) -> str:
     return f"{number / 1_000_000:.6f}".rstrip("0").rstrip(".") if unit == "usd" else str(number)
 
 
-class Step(Struct, frozen=True):
+class Step(Struct, frozen=True, gc=False):
     """One act of an agent, as evidence for the loop guard: a tool call, or talk without one.
 
     `action` is the tool's name ("" for talk), `arguments` its loop key (canonical JSON of the arguments unless

@@ -20,7 +20,7 @@ MESSAGE_OVERHEAD = 16
 """Tokens counted for each message, and for each tool schema, beside its text (chat markup)."""
 
 
-class ToolCall(Struct, frozen=True):
+class ToolCall(Struct, frozen=True, gc=False):
     """A call that a model asks for. `arguments` is the JSON text exactly as the model wrote it."""
 
     id: str
@@ -28,7 +28,7 @@ class ToolCall(Struct, frozen=True):
     arguments: str
 
 
-class ChatMessage(Struct, frozen=True, omit_defaults=True):
+class ChatMessage(Struct, frozen=True, gc=False, omit_defaults=True):
     """One entry of the conversation. `calls` only with role assistant, `call_id` only with role tool."""
 
     role: Role
@@ -55,14 +55,14 @@ class ModelRequest(Struct, frozen=True):
     max_tokens: int = 1024
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """What the provider says it counted, in tokens."""
 
     input_tokens: int
     output_tokens: int
 
 
-class ModelReply(Struct, frozen=True):
+class ModelReply(Struct, frozen=True, gc=False):
     """The answer. `usage` is None when the provider did not say."""
 
     content: str = ""

@@ -7,6 +7,7 @@ when the turn ends: what is parked holds nothing. Nobody waits for what is set a
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import Final
 
@@ -53,18 +54,23 @@ class Paying:
             cause=cause or self._sub.seq,
         )
 
+    @functools.cached_property
     def _chain(self) -> Chain:
-        return self._runs.chain_of(self._run, self._sub)
+        """What it is charged to: the same for as long as the (sub-)run is at this agent."""
+        chain = self._runs.chain_of(self._run, self._sub)
+        if chain.missing:
+            self._runs.policy(chain.missing)
+        return chain
 
     # -- time ----------------------------------------------------------------------------------------------
 
     def seconds_left(self) -> float:
         """Seconds the run may still be alive."""
-        return self._runs.seconds_left(self._run, self._sub)[0]
+        return self._runs.seconds_left(self._run, self._chain)[0]
 
     def out_of_time(self) -> bool:
         """Whether the run has used up its seconds; if so, that is journalled."""
-        denied = self._runs.late(self._run, self._sub)
+        denied = self._runs.late(self._run, self._chain)
         if denied is not None:
             self.append(denied)
         return denied is not None
@@ -92,7 +98,7 @@ class Paying:
 
     async def take(self, ticket: str, amounts: dict[str, int]) -> tuple[str, ...] | None:
         """Spend amounts that are known beforehand: the pools that were charged, None when it was denied."""
-        pools = self._chain().pools
+        pools = self._chain.pools
         if not await self._reserve(ticket, pools, amounts):
             return None
         self._runs.settle(ticket, amounts)
@@ -130,7 +136,7 @@ class Paying:
         if answer.closed or not self._aside or not self._may_conclude(note):
             self.append(ev.BudgetDenied(**fields))
         else:
-            self.append(ev.BudgetDenied(**fields, answer=self._chain().last_answer, note=note))
+            self.append(ev.BudgetDenied(**fields, answer=self._chain.last_answer, note=note))
 
     def _may_conclude(self, note: str) -> bool:
         table = self._policy.table
@@ -139,7 +145,7 @@ class Paying:
         request = request_of(self._run.id, self._sub, self._policy)
         messages = (*request.messages, ChatMessage("user", note))
         asked = ModelRequest(messages, (), request.output_schema, request.temperature, request.max_tokens)
-        return last_request(asked, self._chain().last_answer) is not None
+        return last_request(asked, self._chain.last_answer) is not None
 
     def _settle(self, ticket: str, spent: dict[str, int], reserved: dict[str, int]) -> dict[str, int]:
         """Settle with the ledger; what counts as spent. Excess in a limited unit is journalled as a breach instead."""
@@ -163,7 +169,7 @@ class Paying:
 
     def _call_units(self, names: list[str]) -> tuple[dict[str, int], list[dict[str, int]]]:
         """What calls of these tools cost together, and each."""
-        limited = self._chain().tools
+        limited = self._chain.tools
         each = [{"tool_calls": 1, TOOL + name: 1} if TOOL + name in limited else {"tool_calls": 1} for name in names]
         total = {"tool_calls": len(names)}
         for name in names:
@@ -176,7 +182,7 @@ class Paying:
     def tell_what_is_left(self) -> bool:
         """Journal which limits have come near since the agent was last told; whether there is one."""
         known = self._sub.lows
-        found = self._runs.low(self._run, self._sub)
+        found = self._runs.low(self._run, self._chain)
         fresh = [low for low in found if (low.pool, low.unit) not in known] if found else ()
         for low in fresh:
             left = max(0, low.limit - low.spent)
@@ -188,13 +194,13 @@ class Paying:
 
     def set_aside(self) -> None:
         """Reserve what a last answer may cost, if a budget wants one and there is room for it now."""
-        tokens = self._chain().last_answer
+        tokens = self._chain.last_answer
         if not tokens or self._sub.finished is not None or self._sub.concluding:
             return
         most = last_tokens(self._policy.agent.max_tokens, tokens)
         ticket = f"{self._run.id}/{self._sub.id}:last#{self._run.seq}"
         amounts = self._cost_of(tokens - most, most, steps=1)
-        if self._runs.reserve(ticket, self._chain().pools, amounts, keep=True) is None:
+        if self._runs.reserve(ticket, self._chain.pools, amounts, keep=True) is None:
             self._aside = ticket
 
     def give_back(self) -> None:
@@ -206,7 +212,7 @@ class Paying:
 
     def _use_aside(self) -> tuple[str, ModelRequest, dict[str, int]] | None:
         """(ticket, request, what is reserved) of the last answer; None when nothing could be set aside again."""
-        tokens = self._chain().last_answer
+        tokens = self._chain.last_answer
         request = last_request(request_of(self._run.id, self._sub, self._policy), tokens)
         if not self._aside or request is None:
             return None

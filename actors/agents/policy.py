@@ -61,6 +61,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         agent = self.agent
+        object.__setattr__(self, "table", agent.table)
         acts: dict[str, Act] = {tool.name: tool for tool in self.agent.all_tools}
         acts.update({agent.name: Delegate(agent) for agent in self.agent.delegates})
         general = [tool.name for tool in self.agent.tools] + [agent.name for agent in self.agent.delegates]
@@ -77,6 +78,8 @@ class Policy:
         object.__setattr__(self, "output_size", schema_size(agent.output.schema))
         object.__setattr__(self, "limit", limit)
 
+    table: Table | None = field(init=False)
+    """The agent's machine, in words."""
     acts: Mapping[str, Act] = field(init=False)
     """Every tool and delegate by name, whatever the state."""
     offers: Mapping[tuple[str, bool], Offer] = field(init=False)
@@ -91,17 +94,12 @@ class Policy:
         init=False, default_factory=dict[tuple[str, float | None], str], compare=False
     )
 
-    @property
-    def table(self) -> Table | None:
-        """The agent's machine, in words."""
-        return self.agent.table
-
     def offer(self, state: str, spilled: bool = False) -> Offer:
         """What the model is offered in a state; of an agent without a machine, everything, whatever the state.
 
         Once something was `spilled` from its window, also the tool that reads it back.
         """
-        return self.offers[state if self.agent.table is not None else "", spilled]
+        return self.offers[state if self.table is not None else "", spilled]
 
     def options(self, model: Model, temperature: float | None) -> str:
         """A digest of a model's name and of the options."""
@@ -118,7 +116,7 @@ class Policy:
 
     def open_to(self, sub: Sub, step: int) -> Offer:
         """What the model is offered in a model step of a (sub-)run: without the tools that a guard has closed."""
-        offer = self.offer(sub.state, sub.view.spilled)
+        offer = self.offers[sub.state if self.table is not None else "", sub.view.spilled]
         if not sub.closed:
             return offer
         acts = {name: act for name, act in offer.acts.items() if not sub.is_closed(name, step)}

@@ -332,7 +332,9 @@ class Runs(Books):
         for run in [] if self.closing else self.live():
             for sub in list(run.subs.values()):
                 idle = sub.finished is None and sub.parked is None and (run.id, sub.id) not in self.driving
-                if idle and sub.agent in self.policies and (denied := self.late(run, sub)) is not None:
+                if not idle or sub.agent not in self.policies:
+                    continue
+                if (denied := self.late(run, self.chain_of(run, sub))) is not None:
                     self.append(run.id, denied, sub=sub.id)
                     self.end(run.id, sub.id, "stopped", denied_text(denied))
 

@@ -11,7 +11,7 @@ Status = Literal["complete", "degraded", "partial", "waiting", "stopped", "faile
 Effect = Literal["read", "idempotent", "keyed", "verifiable", "irreversible"]
 
 
-class Event(Struct, frozen=True, tag=True, tag_field="$", omit_defaults=True):
+class Event(Struct, frozen=True, gc=False, tag=True, tag_field="$", omit_defaults=True):
     """Base of every event body."""
 
 

@@ -140,16 +140,16 @@ def _tool_stepped(run: Run, record: Record, event: ev.ToolStepped) -> None:
 
 def close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, kind: str = "", seq: int = 0) -> None:
     """A call has its outcome. When it is the last one of its turn, the turn's calls become evidence, in their order."""
-    state = sub.find(*at)
-    if state is None or state.done:
+    turn = sub.turn(at[0])
+    if turn is None or at[1] >= len(turn.calls) or turn.calls[at[1]].done:
         return
+    state = turn.calls[at[1]]
     state.done, state.ok, state.outcome, state.kind = True, ok, outcome, kind
     if ok and state.asked is not None and (state.asked.effect != "read" or state.asked.sub):
         sub.changed = max(sub.changed, state.seq)  # by its intent; what a delegate did, nobody here knows
     state.seq = state.seq or seq
     if state.asked is not None and state.asked.ticket:
         settle(run, sub, state.asked.ticket, state.asked.reserved)
-    turn = next(turn for turn in reversed(sub.turns) if turn.step == at[0] and turn.reply is not None)
     if not turn.open:
         show_turn(run.id, sub, turn)
         for call in turn.calls:

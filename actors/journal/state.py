@@ -30,6 +30,11 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(b"".join(pieces)).hexdigest()[:16]
 
 
+def digest_of(data: bytes) -> str:
+    """`digest` of one part that is encoded already."""
+    return hashlib.sha256(len(data).to_bytes(8, "big") + data).hexdigest()[:16]
+
+
 EVIDENCE: Final = 256
 """Acts kept as evidence for the loop guard, newest last."""
 
@@ -99,18 +104,12 @@ class Spend(Struct):
 
     def add(self, amounts: Mapping[str, int], *, estimated: bool = False) -> None:
         """Add amounts by unit."""
-        get = amounts.get
-        self.steps += get("steps", 0)
-        self.model_calls += get("model_calls", 0)
-        self.tool_calls += get("tool_calls", 0)
-        self.tokens += get("tokens", 0)
-        self.input_tokens += get("input_tokens", 0)
-        self.output_tokens += get("output_tokens", 0)
-        self.usd += get("usd", 0)
-        for unit in amounts.keys() - KNOWN:
-            if unit.startswith(TOOL):
+        for unit, amount in amounts.items():
+            if unit in KNOWN:
+                setattr(self, unit, getattr(self, unit) + amount)
+            elif unit.startswith(TOOL):
                 name = unit.removeprefix(TOOL)
-                self.tools[name] = self.tools.get(name, 0) + amounts[unit]
+                self.tools[name] = self.tools.get(name, 0) + amount
         if estimated and amounts:
             self.estimated = True
 
@@ -148,7 +147,7 @@ class Estimate(Struct, frozen=True):
     spent: dict[str, int]
 
 
-class CallState(Struct):
+class CallState(Struct, gc=False):
     """One call of a turn. `outcome` is JSON when `ok`, else the error text."""
 
     call: ToolCall
@@ -163,7 +162,7 @@ class CallState(Struct):
     seq: int = 0
 
 
-class Turn(Struct):
+class Turn(Struct, gc=False):
     """One reply and its calls, or a note (`reply` is None). `checked` holds what was said of an answer, by check."""
 
     step: int
@@ -264,12 +263,17 @@ class Sub(Struct):
         """Whether a guard has closed a tool for a model step."""
         return "*" in self.closed or step <= self.closed.get(tool, 0)
 
-    def find(self, step: int, index: int) -> CallState | None:
-        """The call keyed (step, index)."""
+    def turn(self, step: int) -> Turn | None:
+        """The reply of a step."""
         for turn in reversed(self.turns):
             if turn.step == step and turn.reply is not None:
-                return turn.calls[index] if index < len(turn.calls) else None
+                return turn
         return None
+
+    def find(self, step: int, index: int) -> CallState | None:
+        """The call keyed (step, index)."""
+        turn = self.turn(step)
+        return turn.calls[index] if turn is not None and index < len(turn.calls) else None
 
 
 class Run(Struct):

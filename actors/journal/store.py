@@ -17,7 +17,7 @@ from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFaile
 from understudy.actors.telemetry import Listeners
 
 
-class Row(Struct, frozen=True):
+class Row(Struct, frozen=True, gc=False):
     """One stored event: `length` is that of `payload` in bytes, so a cut payload is seen."""
 
     run: str

@@ -38,7 +38,7 @@ SPILLED: Final = '… [{left} characters left out; read_spilled(id="{handle}", o
 SUMMARY: Final = "Summary of what came before:\n{text}"
 
 
-class Item(Struct, frozen=True):
+class Item(Struct, frozen=True, gc=False):
     """One entry. `number` counts from 0 and is never given twice; `step` is the model step it belongs to.
 
     `size` is in tokens at the most, `mark` a digest of the messages. `origin` is `run/sub:step` of an exchange, by
@@ -246,7 +246,9 @@ def made(
     cut: tuple[int, ...] = (),
 ) -> Item:
     """An item with its size and its mark."""
-    size = sum(size_of(message) for message in messages)
+    size = 0
+    for message in messages:
+        size += size_of(message)
     return Item(number, kind, step, messages, size, _marked(messages), origin, failed, pinned, cut)
 
 

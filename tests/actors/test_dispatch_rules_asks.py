@@ -48,7 +48,7 @@ class Walker(Actor[Go]):
             await asyncio.sleep(0)
             return await self.go(Go(m.to[1:]))
         try:
-            outcome: object = await self.all[m.to[0]].ask(Go(m.to[1:]), timeout=0.2)
+            outcome: object = await self.all[m.to[0]].ask(Go(m.to[1:]), timeout=30)
         except (CallCycle, AskTimeout) as error:
             outcome = error
         self.outcomes.append(outcome)

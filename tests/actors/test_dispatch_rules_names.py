@@ -93,7 +93,7 @@ asyncio.Future = Bare
 def program(broken: str) -> str:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("BREAK", broken)], env=env, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", PROGRAM.replace("BREAK", broken)], env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return "".join(line for line in done.stdout.splitlines(keepends=True) if "crashed" not in line)

@@ -24,6 +24,7 @@ __all__ = ["run"]  # the fixture
 pytestmark = pytest.mark.promise(138)
 
 CPU = time.process_time
+TRIES = 10  # of what is measured: a machine that stands still takes the time of one of them, and no fault spares one
 
 
 class Hit(Message[int]):
@@ -154,14 +155,15 @@ def test_a_timer_is_late_by_a_turn_at_most(run: Run, how: str, kind: Callable[[C
         async with kernel_alone() as kernel:
             count = Count()
             async with busy(kernel, how, count, kind):
+                # What was ready before it has its turn, too: two turns of 32 messages, or of a millisecond. In
+                # debug mode a message may cost ten times as much.
+                debug = asyncio.get_running_loop().get_debug()
+                begun = count.handled
                 for _ in range(3):
-                    before = count.handled
                     messages, seconds = await lateness(count)
-                    assert count.handled > before
-                    # What was ready before it has its turn, too: two turns of 32 messages, or of a millisecond. In
-                    # debug mode a message may cost ten times as much.
-                    debug = asyncio.get_running_loop().get_debug()
                     assert messages <= (64 + 20 if debug else 64) or seconds <= 0.002, (messages, seconds)
+                while count.handled == begun:  # noqa: ASYNC110  # it was busy; `run` ends what is not
+                    await asyncio.sleep(0)
 
     run(main)
 
@@ -177,14 +179,19 @@ def test_a_timeout_around_asks_without_end_ends_them(
             target = kernel.ref_of(kernel.spawn(lambda: kind(mine)))
             await turns()
             async with busy(kernel, how, count, kind) if how else contextlib.nullcontext():
-                began = CPU()
-                with pytest.raises(TimeoutError):  # noqa: PT012  # the loop is the statement
-                    async with asyncio.timeout(0.05):
-                        while True:
-                            await target.ask(Hit())
                 debug = asyncio.get_running_loop().get_debug()  # a message may cost ten times as much
-                assert CPU() - began <= (0.09 if debug else 0.06)
-                assert mine.handled > 10
+                tries: list[tuple[float, int]] = []
+                for _ in range(TRIES):
+                    began, mine.handled = CPU(), 0
+                    with pytest.raises(TimeoutError):  # noqa: PT012  # the loop is the statement
+                        async with asyncio.timeout(0.05):
+                            while True:
+                                await target.ask(Hit())
+                    tries.append((CPU() - began, mine.handled))
+                    if tries[-1][0] <= (0.09 if debug else 0.06) and mine.handled > 10:
+                        break
+                else:
+                    pytest.fail(f"CPU seconds and messages of each try: {tries}")
 
     run(main)
 
@@ -212,12 +219,17 @@ def test_handlers_that_take_long_let_the_loop_have_its_turn_sooner(run: Run, sec
                     await asyncio.sleep(0)
 
             other = asyncio.create_task(others())
-            began = CPU()
-            while CPU() - began < 0.06:
-                await target.ask(Hit())
-                asked += 1
+            for _ in range(TRIES):
+                turned = asked = 0
+                began = CPU()
+                while CPU() - began < 0.06:
+                    await target.ask(Hit())
+                    asked += 1
+                if turned >= 0.06 / (seconds + 0.0015) / 2:
+                    break
+            else:
+                pytest.fail(f"turns of the others and asks of the last try: {turned}, {asked}")
             other.cancel()
-            assert turned >= 0.06 / (seconds + 0.0015) / 2, (turned, asked)
 
     run(main)
 

@@ -28,8 +28,8 @@ __all__ = ["run"]  # the fixture
 def test_one_task_scopes_timeouts_groups_and_threads_within_one_handler(run: Run) -> None:
     async def work() -> object:
         task = me()
-        with anyio.move_on_after(5) as scope:
-            async with asyncio.timeout(5):
+        with anyio.move_on_after(60) as scope:
+            async with asyncio.timeout(60):
                 await anyio.lowlevel.checkpoint()
             async with anyio.create_task_group() as group:
                 group.start_soon(anyio.sleep, 0)
@@ -146,7 +146,7 @@ def test_spares_grow_with_suspended_handlers_and_are_trimmed_afterwards(run: Run
         async with kernel_alone() as kernel:
             gate = asyncio.Event()
             refs = [doer(kernel, gate.wait) for _ in range(200)]
-            asking = [asyncio.create_task(ref.ask(Do())) for ref in refs]
+            asking = [asyncio.create_task(ref.ask(Do(), timeout=60)) for ref in refs]
             await turns(500)
             assert 200 <= kernel.dispatcher.workers <= 200 + pool.SPARES_KEPT
             gate.set()

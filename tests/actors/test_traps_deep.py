@@ -82,7 +82,7 @@ def test_e14_a_deep_sync_caller_is_not_charged_to_the_callee(run: Run, frames: i
                 if verb == "tell":
                     digging.ref.tell(Deep(60))
                     return
-                asking = digging.ref.ask(Deep(60), timeout=0.01)
+                asking = digging.ref.ask(Deep(60), timeout=600)
                 left.append(asking)
                 with contextlib.suppress(StopIteration):
                     asking.send(None)  # driven by hand, by who knows whom

@@ -240,7 +240,7 @@ def test_the_command_runs_from_the_root_of_a_checkout_and_lists_what_there_is() 
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

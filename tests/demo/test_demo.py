@@ -251,7 +251,7 @@ def test_a_run_that_waits_is_finished_by_another_system_from_what_the_journal_sa
     assert json.loads((folder / "audit.json").read_bytes())["digest"] == said["report_digest"]
 
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 
 class Terminal:
@@ -370,16 +370,20 @@ def test_a_model_server_that_dies_fails_the_run_with_its_end_told(site: Site, fo
 
 
 def test_a_signal_in_the_middle_parks_the_run_which_can_be_resumed(site: Site, folder: Path) -> None:
-    with Terminal(site, "--yes") as terminal:
-        terminal.until("Started")
-        terminal.process.send_signal(signal.SIGTERM)
-        assert terminal.end() == 130
-        assert "understudy resume" in terminal.seen
+    for number in range(5):  # one that was finished before the signal came says nothing
+        journal = f"demo{number}.db"
+        with Terminal(site, "--yes", "--journal", journal) as terminal:
+            terminal.until("Started")
+            terminal.process.send_signal(signal.SIGTERM)
+            if terminal.end() != 0:
+                break
+    assert terminal.process.returncode == 130
+    assert "understudy resume" in terminal.seen
 
     async def finish() -> Report | None:
-        async with reading("demo.db") as reader:
+        async with reading(journal) as reader:
             options, name = options_of(reader.meta), reader.runs[-1]
-        async with open_demo("demo.db", options) as system:
+        async with open_demo(journal, options) as system:
             result = await system.resume(name)
             await system.approve(result.pending[0], by="ana")  # type: ignore[union-attr]  # it waits
             done: Report | None = (await system.resume(name)).output

@@ -31,7 +31,7 @@ def _pip(*options: str) -> set[tuple[str, str]]:
     """What `pip list` shows. It runs elsewhere, so that the working directory adds nothing."""
     command = [sys.executable, "-m", "pip", *options]
     environ = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60, env=environ)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=300, env=environ)
     return {(canonical(one["name"]), one["version"] or "") for one in json.loads(done.stdout)}
 
 

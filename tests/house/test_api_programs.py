@@ -55,7 +55,7 @@ def run(name: str, server: ModelServer, cwd: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -96,7 +96,7 @@ def test_the_refund_is_told_state_by_state(server: ModelServer, tmp_path: Path) 
 def told(*argv: str, cwd: Path) -> str:
     """What a command of the operator says of the journal in `cwd`."""
     command = [sys.executable, "-m", "understudy", *argv]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

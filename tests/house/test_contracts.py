@@ -41,7 +41,7 @@ BREACHES = (
 
 def lint(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
-    return subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run([*command, *options], cwd=root, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.fixture(scope="module")

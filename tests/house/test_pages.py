@@ -34,7 +34,7 @@ def test_a_program_of_a_page_runs_as_printed(program: str, said: str | None, tmp
         env=os.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", said)

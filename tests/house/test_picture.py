@@ -21,7 +21,7 @@ def words(file: Path) -> list[str]:
 def test_a_new_drawing_tells_the_story_of_the_committed_one(tmp_path: Path) -> None:
     drawn = tmp_path / "run.svg"
     command = [sys.executable, "-W", "error", str(ROOT / "docs" / "picture.py"), str(drawn)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     story = words(drawn)
     assert 'order("1042 ") failed the same way 3 times → nudge' in story

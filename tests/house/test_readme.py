@@ -49,7 +49,7 @@ def test_the_program_within_the_first_25_lines_runs_as_printed(base_url: str, tm
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -84,7 +84,7 @@ def run(command: str, cwd: Path) -> str:
         env={name: os.environ[name] for name in kept if name in os.environ} | {"COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         check=False,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr

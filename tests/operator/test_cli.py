@@ -95,7 +95,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(), max_size=5))
 @example(["--journal", "x", "tree"])
 @example(["\ud800"])
@@ -105,7 +105,7 @@ def test_junk_is_one_line_and_exit_2(argv: list[str]) -> None:
         assert_one_line(*call(*argv))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.sampled_from(COMMANDS),
     st.lists(

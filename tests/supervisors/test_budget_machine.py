@@ -93,7 +93,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
     def pools(self, place: tuple[str, int]) -> tuple[str, ...]:
         run = self.runs[place[0]]
-        return self.books.pools_of(run, run.subs[place[1]])
+        return self.books.chain_of(run, run.subs[place[1]]).pools
 
     def ticket(self) -> str:
         self.tickets += 1

@@ -38,7 +38,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     def go(main: Main[T]) -> T:
         async def limited() -> T:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await main()
 
         debug = request.param.endswith("debug")

@@ -28,7 +28,7 @@ from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.testing.model_server import ChatRequest, ModelServer
 
 SUPPORT = Path(__file__).parent
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def say(text: str, **more: Any) -> ModelRequest:
     return ModelRequest((ChatMessage("user", text),), **more)
 
 
-async def complete(policy: Policy, request: ModelRequest, *, timeout: float = 5.0, **options: Any) -> ModelReply:
+async def complete(policy: Policy, request: ModelRequest, *, timeout: float = 60.0, **options: Any) -> ModelReply:
     async with ModelServer(policy) as server, OpenAIChat("m", base_url=server.url, **options).session() as session:
         return await session.complete(request, timeout=timeout)
 
@@ -73,7 +73,7 @@ def error_from_raw(answer: bytes) -> ModelError:
     async def act(url: str) -> None:
         async with OpenAIChat("m", base_url=url).session() as session:
             with pytest.raises(ModelError) as caught:
-                await session.complete(say("hello"), timeout=10)
+                await session.complete(say("hello"), timeout=60)
             errors.append(caught.value)
 
     asyncio.run(with_raw_server(answer, act))

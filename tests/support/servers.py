@@ -17,7 +17,7 @@ def chat(text: str = "hello", **more: Any) -> dict[str, Any]:
 
 
 async def post(url: str, body: object) -> httpx.Response:
-    async with httpx.AsyncClient(verify=False, timeout=10) as client:
+    async with httpx.AsyncClient(verify=False, timeout=60) as client:
         return await client.post(f"{url}/chat/completions", content=msgspec.json.encode(body))
 
 

@@ -247,7 +247,7 @@ def test_waiting_here_and_approved_by_another_process_which_finishes_it(tmp_path
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ},
         stdin=subprocess.DEVNULL,
     )

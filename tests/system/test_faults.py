@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from desks import agent_on, answer, call, calls, script, told
+from reviews import soon
 
 from understudy import (
     Actor,
@@ -62,9 +63,9 @@ async def test_a_full_disk_fails_the_asker_with_one_line_and_keeps_a_prefix(good
         async with System(agent, journal=store, grace=1) as system:
             if good < 5:
                 with pytest.raises(JournalFailed, match=r"^:memory:: no space left on device$"):
-                    await asyncio.wait_for(system.run(agent, "go"), 10)
+                    await soon(system.run(agent, "go"))
             else:
-                await asyncio.wait_for(system.run(agent, "go"), 10)
+                await soon(system.run(agent, "go"))
     await store.open()
     for head in await store.heads():
         records = decode_rows(store.path, await store.read(head.run))
@@ -168,7 +169,7 @@ async def test_a_tree_that_gave_up_refuses_new_requests_by_name() -> None:
 
             system.kernel.on_released = released
             system.ref("fragile").tell(Quit())
-            await asyncio.wait_for(gone.wait(), 5)
+            await soon(gone.wait())
             with pytest.raises(ActorStopped, match="desk/clerk"):
                 await system.run(agent, "go")
 
@@ -259,7 +260,7 @@ async def first_call(system: System, *, again: bool = False) -> str:
 
     stop = system.listen(hear)
     try:
-        return await asyncio.wait_for(found, 5)
+        return await soon(found)
     finally:
         stop()
 

@@ -41,8 +41,8 @@ def test_a_sibling_agents_run_goes_on_as_the_same_attempt_and_its_asker_keeps_wa
             agent = make_agent(server.url, [look])
             below = Supervisor("team", [agent]) if nested else agent
             desk = Supervisor("desk", [below, Crashes], strategy="one_for_all", backoff=Backoff(first=0.01))
-            async with System(desk) as system, asyncio.timeout(20):
-                asking = asyncio.create_task(system.run(agent, "look at x", timeout=15))
+            async with System(desk) as system, asyncio.timeout(60):
+                asking = asyncio.create_task(system.run(agent, "look at x", timeout=50))
                 await entered.wait()
                 entered.clear()
                 system.ref("crashes").tell(Boom())

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 from typing import Any
 
+import acted
 import pytest
+from acted import Acted
 from desks import Answer, agent_on, answer, call, calls, make_agent, script, told
 from msgspec import Struct
 from reviews import OK, Question, Strange, event_of, look, soon, tools_of
@@ -24,12 +26,14 @@ from understudy import (
 )
 from understudy.actors.agents import runs as runs_module
 from understudy.actors.agents.models import ModelReply, ToolCall, Usage
-from understudy.actors.errors import JournalFailed, SpecError
+from understudy.actors.errors import JournalFailed, Overloaded, SpecError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.store import MemoryStore
 from understudy.actors.lifecycle import Exit
-from understudy.transports.testing.model_server import ChatAnswer, ChatRequest, RateLimit
+from understudy.actors.testing import simloop
+from understudy.actors.testing.simloop import SimClock
+from understudy.transports.testing.model_server import ChatAnswer, ChatRequest
 
 
 @pytest.mark.anyio
@@ -118,33 +122,38 @@ async def test_a_breached_pool_stays_closed_in_the_next_process_and_says_why() -
     assert "more tokens were billed" in result.reason
 
 
-@pytest.mark.anyio
-async def test_seconds_are_a_deadline_also_in_the_back_off_of_a_supervisor() -> None:
-    def looping(request: ChatRequest) -> ChatAnswer:
-        return calls(call("look", what="x"))
+def test_seconds_are_a_deadline_also_in_the_back_off_of_a_supervisor() -> None:
+    agent = Agent("clerk", model=Acted(acted.script(acted.calls(acted.call("look", what="x")))), tools=[look])
+    loops = Loops(Same(3), ladder=[Restart()])
+    backoff = Backoff(first=600, cap=600)
+    tree = Supervisor("desk", [agent], loops=loops, backoff=backoff, budget=Budget(seconds=100, steps=50))
 
-    async with agent_on(looping, [look]) as agent:
-        loops = Loops(Same(3), ladder=[Restart()])
-        tree = Supervisor(
-            "desk", [agent], loops=loops, backoff=Backoff(first=60, cap=60), budget=Budget(seconds=0.5, steps=50)
-        )
-        async with System(tree, grace=1) as system:
-            result = await asyncio.wait_for(system.run(agent, "go", timeout=30), 5)
+    async def main() -> tuple[Any, float]:
+        async with System(tree, clock=SimClock(), grace=1) as system:
+            result = await system.run(agent, "go", timeout=1_000)
+            return result, asyncio.get_running_loop().time()
+
+    result, seconds = simloop.run(main)
     assert result.status == "stopped"
     assert "seconds used up" in result.reason
+    assert 100 <= seconds < 105
 
 
-@pytest.mark.anyio
-async def test_leaving_during_a_models_back_off_does_not_wait_for_it() -> None:
-    async with agent_on(lambda request: RateLimit(retry_after=30)) as agent:
-        async with System(agent, grace=8) as system:
+def test_leaving_during_a_models_back_off_does_not_wait_for_it() -> None:
+    agent = Agent("clerk", model=Acted(lambda request: Overloaded("503", retry_after=30.0)))
+
+    async def main() -> tuple[Any, float]:
+        async with System(agent, clock=SimClock(), grace=8) as system:
             failed = event_of(system, ev.ModelFailed)
             asking = asyncio.create_task(system.run(agent, "go"))
-            await soon(failed.wait())
-            await asyncio.wait_for(system.drain(), 2)
-            result = await soon(asking)
+            await failed.wait()
+            await system.drain()
+            return await asking, asyncio.get_running_loop().time()
+
+    result, seconds = simloop.run(main)
     assert result.status == "waiting"
     assert result.reason.startswith("waits for shutdown")
+    assert seconds < 2
 
 
 def test_two_owners_of_budgets_with_one_name_are_refused_at_start() -> None:
@@ -185,17 +194,21 @@ async def test_a_tool_that_ignores_its_end_does_not_keep_its_run_from_the_next_i
     assert (result.status, outcomes) == ("complete", ['"heard"'])
 
 
-@pytest.mark.anyio
-async def test_a_stop_asked_for_in_a_models_back_off_spends_nothing_more() -> None:
-    failing: list[Any] = [RateLimit(retry_after=0.3), answer("late")]
-    async with agent_on(lambda request: failing.pop(0)) as agent, System(agent) as system:
-        failed = event_of(system, ev.ModelFailed)
-        asking = asyncio.create_task(system.run(agent, "go"))
-        await soon(failed.wait())
-        run = system.unfinished()[0]
-        asking.cancel()
-        await soon(system.runs.ended(run))
-        result = await system.result(run)
+def test_a_stop_asked_for_in_a_models_back_off_spends_nothing_more() -> None:
+    failing: list[Any] = [Overloaded("503", retry_after=0.3), acted.words("late")]
+    agent = Agent("clerk", model=Acted(lambda request: failing.pop(0)))
+
+    async def main() -> Any:
+        async with System(agent, clock=SimClock()) as system:
+            failed = event_of(system, ev.ModelFailed)
+            asking = asyncio.create_task(system.run(agent, "go"))
+            await failed.wait()
+            run = system.unfinished()[0]
+            asking.cancel()
+            await system.runs.ended(run)
+            return await system.result(run)
+
+    result = simloop.run(main)
     assert (result.status, result.reason, result.spend.model_calls) == ("stopped", "abandoned", 1)
 
 

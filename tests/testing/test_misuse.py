@@ -172,7 +172,7 @@ def test_without_hypothesis_the_error_says_what_to_install() -> None:
         "try: worlds(Agent('a', model=OpenAIChat('none')))\n"
         "except ModuleNotFoundError as error: print(error.name, error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout.startswith("hypothesis worlds: "), done.stderr
     assert "pip install 'understudy[testing]'" in done.stdout
 

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ def line(process: subprocess.Popen[str]) -> str:
 def run(program: str, path: Path) -> list[str]:
     """The lines that another process prints until it ends."""
     with child(program, path) as process:
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         return out.splitlines()
 
@@ -237,6 +238,28 @@ def test_looking_at_an_owned_journal_in_the_owner_s_process_unlocks_nothing(tmp_
             assert (tmp_path / "desk.db-wal").stat().st_size > 0  # the other process saw that this one is there
 
     anyio.run(main)
+
+
+def test_who_asks_for_the_owner_and_is_stopped_meanwhile_is_waited_for_and_is_no_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "BUSY", 60.0)
+    path = tmp_path / "desk.db"
+    anyio.run(take_over, path)
+    looker = sqlite3.connect(tmp_path / "desk.db-owner", isolation_level=None, check_same_thread=False)
+    looker.execute("BEGIN")
+    looker.execute("SELECT count(*) FROM sqlite_master").fetchone()  # what it holds now it holds until it goes on
+    goes_on = threading.Timer(0.5, looker.close)
+    goes_on.start()
+
+    async def open_it() -> None:
+        async with opened(SQLiteStore(path)) as store:
+            assert await store.read("b") == stream("b", [b"1"])
+
+    try:
+        anyio.run(open_it)
+    finally:
+        goes_on.join()
 
 
 def test_asking_who_owns_a_missing_journal_makes_no_file(tmp_path: Path) -> None:

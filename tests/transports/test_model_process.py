@@ -52,7 +52,7 @@ def test_the_process_prints_its_address_and_ends_when_its_input_ends() -> None:
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/v1")
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -61,7 +61,7 @@ def test_the_process_ends_in_order_at_a_signal(number: signal.Signals) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_the_process_does_not_outlive_a_parent_that_is_killed() -> None:

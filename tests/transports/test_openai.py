@@ -57,7 +57,7 @@ def test_tools_are_offered_and_their_calls_and_results_travel_both_ways() -> Non
     async def main() -> None:
         async with ModelServer(policy) as server, OpenAIChat("m", base_url=server.url).session() as session:
             question = say("How is it?", tools=(WEATHER,))
-            first = await session.complete(question, timeout=5)
+            first = await session.complete(question, timeout=60)
             assert first.finish == "tool_calls"
             assert [(call.name, call.arguments) for call in first.calls] == [
                 ("weather", '{"id": "Ulm"}'),
@@ -66,7 +66,7 @@ def test_tools_are_offered_and_their_calls_and_results_travel_both_ways() -> Non
             results = tuple(ChatMessage("tool", "dry", call_id=call.id) for call in first.calls)
             asked = ChatMessage("assistant", calls=first.calls)
             again = msgspec.structs.replace(question, messages=(*question.messages, asked, *results))
-            assert (await session.complete(again, timeout=5)).content == "it is dry"
+            assert (await session.complete(again, timeout=60)).content == "it is dry"
 
     asyncio.run(main())
     assert seen[0].tools[0].function.parameters == SCHEMA

@@ -40,7 +40,7 @@ def test_a_hundred_calls_share_one_session() -> None:
             replies: list[str] = []
 
             async def one(number: int) -> None:
-                replies.append((await session.complete(say(str(number)), timeout=20)).content)
+                replies.append((await session.complete(say(str(number)), timeout=60)).content)
 
             async with anyio.create_task_group() as group:
                 for number in range(100):
@@ -57,7 +57,7 @@ def test_one_model_can_be_opened_again_and_in_another_loop() -> None:
         for _ in range(2):
             async with model.session() as session:
                 with pytest.raises(ModelUnreachable):
-                    await session.complete(say("hello"), timeout=5)
+                    await session.complete(say("hello"), timeout=60)
 
     async def closed_url() -> str:
         async with ModelServer(echo) as server:
@@ -76,7 +76,7 @@ def test_a_client_that_was_passed_in_is_used_and_stays_open() -> None:
             httpx.AsyncClient(headers={"User-Agent": "mine"}) as client,
             OpenAIChat("m", base_url=server.url, client=client).session() as session,
         ):
-            assert (await session.complete(say("hello"), timeout=5)).content == "hello"
+            assert (await session.complete(say("hello"), timeout=60)).content == "hello"
             assert not client.is_closed
 
     asyncio.run(main())
@@ -123,7 +123,7 @@ def test_every_error_of_the_client_is_translated(raised: Exception, kind: type[M
             OpenAIChat("m", base_url="http://127.0.0.1:1/v1", client=client).session() as session,
         ):
             with pytest.raises(kind) as caught:
-                await session.complete(say("hello"), timeout=5)
+                await session.complete(say("hello"), timeout=60)
         assert (caught.value.sent, caught.value.__cause__) == (sent, raised)
 
     asyncio.run(main())
@@ -134,7 +134,7 @@ def test_a_session_used_after_its_end_is_unreachable() -> None:
         async with OpenAIChat("m", base_url="http://127.0.0.1:1").session() as session:
             pass
         with pytest.raises(ModelUnreachable) as caught:
-            await session.complete(say("hello"), timeout=5)
+            await session.complete(say("hello"), timeout=60)
         assert not caught.value.sent
 
     asyncio.run(main())
@@ -162,7 +162,7 @@ def test_key_and_address_of_the_environment_are_read_when_the_session_opens(monk
                 model_with_client = OpenAIChat("m", client=client)
                 for one in (model, model_with_client):
                     async with one.session() as session:
-                        assert (await session.complete(say("hello"), timeout=5)).content == "hello"
+                        assert (await session.complete(say("hello"), timeout=60)).content == "hello"
 
     async def note(request: httpx.Request) -> None:
         seen.append(request.headers["authorization"])

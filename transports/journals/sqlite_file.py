@@ -17,6 +17,7 @@ import threading
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Final, Literal, cast
 
 from understudy.actors.errors import (
@@ -168,16 +169,23 @@ def _acquire(path: str, real: str) -> sqlite3.Connection:
     with _acquiring:  # between making and closing the file nobody in this process may lock it: closing would unlock it
         with suppress(FileExistsError):
             os.close(os.open(side, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        lock = connect(side, "rw", timeout=0.2)  # `is_owned` looks for microseconds; it must not look like an owner
+        lock = connect(side, "rw", timeout=0.2)
+    until = monotonic() + BUSY
     try:
-        lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: leave no third file beside it
-        lock.execute("BEGIN EXCLUSIVE")
-    except BaseException as error:
+        while True:
+            try:
+                lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written: leave no third file beside it
+                lock.execute("BEGIN EXCLUSIVE")
+                return lock
+            except sqlite3.Error as error:
+                if not is_named(error, "BUSY"):
+                    raise
+                # `is_owned` looks for microseconds, unless its process is stopped meanwhile; an owner's cannot be read.
+                if is_owned(path) or monotonic() >= until:
+                    raise JournalOwned(path, "another live process owns it, or another store in this one") from error
+    except BaseException:
         lock.close()
-        if isinstance(error, sqlite3.Error) and is_named(error, "BUSY"):
-            raise JournalOwned(path, "another live process owns it, or another store in this one") from error
         raise
-    return lock
 
 
 def is_owned(path: str) -> bool:
