@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 import shown
+from hypothesis import given, settings
 from msgspec import Struct
 
 from understudy import (
@@ -24,6 +25,7 @@ from understudy import (
     Same,
     Supervisor,
     System,
+    Talk,
     Waiting,
     tool,
 )
@@ -37,6 +39,7 @@ from understudy.actors.journal.store import MemoryStore
 from understudy.actors.testing.scripted_model import ScriptedModel, Step, call
 from understudy.actors.testing.simloop import run as virtually
 from understudy.supervisors.operator import why as whys
+from understudy.testing import World, play, worlds
 
 T = TypeVar("T")
 LOOP = [call("look", what="here")] * 4
@@ -229,6 +232,25 @@ def test_a_request_that_is_handed_on_to_a_quarantined_agent_waits() -> None:
             assert (await system.resume(waiting.run)).output == Answer("good")
 
     run(main)
+
+
+def thankful() -> Supervisor:
+    """Two agents that hand one request to and fro, which is a loop at the second time."""
+    model = ScriptedModel([])
+    writer = Agent("writer", model=model, accepts=Ticket, output=Draft, tools=[look])
+    reviewer: Agent[Any, Any] = Agent("reviewer", model=model, accepts=Draft, output=Ticket | Answer, tools=[look])
+    routes = [Route(Ticket, to=writer), Route(Draft, to=reviewer)]
+    return Supervisor("desk", [writer, reviewer], loops=Loops(Talk(2), ladder=[Quarantine()]), routes=routes)
+
+
+@pytest.mark.promise(251)
+@settings(max_examples=40)
+@given(worlds(thankful(), kills=2))
+def test_a_verdict_and_its_quarantine_are_there_together_whenever_the_process_is_killed(world: World) -> None:
+    records = play(thankful(), world, Ticket("1"), to="writer").records
+    judged = [record for stream in records.values() for record in stream if isinstance(record.event, ev.Judged)]
+    held = [record.event for record in records.get(ev.QUARANTINE, ()) if isinstance(record.event, ev.Quarantined)]
+    assert [(each.run, each.seq) for each in held] == [(record.run, record.seq) for record in judged]
 
 
 def test_who_waits_for_a_quarantine_can_be_stopped() -> None:
