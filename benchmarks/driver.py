@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.case import Case, Size
+from benchmarks.lines import Benchmark, Line
 from benchmarks.reference import floor_digest
-from benchmarks.suite import Benchmark, Line
 from benchmarks.workers import ROOT, Missing, Reply, Worker, WorkerLost, start
 
 Row = dict[str, Any]  # one JSON line of rule A5

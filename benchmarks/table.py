@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from benchmarks.driver import Row
 
-HEAD = f"{'benchmark':<24}{'impl':<12}{'cpu ms':>9}{'us/op':>9}{'op/s':>12}{'x floor':>9}  others' ratios, notes"
+HEAD = f"{'benchmark':<24}{'impl':<15}{'cpu ms':>9}{'us/op':>9}{'op/s':>12}{'x floor':>9}  others' ratios, notes"
 
 
 class Table:
@@ -24,7 +24,7 @@ class Table:
         shown = "" if title == self._last else title
         self._last = title
         impl = f"{row['impl']}/{row['variant']}" if row["variant"] else str(row["impl"])
-        print(f"{shown:<24}{impl:<12}{self._numbers(row)}", file=self._out, flush=True)
+        print(f"{shown:<24}{impl:<15}{self._numbers(row)}", file=self._out, flush=True)
 
     def _numbers(self, row: Row) -> str:
         if row["ok"] is None:
