@@ -6,6 +6,7 @@ One agent object serves all runs where a library allows it, and tools are made o
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -128,7 +129,6 @@ async def compaction(api: AgentApi, case: Case) -> Found:
 
 
 async def construct(api: AgentApi, case: Case) -> Found:
-    n, _ = case.args
     tools = [api.tool(scripts.work_of(0))]
     agents = construction.measure(case, lambda i: api.agent(lambda asked: asked.instructions, tools, str(i)))
     said = await asyncio.gather(*(api.run(agent, "who are you?") for agent in agents))
@@ -139,10 +139,11 @@ async def budget(api: AgentApi, case: Case) -> Found:
     return await api.budget(case)
 
 
-def overspent(spent: int, limit: int) -> None:
-    """Raises `CheckFailed` with what was spent beyond the limit."""
-    if spent > limit:
-        raise CheckFailed(f"overspend: {spent - limit} tokens beyond {limit}")
+def overspent(pools: Sequence[tuple[int, int]]) -> None:
+    """What was spent, and the limit, of each pool. Raises `CheckFailed` with what was spent beyond the limits."""
+    over = sum(max(0, spent - limit) for spent, limit in pools)
+    if over:
+        raise CheckFailed(f"overspend: {over} tokens beyond {sum(limit for _, limit in pools)}")
 
 
 PROGRAMS: dict[str, Callable[[AgentApi, Case], Awaitable[Found]]] = {
@@ -164,7 +165,6 @@ def program_for(api: AgentApi, case: Case) -> Callable[[Case], Awaitable[Found]]
 
 def as_text(work: Tool) -> Tool:
     """A tool whose failure is its result, for libraries where an exception would end the run."""
-    import functools
 
     @functools.wraps(work)
     async def wrapped(**arguments: Any) -> object:

@@ -42,6 +42,14 @@ def text_of(message: Any) -> str:
     return str(message.content)
 
 
+def _after(state: State) -> str:
+    return str(END) if isinstance(state["said"], str) else "tool"
+
+
+def _called(state: MessagesState) -> str:
+    return "tool" if state["messages"][-1].tool_calls else str(END)
+
+
 class Api:
     """See `agents.AgentApi`."""
 
@@ -62,9 +70,7 @@ class Api:
         graph.add_node("model", ask)
         graph.add_node("tool", act)
         graph.add_edge(START, "model")
-        graph.add_conditional_edges(
-            "model", lambda state: END if isinstance(state["said"], str) else "tool", ["tool", END]
-        )
+        graph.add_conditional_edges("model", _after, ["tool", END])
         graph.add_edge("tool", "model")
         return graph.compile()
 
@@ -106,9 +112,7 @@ class Api:
             graph.add_node(name, node)
         graph.add_edge(START, "trim")
         graph.add_edge("trim", "model")
-        graph.add_conditional_edges(
-            "model", lambda state: "tool" if state["messages"][-1].tool_calls else END, ["tool", END]
-        )
+        graph.add_conditional_edges("model", _called, ["tool", END])
         graph.add_edge("tool", "trim")
         config = {"recursion_limit": 4 * len(texts.texts), "configurable": {"thread_id": "talk"}}
         case.start()

@@ -44,7 +44,25 @@ def asked(messages: Sequence[Any], info: Any) -> Asked:
 
 def text_of(message: Any) -> str:
     """The text of a message's first part, "" for a call."""
-    return str(getattr(message.parts[0], "content", ""))
+    return _text(message.parts[0])
+
+
+def _text(part: Any) -> str:
+    return str(getattr(part, "content", ""))
+
+
+def split(messages: Sequence[Any]) -> list[Any]:
+    """The messages with one part each: a summary was joined with what stands before or after it."""
+    return [
+        each
+        for message in messages
+        for each in ([message] if len(message.parts) == 1 else [ModelRequest(parts=[part]) for part in message.parts])
+    ]
+
+
+def summary_of(text: str) -> Any:
+    """A summary as a message."""
+    return ModelRequest(parts=[UserPromptPart(text)])
 
 
 class Api:
@@ -73,11 +91,11 @@ class Api:
         trimmer = Trimmer(texts, lead=int(tools), tail=int(not tools))
 
         async def process(messages: list[Any]) -> list[Any]:
-            return trimmer.trim(messages, text_of, lambda text: ModelRequest(parts=[UserPromptPart(text)])) or messages
+            return trimmer.trim(split(messages), text_of, summary_of) or messages
 
         async def complete(messages: list[Any], info: Any) -> Any:
             turn = len(heard.at)
-            heard.hear([text_of(message) for message in messages])
+            heard.hear([_text(part) for message in messages for part in message.parts])
             call = tools and turn < len(texts.texts)
             made = response(("turn", {"number": turn}) if call else "noted", turn)
             heard.done()
@@ -86,11 +104,10 @@ class Api:
         async def turn(number: int) -> str:
             return texts.texts[number]
 
-        made = Agent(
-            FunctionModel(complete), tools=[Tool(turn)] if tools else [], capabilities=[ProcessHistory(process)]
-        )
         limits = UsageLimits(request_limit=None)
+        turns = [Tool(turn)] if tools else []
         case.start()
+        made = Agent(FunctionModel(complete), tools=turns, capabilities=[ProcessHistory(process)])
         history: list[Any] = []
         for text in ["begin"] if tools else texts.texts:
             history = (await made.run(text, message_history=history, usage_limits=limits)).all_messages()
@@ -102,16 +119,16 @@ class Api:
         if case.line not in ("tree", "teams"):
             raise NotSupported("no such reservation")
         n, each = case.args
-        oracled, executed = oracle().cost, list[tuple[int, int]]()
+        cost = oracle().cost
 
         async def complete(messages: list[Any], info: Any) -> Any:
             heard = asked(messages, info)
             i, k = int(heard.request), heard.results
             await asyncio.sleep(0)
-            return response(scripts.say(i, k, each, heard.last), k, oracled(i, k) if k < each else 0)
+            return response(scripts.say(i, k, each, heard.last), k, cost(i, k) if k < each else 0)
 
         async def one(i: int) -> bool:
-            usage, limit = shared[i // TEAM if case.line == "teams" else 0]
+            usage, limit = shared[i // size]
             limits = UsageLimits(output_tokens_limit=limit, request_limit=None)
             try:
                 await made.run(str(i), usage=usage, usage_limits=limits)
@@ -119,17 +136,14 @@ class Api:
                 return False
             return True
 
-        groups = [range(at, at + TEAM) for at in range(0, n, TEAM)] if case.line == "teams" else [range(n)]
-        shared = [
-            (RunUsage(), sum(oracled(i, k) for i in group if i < n for k in range(each)) * 60 // 100)
-            for group in groups
-        ]
-        del executed
+        size = TEAM if case.line == "teams" else n
+        groups = [range(at, min(at + size, n)) for at in range(0, n, size)]
+        shared = [(RunUsage(), sum(cost(i, k) for i in group for k in range(each)) * 60 // 100) for group in groups]
         case.start()
         made = Agent(FunctionModel(complete), tools=[self.tool(scripts.work_of(0))])
         complete_runs = await asyncio.gather(*(one(i) for i in range(n)))
         case.stop()
-        overspent(sum(usage.output_tokens for usage, _ in shared), sum(limit for _, limit in shared))
+        overspent([(usage.output_tokens, limit) for usage, limit in shared])
         return {"refused_some": not all(complete_runs)}
 
 
