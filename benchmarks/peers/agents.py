@@ -50,7 +50,11 @@ class AgentApi(Protocol):
         """Make a tool. An exception of `work` becomes a text that the model is given."""
         ...
 
-    def agent(self, model: Model, tools: Sequence[Made], instructions: str = "") -> Made:
+    def model(self, model: Model) -> Made:
+        """Make a model, which agents may share."""
+        ...
+
+    def agent(self, model: Made, tools: Sequence[Made], instructions: str = "") -> Made:
         """Make an agent."""
         ...
 
@@ -80,7 +84,8 @@ async def _steps(api: AgentApi, case: Case) -> Found:
     tool_ms = int(case.line == "tool-1ms")
     case.start()
     tools = [api.tool(scripts.work_of(tool_ms))]
-    agent = api.agent(lambda asked: scripts.say(int(asked.request), asked.results, each, asked.last), tools)
+    model = api.model(lambda asked: scripts.say(int(asked.request), asked.results, each, asked.last))
+    agent = api.agent(model, tools)
     async with probed(case):
         said = await asyncio.gather(*(api.run(agent, str(i)) for i in range(n)))
     case.extra["rss_bytes_per_agent"] = round((rss_bytes() - before) / n)
@@ -111,7 +116,7 @@ async def loops(api: AgentApi, case: Case) -> Found:
 
     case.start()
     each = (scripts.work_of(1), scripts.status, scripts.fragile, scripts.search, scripts.look)
-    agent = api.agent(model, [api.tool(work) for work in each])
+    agent = api.agent(api.model(model), [api.tool(work) for work in each])
     ended = await asyncio.gather(*(one(i) for i in made))
     case.stop()
     said = {i: value for i, value in zip(made, ended, strict=True) if value is not None}
@@ -130,7 +135,8 @@ async def compaction(api: AgentApi, case: Case) -> Found:
 
 async def construct(api: AgentApi, case: Case) -> Found:
     tools = [api.tool(scripts.work_of(0))]
-    agents = construction.measure(case, lambda i: api.agent(lambda asked: asked.instructions, tools, str(i)))
+    model = api.model(lambda asked: asked.instructions)
+    agents = construction.measure(case, lambda i: api.agent(model, tools, str(i)))
     said = await asyncio.gather(*(api.run(agent, "who are you?") for agent in agents))
     return {"answered": sum(text == str(i) for i, text in enumerate(said))}
 

@@ -56,7 +56,10 @@ class Api:
     def tool(self, work: scripts.Tool) -> Any:
         return as_text(work)
 
-    def agent(self, model: Model, tools: Sequence[Any], instructions: str = "") -> Any:
+    def model(self, model: Model) -> Any:
+        return model
+
+    def agent(self, model: Any, tools: Sequence[Any], instructions: str = "") -> Any:
         named = {tool.__name__: tool for tool in tools}
 
         async def ask(state: State) -> dict[str, object]:

@@ -98,12 +98,15 @@ class Api:
     def tool(self, work: scripts.Tool) -> Any:
         return function_tool(work)
 
-    def agent(self, model: Model, tools: Sequence[Any], instructions: str = "") -> Any:
+    def model(self, model: Model) -> Any:
         def complete(items: list[Any], told: str) -> Any:
             asked = Asked(items[0]["content"], len(items) // 2, text_of(items[-1]), told)
             return response(model(asked), asked.results)
 
-        return Agent("agent", model=Scripted(complete), tools=tools, instructions=instructions or None)
+        return Scripted(complete)
+
+    def agent(self, model: Any, tools: Sequence[Any], instructions: str = "") -> Any:
+        return Agent("agent", model=model, tools=tools, instructions=instructions or None)
 
     async def run(self, agent: Any, request: str, turns: int | None = ENOUGH) -> str:
         limit = {} if turns is None else {"max_turns": turns}

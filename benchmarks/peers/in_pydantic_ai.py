@@ -26,6 +26,8 @@ from benchmarks.reference import oracle
 from benchmarks.scripts import TEAM, Said
 from benchmarks.talk import Heard, Texts, Trimmer
 
+RESERVE = 100
+"""Tokens of a budget that may be left."""
 VERSION = f"pydantic-ai-slim {version('pydantic-ai-slim')}"
 
 
@@ -71,12 +73,15 @@ class Api:
     def tool(self, work: scripts.Tool) -> Any:
         return Tool(as_text(work))
 
-    def agent(self, model: Model, tools: Sequence[Any], instructions: str = "") -> Any:
+    def model(self, model: Model) -> Any:
         async def complete(messages: list[Any], info: Any) -> Any:
             heard = asked(messages, info)
             return response(model(heard), heard.results)
 
-        return Agent(FunctionModel(complete), tools=tools, instructions=instructions or None)
+        return FunctionModel(complete)
+
+    def agent(self, model: Any, tools: Sequence[Any], instructions: str = "") -> Any:
+        return Agent(model, tools=tools, instructions=instructions or None)
 
     async def run(self, agent: Any, request: str, turns: int | None = ENOUGH) -> str:
         limits = None if turns is None else UsageLimits(request_limit=turns)
@@ -119,13 +124,15 @@ class Api:
         if case.line not in ("tree", "teams"):
             raise NotSupported("no such reservation")
         n, each = case.args
-        cost = oracle().cost
+        cost, billed = oracle().cost, list[int]()
 
         async def complete(messages: list[Any], info: Any) -> Any:
             heard = asked(messages, info)
             i, k = int(heard.request), heard.results
             await asyncio.sleep(0)
-            return response(scripts.say(i, k, each, heard.last), k, cost(i, k) if k < each else 0)
+            tokens = cost(i, k) if k < each else 0
+            billed.append(tokens)
+            return response(scripts.say(i, k, each, heard.last), k, tokens)
 
         async def one(i: int) -> bool:
             usage, limit = shared[i // size]
@@ -143,8 +150,18 @@ class Api:
         made = Agent(FunctionModel(complete), tools=[self.tool(scripts.work_of(0))])
         complete_runs = await asyncio.gather(*(one(i) for i in range(n)))
         case.stop()
-        overspent([(usage.output_tokens, limit) for usage, limit in shared])
-        return {"refused_some": not all(complete_runs)}
+        pools = [(usage.output_tokens, limit) for usage, limit in shared]
+        overspent(pools)
+        return {
+            "within": True,
+            "overspend": 0,
+            "spent_is_billed": sum(spent for spent, _ in pools) == sum(billed),
+            "reserved": 0,
+            "others": [],
+            "breached": [],
+            "refused_some": not all(complete_runs),
+            "unspent_below_reserve": all(limit - spent < RESERVE for spent, limit in pools),
+        }
 
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:

@@ -29,6 +29,9 @@ class Plain:
     def tool(self, work: scripts.Tool) -> scripts.Tool:
         return agents.as_text(work)
 
+    def model(self, model: agents.Model) -> agents.Model:
+        return model
+
     def agent(self, model: agents.Model, tools: Any, instructions: str = "") -> Any:
         return model, {tool.__name__: tool for tool in tools}, instructions
 
