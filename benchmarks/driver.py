@@ -95,7 +95,8 @@ class Driver:
     def _line(self, benchmark: Benchmark, line: Line) -> Iterable[Row]:
         runs = [Runs(contender) for contender in self._contenders(line)]
         load = os.getloadavg()[0]
-        for number in range(-self._plan.warm_up, self._plan.rounds or ROUNDS[self._plan.size]):
+        warm_up = self._plan.warm_up and not line.fresh  # a process that ends warms nothing up
+        for number in range(-warm_up, self._plan.rounds or ROUNDS[self._plan.size]):
             for each in runs:
                 if each.fault is None:
                     self._run(benchmark, line, each, warm_up=number < 0)
