@@ -215,11 +215,15 @@ def ratio(runs: Runs, other: Runs) -> float:
 
 
 def medians(extras: list[dict[str, Any]]) -> dict[str, Any]:
-    """What programs told beside: the median of numbers, the last of anything else."""
+    """What programs told beside: the median of numbers, where one has a number; the last of anything else."""
     found: dict[str, Any] = dict(extras[-1])
-    for key, value in found.items():
-        values = [extra[key] for extra in extras if key in extra]
-        if isinstance(value, int | float) and not isinstance(value, bool):
+    for key in found:
+        values = [extra[key] for extra in extras if _is_number(extra.get(key))]
+        if values:
             middle = statistics.median(values)
             found[key] = round(middle, 4) if isinstance(middle, float) else middle
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

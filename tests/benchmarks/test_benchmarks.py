@@ -305,6 +305,15 @@ def test_the_two_kinds_of_handlers_come_from_one_source() -> None:
     assert ours.bugs("pingpong") == ("twice", "off")
 
 
+def test_what_only_some_runs_could_tell_is_the_median_of_those() -> None:
+    told: list[dict[str, object]] = [{"late": None}, {"late": 3.0}, {"late": 1.0}, {"late": None}]
+    assert driver.medians(told) == {"late": 2.0}
+    assert driver.medians(told[:1]) == {"late": None}
+    assert driver.medians([{"rules": ["a"], "same": True}, {"rules": ["b"], "same": False}]) == {
+        "rules": ["b"], "same": False,
+    }  # fmt: skip
+
+
 # -- the gate --------------------------------------------------------------------------------------------------
 
 
