@@ -18,6 +18,7 @@ import anyio.to_thread
 import pytest
 from doers import Do, Doer, PlainDoer
 from probes import quiet
+from unhurried import complaints
 
 from understudy import Blocked
 from understudy.actors.cell import Cell
@@ -114,6 +115,7 @@ def test_a_handler_that_blocks_the_loop_is_reported_with_path_message_and_stack(
     assert "hog (Do) blocks the event loop" in caplog.text
     assert "in compute" in caplog.text
     assert "hog (Do) blocked the event loop for" in caplog.text
+    assert complaints("".join(f"{record.getMessage()}\n" for record in caplog.records)) == ""
 
 
 @pytest.mark.promise(84)
@@ -278,6 +280,7 @@ def test_a_loop_that_was_late_unseen_is_told_without_a_stack(caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "understudy.actors"):
         run(main)
     assert "by what could not be seen" in caplog.text
+    assert complaints(f"this\n{caplog.records[-1].getMessage()}\nstays\n") == "this\nstays\n"
 
 
 @pytest.mark.promise(84)
