@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 from providers import SCHEMA, WEATHER, say
+from servers import nobody
 
 from understudy.actors.agents.models import ModelReply, ModelRequest, ModelSession, ToolCall, input_cap
 from understudy.actors.errors import ModelError, UsageError
@@ -19,7 +20,7 @@ from understudy.actors.testing.sim_model import SimModel
 from understudy.actors.testing.simloop import run
 from understudy.transports.models.openai import OpenAIChat
 from understudy.transports.testing.model_server import Billing, ModelServer
-from understudy.transports.testing.wire_faults import chat_answer, on_wire
+from understudy.transports.testing.wire_faults import on_wire
 
 REQUEST = say("What is the weather in Oslo 0150?", tools=(WEATHER,), output_schema=SCHEMA)
 PLAIN = say("hello")
@@ -141,10 +142,9 @@ def test_an_unreachable_provider_is_not_sent_to() -> None:
     sim, _ = simulated(mf.Unreachable("a", 1), PLAIN)
 
     async def main() -> ModelReply | ModelError:
-        async with ModelServer(lambda _: chat_answer(ModelReply())) as server:
-            url = server.url
-        async with OpenAIChat("m", base_url=url).session() as session:  # nobody listens any more
-            return await heard(session, PLAIN, 5)
+        with nobody() as url:
+            async with OpenAIChat("m", base_url=url).session() as session:
+                return await heard(session, PLAIN, 60)
 
     assert told(sim) == told(asyncio.run(main()))
 
