@@ -282,16 +282,20 @@ def test_without_erlang_or_a_peer_the_rows_say_so(monkeypatch: pytest.MonkeyPatc
 
 def test_a_worker_that_says_nothing_in_time_is_ended_and_the_next_line_gets_a_new_one() -> None:
     argv = ["threadring", "pingpong:ask", "--impl", "ours", "--variant", "def"]
-    status, found = run(*argv, "--deadline", "0.001")
+    for _ in range(5):
+        status, found = run(*argv, "--deadline", "0.001")
+        errors = [row["error"] for row in found]
+        if None not in errors:  # it had not answered before anybody listened, since the machine stood still
+            break
     assert status == 1
-    assert [row["error"] for row in found] == ["no answer within 0.001 s"] * 2
+    assert errors == ["no answer within 0.001 s"] * 2
 
 
 def test_a_worker_that_dies_is_reported_with_its_last_words() -> None:
     pipe = workers.Pipe([sys.executable, "-c", "raise SystemExit('no memory')"])
     try:
         with pytest.raises(workers.WorkerLost, match="no memory"):
-            pipe.hear(10)
+            pipe.hear(60)
     finally:
         pipe.close()
 
