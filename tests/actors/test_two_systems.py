@@ -198,7 +198,7 @@ def test_a_system_in_a_thread_with_a_loop_of_its_own(run: Run, other: str) -> No
             main_ref.append(ref)
             there = Thread()
             there.thread.start()
-            await asyncio.to_thread(there.up.wait, 10)
+            await asyncio.to_thread(there.up.wait, 60)
             assert there.error is None, there.error
             with pytest.raises(WrongLoop, match="tell_threadsafe"):
                 there.ref.tell(Do())
@@ -207,7 +207,7 @@ def test_a_system_in_a_thread_with_a_loop_of_its_own(run: Run, other: str) -> No
             for _ in range(200):
                 there.ref.tell_threadsafe(Do())
                 assert await ref.ask(Do()) == threading.get_ident()
-            await asyncio.to_thread(there.thread.join, 10)
+            await asyncio.to_thread(there.thread.join, 60)
             assert there.error is None, there.error
             assert set(there.heard) == {there.thread.ident}
             assert await alive(kernel)
