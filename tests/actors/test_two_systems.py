@@ -158,7 +158,7 @@ def test_a_system_in_a_thread_with_a_loop_of_its_own(run: Run, other: str) -> No
             self.up = threading.Event()
             self.error: BaseException | None = None
             self.heard: list[int] = []
-            self.thread = threading.Thread(target=self.work)
+            self.thread = threading.Thread(target=self.work, daemon=True)
 
         def work(self) -> None:
             try:
