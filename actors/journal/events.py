@@ -35,6 +35,11 @@ from understudy.actors.journal.guard_events import Judged as Judged
 from understudy.actors.journal.guard_events import Quarantined as Quarantined
 from understudy.actors.journal.guard_events import Released as Released
 from understudy.actors.journal.guard_events import SpendCorrected as SpendCorrected
+from understudy.actors.journal.people_events import ApprovalAsked as ApprovalAsked
+from understudy.actors.journal.people_events import ApprovalGiven as ApprovalGiven
+from understudy.actors.journal.people_events import ApprovalRefused as ApprovalRefused
+from understudy.actors.journal.people_events import DoubtSettled as DoubtSettled
+from understudy.actors.journal.people_events import InDoubt as InDoubt
 from understudy.actors.journal.supervision_events import BackedOff as BackedOff
 from understudy.actors.journal.supervision_events import ChildExited as ChildExited
 from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
@@ -319,62 +324,6 @@ class StateTimedOut(Event, frozen=True):
 
     state: str
     until: float
-
-
-# --- people ----------------------------------------------------------------------------------------------
-
-
-class ApprovalAsked(Event, frozen=True):
-    """A call needs a person's yes. The yes will be bound to `digest`, the digest of tool name and exact arguments."""
-
-    approval: str
-    step: int
-    index: int
-    name: str
-    arguments: str
-    digest: str
-    policy: str
-    expires: float
-    who: tuple[str, ...] = ()
-    command: str = ""
-
-
-class ApprovalGiven(Event, frozen=True):
-    """Somebody said yes to exactly `digest`."""
-
-    approval: str
-    by: str
-    digest: str
-    policy: str
-
-
-class ApprovalRefused(Event, frozen=True):
-    """Somebody said no, the yes expired (`by` is "clock"), or it no longer fits the call (`by` is "check")."""
-
-    approval: str
-    by: str
-    reason: str
-
-
-class InDoubt(Event, frozen=True):
-    """A call was in flight when the process ended, and may or may not have happened."""
-
-    doubt: str
-    step: int
-    index: int
-    name: str
-    arguments: str
-    effect: Effect
-    key: str = ""
-
-
-class DoubtSettled(Event, frozen=True):
-    """`did` is True when the call happened. `by` is a person, "verify" or "key"."""
-
-    doubt: str
-    did: bool
-    by: str
-    result: str = ""
 
 
 AnyEvent = (
