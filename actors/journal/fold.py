@@ -165,6 +165,7 @@ def _stop_asked(run: Run, record: Record, event: ev.StopAsked) -> None:
 def _finished(run: Run, record: Record, event: ev.Finished) -> None:
     sub = run.subs[record.sub]
     sub.finished, sub.parked = event, None
+    sub.evidence.watch = None  # made anew if it goes on after all
 
 
 def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
