@@ -102,6 +102,10 @@ class ActorStopped(AskError):
         self.exit = exit
 
 
+class AgentQuarantined(ActorStopped):
+    """A guard has taken the agent out of service; it takes nothing until a person releases it. `exit` says why."""
+
+
 class MailboxFull(AskError):
     """The target's mailbox had no room before the deadline. `limit` is its size in messages."""
 

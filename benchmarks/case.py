@@ -13,7 +13,7 @@ Found = dict[str, object]
 """What a program computed, to be compared with what the oracle expects. Keys are those of `suite`."""
 
 STALLED_SECONDS = 1.5
-"""How long a program with a deliberate bug is waited for."""
+"""How long a program with a deliberate bug may do nothing at all before it has failed."""
 
 
 class CheckFailed(Exception):

@@ -15,8 +15,9 @@ from typing import NoReturn, TextIO, cast
 from benchmarks import gate
 from benchmarks.case import SIZES, Size
 from benchmarks.driver import DEADLINE, Driver, Plan, Row
+from benchmarks.lines import Benchmark, Line
 from benchmarks.plain import WITHOUT
-from benchmarks.suite import BENCHMARKS, Benchmark, Line
+from benchmarks.suite import BENCHMARKS
 from benchmarks.table import Table
 from benchmarks.workers import IMPLS
 
@@ -121,7 +122,7 @@ def list_all(out: TextIO) -> None:
     """What there is."""
     for benchmark in BENCHMARKS.values():
         lines = ", ".join(line.name for line in benchmark.lines)
-        print(f"{benchmark.code:<4}{benchmark.name:<12}{benchmark.sentence} [{lines}]", file=out)
+        print(f"{benchmark.code:<4}{benchmark.name:<14}{benchmark.sentence} [{lines}]", file=out)
 
 
 def run(plan: Plan, out: TextIO, *, as_json: bool) -> int:

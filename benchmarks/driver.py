@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.case import Case, Size
+from benchmarks.lines import Benchmark, Line
 from benchmarks.reference import floor_digest
-from benchmarks.suite import Benchmark, Line
 from benchmarks.workers import ROOT, Missing, Reply, Worker, WorkerLost, start
 
 Row = dict[str, Any]  # one JSON line of rule A5
@@ -95,7 +95,8 @@ class Driver:
     def _line(self, benchmark: Benchmark, line: Line) -> Iterable[Row]:
         runs = [Runs(contender) for contender in self._contenders(line)]
         load = os.getloadavg()[0]
-        for number in range(-self._plan.warm_up, self._plan.rounds or ROUNDS[self._plan.size]):
+        warm_up = self._plan.warm_up and not line.fresh  # a process that ends warms nothing up
+        for number in range(-warm_up, self._plan.rounds or ROUNDS[self._plan.size]):
             for each in runs:
                 if each.fault is None:
                     self._run(benchmark, line, each, warm_up=number < 0)
@@ -214,11 +215,15 @@ def ratio(runs: Runs, other: Runs) -> float:
 
 
 def medians(extras: list[dict[str, Any]]) -> dict[str, Any]:
-    """What programs told beside: the median of numbers, the last of anything else."""
+    """What programs told beside: the median of numbers, where one has a number; the last of anything else."""
     found: dict[str, Any] = dict(extras[-1])
-    for key, value in found.items():
-        values = [extra[key] for extra in extras if key in extra]
-        if isinstance(value, int | float) and not isinstance(value, bool):
+    for key in found:
+        values = [extra[key] for extra in extras if _is_number(extra.get(key))]
+        if values:
             middle = statistics.median(values)
             found[key] = round(middle, 4) if isinstance(middle, float) else middle
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

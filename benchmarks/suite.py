@@ -7,14 +7,11 @@ arguments; no loop counts them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import isqrt
 
-from benchmarks.case import SIZES, Found, Size
-from benchmarks.reference import oracle
-
-Args = tuple[int, ...]
-Settings = dict[str, object]
+from benchmarks.agent_suite import BUDGET, COMPACTION, CONSTRUCTION, LOOPS, STEPS
+from benchmarks.case import Found
+from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
 
 MAILBOX = 1_000
 """The default bound of a mailbox."""
@@ -24,62 +21,19 @@ GROUP = 10
 """Agents per supervisor in the crash storm, and in Erlang's."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One row of a benchmark. `settings` are printed in `params`: the verb, and what is not default."""
-
-    name: str
-    sizes: tuple[Args, Args, Args]
-    ops: Callable[[Args], int]
-    expect: Callable[[Args], Found]
-    settings: Settings = field(default_factory=dict)
-    variants: tuple[str, ...] = ("def", "async")
-    fresh: bool = False
-    """Start a new process for every run, because memory is measured."""
-
-    def args(self, size: Size) -> Args:
-        """The arguments of one size."""
-        return self.sizes[SIZES.index(size)]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark: its number in the specification, its name, what an operation is, one sentence, its lines."""
-
-    code: str
-    name: str
-    unit: str
-    sentence: str
-    lines: tuple[Line, ...]
-
-    def line(self, name: str) -> Line:
-        """A line by its name. Raises `KeyError`."""
-        return {line.name: line for line in self.lines}[name]
-
-
-def sizes_of(name: str) -> tuple[Args, Args, Args]:
-    """The arguments of the three sizes in the oracle's table."""
-    _, small, medium, large = oracle().TABLE[name]
-    return tuple(small), tuple(medium), tuple(large)
-
-
-def _value(name: str, args: Args) -> Found:
-    return dict(oracle().TABLE[name][0](*args))
-
-
 def _pingpong(args: Args) -> Found:
-    return {"sum": _value("pingpong", args)["sum"], "handled": args[0]}
+    return {"sum": value_of("pingpong", args)["sum"], "handled": args[0]}
 
 
 def _threadring(args: Args) -> Found:
-    return {"zero_at": _value("threadring", args)["zero_at"], "receipts": args[1] + 1, "ended": args[0]}
+    return {"zero_at": value_of("threadring", args)["zero_at"], "receipts": args[1] + 1, "ended": args[0]}
 
 
 def _only(name: str, *keys: str) -> Callable[[Args], Found]:
     """What the oracle says under some of its keys."""
 
     def expect(args: Args) -> Found:
-        value = _value(name, args)
+        value = value_of(name, args)
         return {key: value[key] for key in keys}
 
     return expect
@@ -95,18 +49,13 @@ def _chameneos(args: Args) -> Found:
     return {"sum_of_counts": 2 * meetings, "reports": creatures, "meetings": meetings, "strange_colours": []}
 
 
-def _of_table(name: str, key: str) -> Callable[[Args], int]:
-    """Operations that the oracle computes from the arguments."""
-    return lambda args: int(str(_value(name, args)[key]))
-
-
 def _line(benchmark: str, name: str, ops: str, expect: Callable[[Args], Found], **settings: object) -> Line:
-    return Line(name, sizes_of(benchmark), _of_table(benchmark, ops), expect, settings)
+    return Line(name, sizes_of(benchmark), of_table(benchmark, ops), expect, settings)
 
 
 def _dead_letter(args: Args) -> Found:
     agents, jobs = args
-    value = _value("crashstorm", args)
+    value = value_of("crashstorm", args)
     crashes = int(str(value["first_attempt_crashes"]))
     lost = sum(i * jobs + j for i in range(agents) for j in range(jobs) if (i + j) % 7 == 0)
     return {
@@ -122,7 +71,7 @@ def _dead_letter(args: Args) -> Found:
 
 
 def _redeliver(args: Args) -> Found:
-    value = _value("crashstorm", args)
+    value = value_of("crashstorm", args)
     crashes = int(str(value["first_attempt_crashes"]))
     agents, jobs = args
     return {
@@ -160,32 +109,6 @@ def _storm(args: Args) -> Found:
 _ALL_RESTARTS: Settings = {"intensity": "more than there are", "backoff_first": 0.0}
 
 
-def _compaction(args: Args) -> Found:
-    value = _value("compaction", args)
-    return {"pinned": value["pinned"], "order_hash": value["order_hash"], "over": 0, "replay": "identical"}
-
-
-COMPACTION = Benchmark(
-    "C12",
-    "compaction",
-    "turn",
-    "An agent's context passes its limit again and again: what a turn costs when there were many, and what is kept.",
-    tuple(
-        Line(
-            name,
-            sizes_of("compaction"),
-            lambda args: args[0],
-            _compaction,
-            {"window": "8000 tokens, at 0.8, first 5", "rule": f"summary of all but the last {keep}", "turn": turn},
-            variants=("async",),
-        )
-        for name, keep, turn in (
-            ("steps", "10 exchanges", "a tool's result, one run"),
-            ("session", "20 items", "a request, one run each in one session"),
-        )
-    ),
-)
-
 CRASHSTORM = Benchmark(
     "C4",
     "crashstorm",
@@ -195,14 +118,14 @@ CRASHSTORM = Benchmark(
         Line(
             "dead-letter",
             sizes_of("crashstorm"),
-            _of_table("crashstorm", "first_attempt_crashes"),
+            of_table("crashstorm", "first_attempt_crashes"),
             _dead_letter,
             _ALL_RESTARTS | {"per_supervisor": GROUP, "state": "a book the factories share"},
         ),
         Line(
             "redeliver",
             sizes_of("crashstorm"),
-            _of_table("crashstorm", "first_attempt_crashes"),
+            of_table("crashstorm", "first_attempt_crashes"),
             _redeliver,
             _ALL_RESTARTS | {"per_supervisor": GROUP, "redeliver": 1, "state": "a book the factories share"},
         ),
@@ -279,117 +202,6 @@ STOPTREE = Benchmark(
             variants=("async",),
         )
         for name, expect in (("spawned", _stoptree), ("supervised", _stoptree_supervised))
-    ),
-)
-
-TEAM = 20
-"""Agents under one supervisor in `budget`."""
-
-
-def _ledger(args: Args) -> Found:
-    """What is granted of each team's 60 %: by adding up, without a ledger."""
-    n, steps = args
-    cost = oracle().cost
-    limits = [sum(cost(i, k) for i in range(t, min(t + TEAM, n)) for k in range(steps)) for t in range(0, n, TEAM)]
-    flying: list[tuple[int, int]] = []
-    spent, held, out = [0] * len(limits), [0] * len(limits), set[int]()
-
-    def settle() -> None:
-        team, amount = flying.pop(0)
-        held[team] -= 100
-        spent[team] += amount
-
-    for k in range(steps):
-        for i in range(n):
-            team = i // TEAM
-            limit = limits[team] * 60 // 100
-            while i not in out and spent[team] + held[team] + 100 > limit:
-                if spent[team] + 100 > limit:
-                    out.add(i)
-                else:
-                    settle()
-            if i not in out:
-                held[team] += 100
-                flying.append((team, cost(i, k)))
-                if len(flying) >= 64:
-                    settle()
-    while flying:
-        settle()
-    total = sum(spent)
-    return {"spent": total, "root": total, "within": True, "reserved": 0, "unspent_below_reserve": True}
-
-
-_BOOKED: Found = {"within": True, "overspend": 0, "spent_is_billed": True, "reserved": 0, "others": [], "breached": []}
-
-
-def _killed(args: Args) -> Found:
-    n = args[0]
-    sent, unsent = (sum(i % 20 == m for i in range(n)) for m in (3, 13))
-    killed = {"sent": sent, "unsent": unsent}
-    return _BOOKED | {"killed": killed, "estimated": sent, "estimated_left": 0, "complete": n}
-
-
-def _provider(args: Args) -> Found:
-    n = args[0]
-    return {
-        "within": True,
-        "spent_is_billed": True,
-        "reserved": 0,
-        "others": [],
-        "breached": sorted(f"a{i}" for i in range(0, n, 5)),
-        "over": True,
-        "over_as_planted": True,
-        "estimated": [i for i in range(n) if i % 5 in (1, 2)],
-    }
-
-
-def _granted(args: Args) -> Found:
-    return _BOOKED | {"refused_some": True, "unspent_below_reserve": True}
-
-
-BUDGET = Benchmark(
-    "C5",
-    "budget",
-    "call",
-    "Agents want more than their budgets allow: no limit is ever exceeded, and nothing that fits is refused.",
-    tuple(
-        Line(name, sizes, lambda args: args[0] * args[1], expect, {"reserve": 100, **settings}, variants=("def",))
-        for name, sizes, expect, settings in (
-            ("ledger", sizes_of("budget"), _ledger, {"pools": 4, "agents": "none"}),
-            ("tree", sizes_of("budget"), _granted, {"limited": "root"}),
-            ("teams", sizes_of("budget"), _granted, {"limited": "each team of 20"}),
-            ("kill", sizes_of("budget"), _killed, {"killed": "one in ten, with a reservation"}),
-            ("provider", ((20, 10), (100, 10), (500, 10)), _provider, {"model": "loopback"}),
-        )
-    ),
-)
-
-
-def _loops(args: Args) -> Found:
-    value = _value("loops", args)
-    return {
-        "honest_sum": value["honest_sum"],
-        "false_stops": 0,
-        "false_nudges": 0,
-        "stopped": value["looper"],
-        "wasteful": 0,
-    }
-
-
-LOOPS = Benchmark(
-    "C3",
-    "loops",
-    "agent",
-    "One agent in twenty never stops: what it wastes until the default guard ends it, and what the others keep.",
-    (
-        Line(
-            "default",
-            sizes_of("loops"),
-            _of_table("loops", "agents"),
-            _loops,
-            {"tool_ms": 1, "steps": 10, "ladder": "nudge, restart, stop"},
-            variants=("async",),
-        ),
     ),
 )
 
@@ -502,8 +314,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         CRASHSTORM,
         BUDGET,
         COMPACTION,
+        CONSTRUCTION,
         DENSITY,
         LOOPS,
+        STEPS,
         STOPTREE,
     )
 }

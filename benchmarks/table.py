@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from benchmarks.driver import Row
 
-HEAD = f"{'benchmark':<24}{'impl':<12}{'cpu ms':>9}{'us/op':>9}{'op/s':>12}{'x floor':>9}  others' ratios, notes"
+HEAD = f"{'benchmark':<24}{'impl':<15}{'cpu ms':>10}{'us/op':>11}{'op/s':>12}{'x floor':>9}  others' ratios, notes"
 
 
 class Table:
@@ -24,7 +24,7 @@ class Table:
         shown = "" if title == self._last else title
         self._last = title
         impl = f"{row['impl']}/{row['variant']}" if row["variant"] else str(row["impl"])
-        print(f"{shown:<24}{impl:<12}{self._numbers(row)}", file=self._out, flush=True)
+        print(f"{shown:<24}{impl:<15}{self._numbers(row)}", file=self._out, flush=True)
 
     def _numbers(self, row: Row) -> str:
         if row["ok"] is None:
@@ -33,7 +33,8 @@ class Table:
             return f"  FAILED: {row['error']}"
         floor = "" if row["floor_ratio"] is None else f"{row['floor_ratio']:.3f}"
         extra: dict[str, Any] = row["extra"]
-        return f"{row['cpu'] * 1e3:>9.1f}{extra['cpu_us_per_op']:>9.3f}{row['ops_per_s']:>12,}{floor:>9}  {_notes(row)}"
+        cpu = f"{row['cpu'] * 1e3:>10.1f}{extra['cpu_us_per_op']:>11.3f}"
+        return f"{cpu}{row['ops_per_s']:>12,}{floor:>9}  {_notes(row)}"
 
 
 OFTEN = ("floor_digest", "cpu_us_per_op", "ratios", "runs")

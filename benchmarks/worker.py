@@ -30,6 +30,9 @@ PROGRAMS = {
     "xoscar": "benchmarks.peers.in_xoscar",
     "pykka": "benchmarks.peers.in_pykka",
     "eia": "benchmarks.peers.in_eia",
+    "langgraph": "benchmarks.peers.in_langgraph",
+    "pydantic-ai": "benchmarks.peers.in_pydantic_ai",
+    "openai-agents": "benchmarks.peers.in_openai_agents",
 }
 
 

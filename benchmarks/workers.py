@@ -29,7 +29,14 @@ LINE_LIMIT = 1 << 20
 
 Reply = dict[str, Any]  # decoded JSON
 
-PEERS = {"xoscar": "py311", "pykka": "py311", "eia": "py312"}
+PEERS = {
+    "xoscar": "py311",
+    "pykka": "py311",
+    "eia": "py312",
+    "langgraph": "agents",
+    "pydantic-ai": "agents",
+    "openai-agents": "agents",
+}
 """The environment of each Python peer, below `.venvs`."""
 IMPLS = ("ours", "floor", "erlang", *PEERS)
 

@@ -7,6 +7,7 @@ built that nobody looks at.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from understudy.actors.actor import Actor
@@ -28,6 +29,15 @@ B = TypeVar("B")
 
 SWEEP_SECONDS = 1.0
 TOGETHER_SECONDS = 0.05
+
+
+def in_order(own: Cell, names: Iterable[str]) -> None:
+    """Children are stopped in reverse start order, which is that of the specs, not that of their addresses."""
+    children = own.children
+    ours: dict[str | int, Cell] = {name: children[name] for name in names if name in children}
+    others = {name: cell for name, cell in children.items() if name not in ours}
+    children.clear()
+    children.update(ours | others)
 
 
 class Record:

@@ -20,6 +20,7 @@ running can show (a permanent child that ends normally) is reported then, once a
 | `transient-supervisor` | a nested transient supervisor: not restarted after it gave up |
 | `permanent-auto-shutdown` | a nested permanent supervisor that shuts itself down, and is restarted each time |
 | `nothing-significant` | `auto_shutdown` without a significant child |
+| `escalates-to-nobody` | a ladder that escalates, right below the root: the whole tree ends |
 | `forgotten-in-group` | a temporary child in a group strategy: a group restart stops and forgets it |
 """
 
@@ -34,7 +35,10 @@ from typing import Final
 from msgspec import Struct
 
 from understudy.actors.actor import Actor
+from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.guards import Escalate
 from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.keeping import Keeper
 from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Supervisor
@@ -98,7 +102,9 @@ def check(root: Supervisor) -> tuple[Finding, ...]:
 def _supervisor(supervisor: Supervisor, path: str, *, top: bool = False) -> Iterator[Finding]:
     yield from _intensity(supervisor.intensity, supervisor.backoff, path, restarts=_restarts(supervisor))
     yield from _shape(supervisor, path)
-    if not top:
+    if top:
+        yield from _escalates(supervisor, path)
+    else:
         yield from _nested(supervisor, path)
     for child in supervisor.children:
         below = f"{path}/{child.name}"
@@ -137,6 +143,17 @@ def _shape(supervisor: Supervisor, path: str) -> Iterator[Finding]:
     if supervisor.auto_shutdown != "never" and not any(child.significant for child in supervisor.children):
         text = f"auto_shutdown={supervisor.auto_shutdown!r} without a significant child never happens"
         yield Finding("nothing-significant", path, text, "mark a transient or temporary child significant=True")
+
+
+def _escalates(root: Supervisor, path: str) -> Iterator[Finding]:
+    for spec in root.children:
+        agent = spec.child if isinstance(spec, ChildSpec) else None
+        if not isinstance(agent, Agent):
+            continue
+        loops = agent.loops if agent.loops is not None else root.loops
+        if isinstance(loops, Loops) and any(isinstance(response, Escalate) for response in loops.ladder):
+            text = "its ladder escalates, and there is no supervisor above its own: the whole tree ends"
+            yield Finding("escalates-to-nobody", f"{path}/{agent.name}", text, "put a Supervisor between, or Stop()")
 
 
 def _nested(supervisor: Supervisor, path: str) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ import anyio
 from understudy.actors.actor import Leave
 from understudy.actors.cell import Cell
 from understudy.actors.errors import SpecError, UsageError
-from understudy.actors.journal.events import BackedOff, ChildExited, ChildStarted, GaveUp
+from understudy.actors.journal.events import BackedOff, ChildExited, ChildStarted, Escalated, GaveUp
 from understudy.actors.lifecycle import ALIVE, DECLINED, SHUTDOWN, Exit
 from understudy.actors.timers import Timer
 from understudy.supervisors.groups import Group
 from understudy.supervisors.intensity import Intensity, RestartWindow
-from understudy.supervisors.keeping import Keeper, Kept, StartLimits, late_start
+from understudy.supervisors.keeping import Keeper, Kept, StartLimits, in_order, late_start
 from understudy.supervisors.plans import (
     ChildDown,
     ChildInfo,
@@ -77,7 +77,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             adopted = plan.name in own.children
             kept = self._begin_new(plan)
             if some_kept:
-                self._in_order()
+                in_order(self._own, self._kept)
             failed: Exit | None = late_start(plan.start_within)
             with anyio.move_on_after(plan.start_within):
                 failed = await self._kernel.wait_started(kept.cell)
@@ -122,18 +122,10 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             kernel.restart(cell)
         else:
             kept.cell = self._address(kept.plan, cell.number)
-            self._in_order()
+            in_order(self._own, self._kept)
         if kept.plan.start_within < inf:
             self._limits.note(kept.cell, now, kept.plan.start_within)
         self._say_started(kept)
-
-    def _in_order(self) -> None:
-        """Children are stopped in reverse start order, which is that of the specs, not that of their addresses."""
-        children = self._own.children
-        ours: dict[str | int, Cell] = {name: children[name] for name in self._kept if name in children}
-        others = {name: cell for name, cell in children.items() if name not in ours}
-        children.clear()
-        children.update(ours | others)
 
     def _say_started(self, kept: Kept) -> None:
         if self._observe is not None:
@@ -166,7 +158,9 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
                 self._go_on()
             elif kept.phase in ("up", "starting"):
                 group = self._group
-                if group is not None and group.step == "stop" and cell.label in group.members:
+                if m.exit.kind == "escalate":
+                    self._escalate(kept, m.exit)
+                elif group is not None and group.step == "stop" and cell.label in group.members:
                     self._casualty(kept, m.exit)
                 else:
                     self._ended(kept, m.exit)
@@ -276,6 +270,13 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
     def _give_up(self, kept: Kept, exit: Exit) -> NoReturn:
         text = self._too_many(kept, self._plan.intensity, exit)
         raise Leave(Exit("shutdown", text))
+
+    def _escalate(self, kept: Kept, exit: Exit) -> NoReturn:
+        """A guard wants our own supervisor to decide about this failure: we end, as past the intensity."""
+        self._down(kept, exit)
+        if self._observe is not None:
+            self._observe(kept.cell, lambda: Escalated(self._own.path, kept.cell.path, exit), True)
+        raise Leave(Exit("shutdown", f"escalated {kept.cell.path}: {exit.detail}"))
 
     def _quarantine(self, kept: Kept, intensity: Intensity, exit: Exit) -> None:
         """It alone failed too often: it stays stopped until somebody starts it by hand."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Agent
-from understudy.actors.agents.guards import TOOL, ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.guards import TOOL, ApprovalRule, BudgetRule, LoopGuard, Restart
 from understudy.actors.agents.policy import Policy
 from understudy.actors.clock import Dice
 from understudy.actors.errors import SpecError, UsageError
@@ -22,6 +22,7 @@ from understudy.supervisors.dynamic import DynamicActor, DynamicPlan
 from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
+from understudy.supervisors.guards.tried import check_budget
 from understudy.supervisors.plans import UNLIMITED, ChildPlan, Observer, SupervisorPlan
 from understudy.supervisors.specs import By, ChildSpec, DynamicSupervisor, Route, Spread, Supervisor
 from understudy.supervisors.supervisor import SupervisorActor
@@ -96,6 +97,9 @@ def plan(root: Supervisor) -> Tree:
         _check_delegates(policy, policies)
         _check_answers(policy, policies)
         _check_money(policy)
+        for owner, budget in policy.budgets:
+            check_budget(policy.path, owner, budget)
+        _check_restarts(policy)
         _check_tool_limits(policy, policies)
         _check_approvals(policy)
     for path, supervisor in builder.supervisors.items():
@@ -220,6 +224,18 @@ def _check_money(policy: Policy) -> None:
         unpriced = next((model.name for model in policy.agent.models if model.price is None), None)
         if "usd" in budget.pool(owner, "").limits and unpriced is not None:
             raise SpecError(f"{policy.path}: the budget of {owner!r} counts money, but model {unpriced!r} has no price")
+
+
+def _check_restarts(policy: Policy) -> None:
+    """A ladder may be that of many agents; each must have the model that it is to be restarted with."""
+    ladder = policy.loops.ladder if isinstance(policy.loops, Loops) else ()
+    for rung, response in enumerate(ladder):
+        if isinstance(response, Restart) and response.model and policy.agent.named(response.model) is None:
+            names = ", ".join(policy.agent.names)
+            raise SpecError(
+                f"{policy.path}: Loops.ladder[{rung}] restarts it with model {response.model!r}, which it does not"
+                f" have; its models are: {names}"
+            )
 
 
 def _check_tool_limits(policy: Policy, policies: Mapping[str, Policy]) -> None:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
+from unhurried import stop_the_clock
 
 LOOP = os.environ.get("UNDERSTUDY_TEST_LOOP", "asyncio")
 
@@ -18,6 +19,7 @@ settings.register_profile(
 settings.register_profile("search", deadline=None, max_examples=100, print_blob=True, suppress_health_check=SLOW)
 settings.register_profile("campaign", deadline=None, max_examples=2_000, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("UNDERSTUDY_TEST_PROFILE", "default"))
+stop_the_clock()
 
 if LOOP == "uvloop":
     import uvloop  # type: ignore[import-not-found, unused-ignore]  # only the matrix installs it

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Ctx, Prompt
-from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Stop
+from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Quarantine, Restart, Restrict, Stop
 from understudy.actors.agents.models import Price
 from understudy.actors.agents.results import (
     Approval,
@@ -71,6 +71,7 @@ __all__ = [
     "DropFailed",
     "DynamicSupervisor",
     "Errors",
+    "Escalate",
     "Exited",
     "Failed",
     "Flight",
@@ -88,6 +89,7 @@ __all__ = [
     "Partial",
     "Price",
     "Prompt",
+    "Quarantine",
     "Ref",
     "Refused",
     "Resent",

@@ -315,6 +315,16 @@ class System(Node):
         name = approval.id if isinstance(approval, Approval) else approval
         return await answers.refuse(self.runs, name, by, reason)
 
+    def quarantined(self) -> list[ev.Quarantined]:
+        """The agents that a guard has taken out of service, longest first, each with the verdict that did."""
+        self._running()
+        return list(self.runs.quarantine.held.values())
+
+    async def release(self, agent: Agent[Any, Any] | str, *, by: str) -> None:
+        """Lift the quarantine of an agent; what waits for it goes on. Raises `UsageError`."""
+        self._running()
+        await answers.release(self.runs, agent if isinstance(agent, str) else agent.name, by)
+
     async def settle(self, doubt: str, *, did: bool, by: str) -> str:
         """Say whether a call in doubt happened. Returns the run's id."""
         return await answers.settle(self.runs, doubt, did, by)

@@ -154,8 +154,9 @@ class Acts(Paying):
             seconds = self.now() - began
             self._model_failed(step, ticket, error, reserved, seconds)
             return
-        except BaseException:
-            self._interrupted(step, ticket, reserved, dict(reserved))
+        except BaseException as error:
+            text = f"its adapter raised {described(error)}" if isinstance(error, Exception) else "cut by a stop"
+            self._interrupted(step, ticket, reserved, dict(reserved), text)
             raise
         seconds = self.now() - began
         spent = self._bill(model, reply, reserved)
@@ -302,6 +303,9 @@ class Acts(Paying):
 
     def _begin_delegate(self, event: ev.ToolAsked, agent: str, message: str) -> bool:
         """False when a budget refuses it: then the agent is told."""
+        if held := self._runs.quarantine.why(agent):
+            self.append(ev.ToolFailed(event.step, event.index, "quarantine", f"refused: {held}"))
+            return False
         if why := self._runs.no_delegation(self._run, self._sub):
             self.append(ev.ToolFailed(event.step, event.index, "budget", f"refused: {why}"))
             return False

@@ -122,16 +122,16 @@ class Agent(Generic[O, M]):
     """See the module.
 
     `model`: whose `session` answers; `fallback`: the model that does when it fails for good, and then the result is
-    `degraded`. `instructions`: text, or a pure function of `Ctx`. `tools`: made by `@tool`.
-    `delegates`: agents it may ask as if they were tools, each named by its agent. `machine`: its states, what each
-    offers and where it leads; `tools` and `delegates` are then offered in every state. `temperature` None leaves it to
-    the provider; `max_tokens` (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an
-    invalid answer is handed back. `model_tries` (3): calls of the model for one step. `concurrency` (1): active runs
-    at a time. `on_abandon`: what happens when the asker is gone. `checkpoint`: a pure function that makes a partial
-    output of what there is, for a run that is stopped. `window` (default `ContextWindow()`): how much the model is
-    shown, what always, and what is left out when that is too much. `checks`: what its answers must pass beside the
-    schema, and `placeholders` the texts that are no answer, see `checks`. `budget`, `loops`, `approvals`: guards of its
-    own, beside those of its supervisor.
+    `degraded`. `alternatives`: models that a guard's restart may put in its place (`Restart(model=...)`), each with a
+    name of its own. `instructions`: text, or a pure function of `Ctx`. `tools`: made by `@tool`. `delegates`: agents it
+    may ask as if they were tools, each named by its agent. `machine`: its states, what each offers and where it leads;
+    `tools` and `delegates` are then offered in every state. `temperature` None leaves it to the provider; `max_tokens`
+    (default 1024) caps each answer and is what a step reserves. `repairs` (2): how often an invalid answer is handed
+    back. `model_tries` (3): calls of the model for one step. `concurrency` (1): active runs at a time. `on_abandon`:
+    what happens when the asker is gone. `checkpoint`: a pure function that makes a partial output of what there is, for
+    a run that is stopped. `window` (default `ContextWindow()`): how much the model is shown, what always, and what is
+    left out when that is too much. `checks`: what its answers must pass beside the schema, and `placeholders` the texts
+    that are no answer, see `checks`. `budget`, `loops`, `approvals`: guards of its own, beside those of its supervisor.
 
     Raises `SpecError` for bad values.
     """
@@ -145,6 +145,7 @@ class Agent(Generic[O, M]):
             *,
             model: Model,
             fallback: Model | None = ...,
+            alternatives: Sequence[Model] = ...,
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
             delegates: Sequence[Agent[Any, Any]] = ...,
@@ -170,6 +171,7 @@ class Agent(Generic[O, M]):
             *,
             model: Model,
             fallback: Model | None = ...,
+            alternatives: Sequence[Model] = ...,
             output: TypeForm[T],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
@@ -196,6 +198,7 @@ class Agent(Generic[O, M]):
             *,
             model: Model,
             fallback: Model | None = ...,
+            alternatives: Sequence[Model] = ...,
             accepts: type[Asks[X, Result[T]]],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
@@ -222,6 +225,7 @@ class Agent(Generic[O, M]):
             *,
             model: Model,
             fallback: Model | None = ...,
+            alternatives: Sequence[Model] = ...,
             accepts: type[Asks[X, Result[T]]],
             output: TypeForm[Any],
             instructions: Instructions = ...,
@@ -249,6 +253,7 @@ class Agent(Generic[O, M]):
         *,
         model: Model,
         fallback: Model | None = None,
+        alternatives: Sequence[Model] = (),
         accepts: Any = None,
         output: Any = None,
         instructions: Instructions = "",
@@ -282,6 +287,7 @@ class Agent(Generic[O, M]):
         self.name = name
         self.model = model
         self.fallback = fallback
+        self.alternatives = tuple(alternatives)
         self.instructions = instructions
         self.tools = tuple(tools)
         self.delegates = tuple(delegates)
@@ -298,7 +304,9 @@ class Agent(Generic[O, M]):
         self.loops = loops
         self.approvals = approvals
         self.window = window if window is not None else ContextWindow()
-        self.window.limit(model, max_tokens)
+        self._named = _by_name(model, fallback, self.alternatives, where)
+        for each in self._named.values():
+            self.window.limit(each, max_tokens)
         self.accepts: type[Message[Any]] = accepts if accepts is not None else Prompt
         self.checks = Checks(checks, where)
         self.result = OutputSpec(_result_form(self.accepts, output, where), where, placeholders)
@@ -342,10 +350,23 @@ class Agent(Generic[O, M]):
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """The models that it may ask: its own, its fallback, and the one that its window has write summaries."""
+        """The models that it may ask: its own, its fallback, its alternatives, and the one that writes summaries."""
         summariser = self.window.summariser
-        others = (self.fallback, summariser.model if summariser is not None else None)
+        others = (self.fallback, *self.alternatives, summariser.model if summariser is not None else None)
         return (self.model, *(model for model in others if model is not None))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the models that may answer for it."""
+        return tuple(self._named)
+
+    def stand_in(self, model: Model) -> None:
+        """Let one model answer under the names of all, for the testing kit."""
+        self.alternatives, self._named = (), dict.fromkeys(self._named, model)
+
+    def named(self, name: str) -> Model | None:
+        """The model of this name that may answer for it; None without one."""
+        return self._named.get(name)
 
     @property
     def all_tools(self) -> tuple[Tool[..., Any], ...]:
@@ -382,6 +403,16 @@ def _result_form(accepts: Any, output: Any, where: str) -> Any:
     if not replies or not get_args(replies[0]):
         raise SpecError(f"{where}: {accepts.__name__} must be answered with Result[...], as Message[Result[Answer]]")
     return get_args(replies[0])[0]
+
+
+def _by_name(model: Model, fallback: Model | None, alternatives: Sequence[Model], where: str) -> dict[str, Model]:
+    """The models of an agent by name. Raises `SpecError` for an alternative that cannot be chosen by its name."""
+    found = {each.name: each for each in (fallback, model) if each is not None}
+    for each in alternatives:
+        if each.name in found:
+            raise SpecError(f"{where}: two of its models are named {each.name!r}, and alternatives are chosen by name")
+        found[each.name] = each
+    return found
 
 
 class Delegate:

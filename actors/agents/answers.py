@@ -25,7 +25,9 @@ A = TypeVar("A", Yes, Doubt)
 
 
 class Word(Struct, frozen=True):
-    """An answer of another process, JSON in the inbox: the id of an approval or doubt, who says it, and what."""
+    """An answer of another process, JSON in the inbox: the id of an approval or doubt (or an agent), who says it, and
+    what.
+    """
 
     id: str
     by: str
@@ -35,7 +37,7 @@ class Word(Struct, frozen=True):
 
 
 async def hear(runs: Runs, kind: str, body: bytes) -> None:
-    """Take a word of another process, of kind "approve", "refuse" or "settle"; what cannot be taken is logged.
+    """Take a word of another process: "approve", "refuse", "settle" or "release"; what cannot be taken is logged.
 
     Raises `JournalError` when it could not be committed: then it has not been heard.
     """
@@ -47,6 +49,8 @@ async def hear(runs: Runs, kind: str, body: bytes) -> None:
             await refuse(runs, word.id, word.by, word.reason)
         elif kind == "settle":
             await settle(runs, word.id, word.did, word.by)
+        elif kind == "release":
+            await release(runs, word.id, word.by)
         else:
             log.error("inbox: a word of unknown kind %r was passed over", kind)
     except JournalError:
@@ -140,6 +144,17 @@ async def settle(runs: Runs, name: str, did: bool, by: str) -> str:
     runs.append(run.id, ev.DoubtSettled(doubt.id, bool(did), by), sub=doubt.sub)
     await _wake(runs, run, doubt.sub, f"{doubt.id} settled by {by}")
     return run.id
+
+
+async def release(runs: Runs, agent: str, by: str) -> None:
+    """Lift the quarantine of an agent; what waits for it goes on. Raises `UsageError`."""
+    _check_name(f"agent {agent!r}", by)
+    runs.quarantine.release(agent, by)
+    await runs.journal.barrier()
+    for run in runs.live():
+        for sub in list(run.subs.values()):
+            if sub.agent == agent and sub.finished is None and sub.parked is not None and sub.parked.on == "quarantine":
+                await _wake(runs, run, sub.id, f"{agent} released by {by}")
 
 
 def expire(runs: Runs, run: Run, yes: Yes) -> None:

@@ -162,15 +162,16 @@ class Finish(Struct, frozen=True, tag=True, tag_field="$"):
 
 
 class EndIncarnation(Struct, frozen=True, tag=True, tag_field="$"):
-    """A verdict of restart: the incarnation ends with this reason, and the supervisor acts."""
+    """A verdict of restart or above: the incarnation ends with this reason, and the supervisor acts, or its own."""
 
     reason: str
+    escalate: bool = False
 
 
 class Park(Struct, frozen=True, tag=True, tag_field="$"):
     """Nothing to do until something outside happens."""
 
-    on: Literal["approval", "doubt", "sub", "timer", "asker"]
+    on: Literal["approval", "doubt", "sub", "timer", "asker", "quarantine"]
     ids: tuple[str, ...]
 
 

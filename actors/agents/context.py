@@ -67,7 +67,12 @@ def parts_of(pins: Pins, sub: Sub, policy: Policy) -> dict[str, str]:
 
 
 def model_of(sub: Sub, policy: Policy) -> Model:
-    """The model that is asked: the agent's own, or its fallback."""
+    """The model that is asked: the one it was restarted with, the agent's own, or its fallback.
+
+    One that the agent has no more, since its code has changed, is passed over.
+    """
+    if sub.model and not sub.switched and (named := policy.agent.named(sub.model)) is not None:
+        return named
     fallback = policy.agent.fallback
     return fallback if sub.switched and fallback is not None else policy.agent.model
 

@@ -35,8 +35,18 @@ from understudy.actors.agents.commands import (
     call_digest,
 )
 from understudy.actors.agents.concluding import last_tokens
-from understudy.actors.agents.context import ctx_of, fit, parts_of, pins_of, size_now
-from understudy.actors.agents.guards import Conclude, Nudge, Restart, Restrict, Verdict, said
+from understudy.actors.agents.context import ctx_of, fit, model_of, parts_of, pins_of, size_now
+from understudy.actors.agents.guards import (
+    Conclude,
+    Escalate,
+    Nudge,
+    Quarantine,
+    Restart,
+    Restrict,
+    Verdict,
+    amount,
+    said,
+)
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
@@ -74,11 +84,13 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return _stop(run, sub, policy)
     if sub.restart is not None:
         verdict = sub.verdicts[-1]
-        return EndIncarnation(verdict.rule)
+        return EndIncarnation(verdict.rule, isinstance(verdict.response, Escalate))
     if sub.denied is not None:
         return _at_limit(run, sub, policy, sub.denied)
     if sub.stop_verdict is not None:
         reason = f"{sub.stop_verdict.rule}: {sub.stop_verdict.what}"
+        if isinstance(sub.stop_verdict.response, Quarantine):
+            reason += f"; {policy.name} is quarantined, and takes no request until `understudy release {policy.name}`"
         return Finish("stopped", checkpoint(run, sub, policy), reason)
     if policy.table is not None and (act := _stand(run, sub, policy, policy.table, turn)) is not None:
         return act
@@ -99,7 +111,9 @@ def denied_text(denied: BudgetDenied) -> str:
     """Which pool ended the run, and why."""
     if denied.closed:
         return f"budget {denied.pool}: closed, since more {said(denied.unit)} were billed than a call's cap"
-    return f"budget {denied.pool}: {said(denied.unit)} used up ({denied.spent} of {denied.limit} spent)"
+    spent, limit, wanted = (amount(denied.unit, each) for each in (denied.spent, denied.limit, denied.wanted))
+    rest = f", the next call may take {wanted}" if denied.spent + denied.reserved < denied.limit else ""
+    return f"budget {denied.pool}: {said(denied.unit)} used up ({spent} of {limit} spent{rest})"
 
 
 def _at_limit(run: Run, sub: Sub, policy: Policy, denied: BudgetDenied) -> Command:
@@ -344,6 +358,8 @@ def _judge(sub: Sub, policy: Policy) -> Command | None:
         return Judge(verdict, told, 0, 0, None)
     if isinstance(response, Conclude):
         return Judge(verdict, CONCLUDE.format(what=verdict.what), 0, 0, None)
+    if isinstance(response, Escalate):
+        response = Restart(temperature=None)  # what applies when somebody takes the request up again
     if not isinstance(response, Restart):
         return Judge(verdict, "", 0, 0, None)
     rewind_to = max(verdict.since, _landed(sub)) if response.rewind else sub.step + 1
@@ -459,7 +475,7 @@ def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:
         if not failure.retryable or sub.failures >= tries:
             text = f"model {failure.kind}: {failure.error}"
             fallback = policy.agent.fallback
-            if fallback is not None and not sub.switched:
+            if fallback is not None and not sub.switched and fallback is not model_of(sub, policy):
                 return SwitchModel(sub.step, fallback.name, f"{text}; answered by {fallback.name}")
             return Finish("failed", checkpoint(run, sub, policy), text)
     # A step that was asked for and got no reply (an error, a crash) is asked again, not counted anew.

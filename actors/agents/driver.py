@@ -33,6 +33,7 @@ from understudy.actors.agents.commands import (
     command_digest,
 )
 from understudy.actors.agents.decide import decide_safely
+from understudy.actors.agents.guards import Quarantine
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, Work
 from understudy.actors.errors import JournalError
@@ -125,10 +126,19 @@ class _Drive:
             if self._runs.closing:
                 await self._rest()
                 return
+            if self._held():
+                await self._park(Park("quarantine", ()))
+                return
             self._acts.look_at_clock()
             command = decide_safely(self._run, self._sub, self._policy)
             if not await self._carry_out(command):
                 return
+
+    def _held(self) -> bool:
+        """Whether the agent is in quarantine, and this is not the request that is to end for it, or was stopped."""
+        if self._policy.name not in self._runs.quarantine.held:
+            return False
+        return self._sub.stop_verdict is None and self._run.stop is None
 
     async def _rest_out(self) -> None:
         """The rest of a back-off that a former process began; after a restart by the supervisor it is over."""
@@ -165,7 +175,7 @@ class _Drive:
                 self._ask_person(command)
             case EndIncarnation():
                 await self._acts.commit()
-                raise Leave(Exit("loop", command.reason))
+                raise Leave(Exit("escalate" if command.escalate else "loop", command.reason))
             case HandOff():
                 await self._hand_off(command)
                 return False
@@ -194,6 +204,9 @@ class _Drive:
                         digest,
                     )
                 )
+                if isinstance(command.verdict.response, Quarantine):
+                    at = self._run.id, self._sub.seq
+                    self._runs.quarantine.begin(self._policy.name, *at, command.verdict)
             case Reject():
                 self._acts.append(
                     ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)

@@ -24,6 +24,11 @@ def said(unit: str) -> str:
     return f"calls of {unit.removeprefix(TOOL)}" if unit.startswith(TOOL) else unit.replace("_", " ")
 
 
+def amount(unit: str, number: int) -> str:
+    """So much of a unit in words: money in dollars, which is counted in micro-dollars."""
+    return f"{number / 1_000_000:.6f}".rstrip("0").rstrip(".") if unit == "usd" else str(number)
+
+
 class Step(Struct, frozen=True, gc=False):
     """One act of an agent, as evidence for the loop guard: a tool call, or talk without one.
 
@@ -73,19 +78,36 @@ class Restart(Struct, frozen=True, tag=True):
     """End the incarnation; the supervisor starts the next one after back-off, with an altered context.
 
     `rewind` drops the exchanges of the loop, `note` puts one note of what failed in their place,
-    `temperature` is used from then on (None keeps the agent's own).
+    `temperature` is used from then on (None keeps the agent's own), and so is `model`: the name of a model that the
+    agent has, its own, its `fallback` or one of its `alternatives` ("" keeps the one it has).
     """
 
     temperature: float | None = 0.7
     rewind: bool = True
     note: bool = True
+    model: str = ""
+
+
+class Escalate(Struct, frozen=True, tag=True):
+    """End the incarnation, and its supervisor with it, as past its intensity: whoever supervises that one decides.
+
+    The request ends as `stopped`, with its checkpoint; those of the supervisor's other agents, too. Taken up again
+    (`understudy resume`), it goes on without the exchanges of the loop, and with a note of what failed.
+    """
+
+
+class Quarantine(Struct, frozen=True, tag=True):
+    """End the request as `stopped`, and take no more for the agent, from nobody, until a person releases it.
+
+    New requests and delegations are refused; those that the agent has, or that are handed on to it, wait.
+    """
 
 
 class Stop(Struct, frozen=True, tag=True):
     """End the request as `stopped`; the last checkpoint is kept."""
 
 
-Response = Nudge | Restrict | Conclude | Restart | Stop
+Response = Nudge | Restrict | Conclude | Restart | Escalate | Quarantine | Stop
 
 
 class Verdict(Struct, frozen=True):
@@ -179,8 +201,10 @@ class Denied(Struct, frozen=True, tag=True):
     def __str__(self) -> str:
         if self.closed:
             return f"{self.pool}: closed, since more {said(self.unit)} were billed than its cap"
-        held = f"{self.spent} spent + {self.reserved} reserved + {self.wanted} wanted"
-        return f"{self.pool}: {said(self.unit)} {held} > {self.limit}"
+        spent, reserved, wanted, limit = (
+            amount(self.unit, number) for number in (self.spent, self.reserved, self.wanted, self.limit)
+        )
+        return f"{self.pool}: {said(self.unit)} {spent} spent + {reserved} reserved + {wanted} wanted > {limit}"
 
 
 class Busy(Struct, frozen=True, tag=True):

@@ -18,7 +18,19 @@ log: Final = logging.getLogger("understudy.runs")
 log.addHandler(logging.NullHandler())
 
 
-_TELLING: Final = frozenset({ev.Judged, ev.BackedOff, ev.GaveUp, ev.BudgetDenied, ev.InDoubt, ev.Finished})
+_TELLING: Final = frozenset(
+    {
+        ev.Judged,
+        ev.BackedOff,
+        ev.Quarantined,
+        ev.Released,
+        ev.Escalated,
+        ev.GaveUp,
+        ev.BudgetDenied,
+        ev.InDoubt,
+        ev.Finished,
+    }
+)
 """What `_told` has words for."""
 
 
@@ -49,6 +61,12 @@ def _told(event: ev.AnyEvent) -> str:
             return f"loop, {event.verdict.rule}: {event.verdict.what}; {response}"
         case ev.BackedOff():
             return f"restarts in {event.delay:.2g} s after {event.exit}; {event.in_window} in the window"
+        case ev.Quarantined():
+            return f"{event.agent} is quarantined, {event.reason}; `understudy release {event.agent}`"
+        case ev.Released():
+            return f"{event.agent} was released by {event.by}"
+        case ev.Escalated():
+            return f"{event.supervisor} ends for its supervisor to decide about {event.child}: {event.exit}"
         case ev.GaveUp():
             return (
                 f"{event.supervisor} gave up, more than {event.intensity} restarts in {event.within:g} s: {event.exit}"

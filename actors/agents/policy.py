@@ -67,7 +67,8 @@ class Policy:
         general = [tool.name for tool in self.agent.tools] + [agent.name for agent in self.agent.delegates]
         rows: dict[str, Row | None] = {"": None} if self.table is None else dict(self.table.rows)
         offers = {(state, False): _offer(acts, general, row) for state, row in rows.items()}
-        limits = [agent.window.limit(model, agent.max_tokens) for model in (agent.model, agent.fallback) if model]
+        models = (agent.model, agent.fallback, *agent.alternatives)
+        limits = [agent.window.limit(model, agent.max_tokens) for model in models if model]
         limit = min((each for each in limits if each is not None), default=None)
         acts, general = {**acts, read_spilled.name: read_spilled}, [*general, read_spilled.name]
         offers |= {(state, True): _offer(acts, general, row) for state, row in rows.items()}

@@ -20,6 +20,7 @@ from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
 from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
@@ -72,6 +73,7 @@ class Runs(Books):
         self._assigned: dict[str, set[tuple[str, int]]] = {}
         self._waiters: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
         self.windows = Windows(journal, self._runs)
+        self.quarantine = Quarantines(self)
         self._lines = LineLimit()
         self._later: set[asyncio.Task[None]] = set()
         journal.on_failure = self._journal_failed
@@ -92,6 +94,7 @@ class Runs(Books):
 
     async def accept_in(self, session: str, agent: str, type_: str, message: str) -> str:
         """As `accept`, for the next run of a session. Raises also `SessionBusy`, `UsageError`; see `Windows.open`."""
+        self.quarantine.check(agent, self.policy(agent).path)
         opened = await self.windows.open(session, agent)
         started = ev.RunStarted(agent, type_, message)
         return self._accept(*self.windows.begin(session, started, opened))
@@ -105,6 +108,7 @@ class Runs(Books):
         policy = self.policy(agent)
         if self.closing:
             raise ActorStopped(policy.path, Exit("shutdown", "the system accepts nothing new"))
+        self.quarantine.check(agent, policy.path)
         cell = self.addresses(agent)
         if cell.state in ("stopping", "stopped"):
             raise ActorStopped(policy.path, cell.exit)
@@ -309,6 +313,8 @@ class Runs(Books):
             pending = tuple(approval_of(run.id, yes.asked) for yes in run.approvals.values() if yes.state == "pending")
             parked = run.main.parked
             reason = f"waits for {parked.on} {', '.join(parked.ids)}".rstrip() if parked is not None else "running"
+            if parked is not None and parked.on == "quarantine":
+                reason = self.quarantine.why(run.main.agent) or reason
             return Waiting(run.id, pending, None, reason, spend, run.main.state)
         end = run.finished
         output: Any = None
@@ -387,6 +393,7 @@ class Runs(Books):
         loaded: list[str] = []
         if self.journal.knows(PRUNED):
             self.book_pruned(await self.journal.read(PRUNED))
+        await self.quarantine.load()
         for tail in await self.journal.store.tails():
             self.windows.learn(tail)
             if not ev.is_run(tail.run) or tail.run in self._runs:
@@ -449,10 +456,15 @@ class Runs(Books):
         for sub in list(run.subs.values()):
             if sub.finished is not None:
                 continue
-            if sub.parked is not None and (over(run, sub.parked) or sub.expired):
+            if sub.parked is not None and (over(run, sub.parked) or sub.expired or self._released(sub)):
                 self.append(run.id, ev.Unparked("what it waited for is there"), sub=sub.id)
             if sub.parked is None:
                 self.dispatch(run.id, sub.id)
+
+    def _released(self, sub: Sub) -> bool:
+        """Whether it waits for the end of a quarantine that has ended."""
+        waits = sub.parked is not None and sub.parked.on == "quarantine"
+        return waits and sub.agent not in self.quarantine.held
 
     # -- supervision ---------------------------------------------------------------------------------------
 

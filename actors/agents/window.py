@@ -181,6 +181,10 @@ class Slide(Struct, frozen=True):
         return Smaller(spans_of(item.number for item in gone), LEFT_OUT.format(count=count))
 
 
+WINDOWS: Final = 5
+"""Full windows that the summaries of one (sub-)run may take: less than one, and a large window had none."""
+
+
 class Summarise(Struct, frozen=True):
     """Have a model write a summary of everything but the newest `keep` (4) items; it takes their place.
 
@@ -188,9 +192,9 @@ class Summarise(Struct, frozen=True):
 
     `model`: who writes it, default the agent's own. `max_tokens` (512) caps a summary. `input` (default: the limit of
     the window) caps what is sent for one, in tokens: of a longer past, the oldest part that fits is summarised first,
-    so that it works also when the past does not fit anywhere. `budget` (50,000) is the most that all summaries of one
-    (sub-)run may take, in tokens; they are charged to the run's pools as well. `prompt` replaces the default
-    instructions.
+    so that it works also when the past does not fit anywhere. `budget` (default: five times the limit of the window)
+    is the most that all summaries of one (sub-)run may take, in tokens; they are charged to the run's pools as well.
+    `prompt` replaces the default instructions.
 
     A summary is asked for `tries` (2) times when the model fails, and the reply, journalled, is never asked for again.
     When there is no summary (no budget left, failures, an empty or longer text) the next rule makes room.
@@ -202,15 +206,14 @@ class Summarise(Struct, frozen=True):
     model: Model | None = None
     max_tokens: int = 512
     input: int | None = None
-    budget: int = 50_000
+    budget: int | None = None
     tries: int = 2
     prompt: str = PROMPT
 
     def __post_init__(self) -> None:
-        for name in ("keep", "max_tokens", "budget", "tries"):
-            _at_least("Summarise", name, getattr(self, name), 1)
-        if self.input is not None:
-            _at_least("Summarise", "input", self.input, 1)
+        for name in ("keep", "max_tokens", "tries", "input", "budget"):
+            if (value := getattr(self, name)) is not None:
+                _at_least("Summarise", name, value, 1)
 
     def plan(self, window: Pressed) -> Summary | None:
         """See `Rule`."""
@@ -230,7 +233,8 @@ class Summarise(Struct, frozen=True):
             size += item.size
         cost = view.tokens(min(size, most)) + self.max_tokens
         fresh = size > self.max_tokens and any(item.kind != "summary" for item in covers)
-        if not fresh or view.summary_tokens + cost > self.budget:
+        budget = self.budget if self.budget is not None else WINDOWS * window.limit
+        if not fresh or view.summary_tokens + cost > budget:
             return None
         return Summary(spans_of(item.number for item in covers))
 

@@ -32,11 +32,19 @@ from understudy.actors.journal.guard_events import BudgetBreached as BudgetBreac
 from understudy.actors.journal.guard_events import BudgetDenied as BudgetDenied
 from understudy.actors.journal.guard_events import BudgetLow as BudgetLow
 from understudy.actors.journal.guard_events import Judged as Judged
+from understudy.actors.journal.guard_events import Quarantined as Quarantined
+from understudy.actors.journal.guard_events import Released as Released
 from understudy.actors.journal.guard_events import SpendCorrected as SpendCorrected
+from understudy.actors.journal.people_events import ApprovalAsked as ApprovalAsked
+from understudy.actors.journal.people_events import ApprovalGiven as ApprovalGiven
+from understudy.actors.journal.people_events import ApprovalRefused as ApprovalRefused
+from understudy.actors.journal.people_events import DoubtSettled as DoubtSettled
+from understudy.actors.journal.people_events import InDoubt as InDoubt
 from understudy.actors.journal.pruned_events import Pruned as Pruned
 from understudy.actors.journal.supervision_events import BackedOff as BackedOff
 from understudy.actors.journal.supervision_events import ChildExited as ChildExited
 from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
+from understudy.actors.journal.supervision_events import Escalated as Escalated
 from understudy.actors.journal.supervision_events import GaveUp as GaveUp
 from understudy.actors.journal.view import Spans
 from understudy.actors.journal.window_events import Compacted as Compacted
@@ -49,6 +57,8 @@ EVENTS: Final = "events"
 """The name under which the version of the events is kept in the values of a journal."""
 NODE_STREAM: Final = "@node"
 """The stream of events that belong to no run."""
+QUARANTINE: Final = "@quarantine"
+"""The stream that says which agents take no requests."""
 SESSION: Final = "@session/"
 """What the name of a session's stream begins with; its id follows."""
 
@@ -134,7 +144,7 @@ class HandedOff(Event, frozen=True):
 class Parked(Event, frozen=True):
     """The (sub-)run waits and holds no worker. `on` says for what; `ids` are approvals, doubts or sub-runs."""
 
-    on: Literal["approval", "doubt", "sub", "timer", "asker", "shutdown"]
+    on: Literal["approval", "doubt", "sub", "timer", "asker", "shutdown", "quarantine"]
     ids: tuple[str, ...]
 
 
@@ -319,62 +329,6 @@ class StateTimedOut(Event, frozen=True):
     until: float
 
 
-# --- people ----------------------------------------------------------------------------------------------
-
-
-class ApprovalAsked(Event, frozen=True):
-    """A call needs a person's yes. The yes will be bound to `digest`, the digest of tool name and exact arguments."""
-
-    approval: str
-    step: int
-    index: int
-    name: str
-    arguments: str
-    digest: str
-    policy: str
-    expires: float
-    who: tuple[str, ...] = ()
-    command: str = ""
-
-
-class ApprovalGiven(Event, frozen=True):
-    """Somebody said yes to exactly `digest`."""
-
-    approval: str
-    by: str
-    digest: str
-    policy: str
-
-
-class ApprovalRefused(Event, frozen=True):
-    """Somebody said no, the yes expired (`by` is "clock"), or it no longer fits the call (`by` is "check")."""
-
-    approval: str
-    by: str
-    reason: str
-
-
-class InDoubt(Event, frozen=True):
-    """A call was in flight when the process ended, and may or may not have happened."""
-
-    doubt: str
-    step: int
-    index: int
-    name: str
-    arguments: str
-    effect: Effect
-    key: str = ""
-
-
-class DoubtSettled(Event, frozen=True):
-    """`did` is True when the call happened. `by` is a person, "verify" or "key"."""
-
-    doubt: str
-    did: bool
-    by: str
-    result: str = ""
-
-
 AnyEvent = (
     RunStarted
     | InSession
@@ -402,6 +356,8 @@ AnyEvent = (
     | Moved
     | StateTimedOut
     | Judged
+    | Quarantined
+    | Released
     | BudgetDenied
     | BudgetLow
     | BudgetBreached
@@ -414,6 +370,7 @@ AnyEvent = (
     | ChildStarted
     | ChildExited
     | BackedOff
+    | Escalated
     | GaveUp
     | Pruned
 )

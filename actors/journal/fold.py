@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from understudy.actors.agents.guards import Conclude, Restrict
+from understudy.actors.agents.guards import Conclude, Restart, Restrict
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold_steps import STEPS, Handler, add_note, close
@@ -127,6 +127,8 @@ def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
         add_note(sub, judged.note, seq)
     if judged.temperature is not None:
         sub.temperature = judged.temperature
+    if isinstance(judged.verdict.response, Restart) and judged.verdict.response.model:
+        sub.model, sub.switched = judged.verdict.response.model, ""
 
 
 def _move_back(sub: Sub, step: int) -> None:
@@ -163,6 +165,7 @@ def _stop_asked(run: Run, record: Record, event: ev.StopAsked) -> None:
 def _finished(run: Run, record: Record, event: ev.Finished) -> None:
     sub = run.subs[record.sub]
     sub.finished, sub.parked = event, None
+    sub.evidence.watch = None  # made anew if it goes on after all
 
 
 def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
@@ -174,7 +177,7 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     show_task(sub)
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
-    sub.temperature, sub.switched = None, ""
+    sub.temperature, sub.switched, sub.model = None, "", ""
     sub.lows, sub.closed = set(), {}
     sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
 
@@ -225,9 +228,9 @@ def _judged(run: Run, record: Record, event: ev.Judged) -> None:
     sub = run.subs[record.sub]
     sub.verdicts.append(event.verdict)
     kind = type(event.verdict.response).__name__
-    if kind == "Restart":
+    if kind in ("Restart", "Escalate"):
         sub.restart = record
-    elif kind == "Stop":
+    elif kind in ("Stop", "Quarantine"):
         sub.stop_verdict = event.verdict
     elif event.note:
         add_note(sub, event.note, record.seq)

@@ -17,6 +17,25 @@ class Judged(Event, frozen=True):
     command: str = ""
 
 
+class Quarantined(Event, frozen=True):
+    """From now on `agent` takes no requests: the verdict at event `seq` of `run` says so. `reason` names its rule.
+
+    In a stream of its own, with `Released`.
+    """
+
+    agent: str
+    run: str
+    seq: int
+    reason: str
+
+
+class Released(Event, frozen=True):
+    """A person has lifted the quarantine of an agent."""
+
+    agent: str
+    by: str
+
+
 class BudgetDenied(Event, frozen=True):
     """The ledger refused a reservation.
 

@@ -69,7 +69,7 @@ class Evidence(list[Step]):
         self.total, self.watch = 0, None
 
 
-class Spend(Struct):
+class Spend(Struct, gc=False):
     """What was spent. `usd` is in micro-dollars; `estimated` says that some of it is a cap, not a bill.
 
     `tokens` are `input_tokens` plus `output_tokens`; `tools` has the calls of tools that a budget limits by name.
@@ -192,7 +192,7 @@ class Stood(Struct):
     until: float
 
 
-class Sub(Struct):
+class Sub(Struct, gc=False):
     """The state of one (sub-)run.
 
     `state` is that of the agent's machine ("" without one, and before it begins), `until` when it times out by the wall
@@ -224,6 +224,8 @@ class Sub(Struct):
     failures: int = 0
     switched: str = ""
     """Why the fallback model is asked, "" while the agent's own is."""
+    model: str = ""
+    """The model that a restart has put in the place of the agent's own, by name."""
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
     closed: dict[str, int] = field(default_factory=dict[str, int])
@@ -274,7 +276,7 @@ class Sub(Struct):
         return turn.calls[index] if turn is not None and index < len(turn.calls) else None
 
 
-class Run(Struct):
+class Run(Struct, gc=False):
     """The state of a run: its sub-runs by number, and what belongs to all of them.
 
     `tickets` are the reservations of calls in flight, `booked` is what was spent by the pools it was charged to,

@@ -33,6 +33,14 @@ class BackedOff(Event, frozen=True):
     exit: Exit | None = None
 
 
+class Escalated(Event, frozen=True):
+    """A guard's verdict about `child` is for the supervisor above: `supervisor` ends, as if it had given up."""
+
+    supervisor: str
+    child: str
+    exit: Exit
+
+
 class GaveUp(Event, frozen=True):
     """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw."""
 

@@ -67,7 +67,7 @@ class Cut(Struct, frozen=True):
     tail: int
 
 
-class View(Struct):
+class View(Struct, gc=False):
     """Everything the model is shown beside the pins. Only `fold` changes it.
 
     `items` are in the order in which they are shown, `messages` the same flat, `marks` the chain of their digests,

@@ -43,6 +43,7 @@ class Recast:
             made = copy.copy(agent)
             made.model = self._model(agent)
             made.fallback = made.model if agent.fallback is not None else None  # one script plays both
+            made.stand_in(made.model)
             made.window = own_model(agent.window)
             made.tools = tuple(self.tool(each) for each in agent.tools)
             made.delegates = tuple(self.agent(each) for each in agent.delegates)

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from understudy.actors.agents.policy import Policy
 from understudy.actors.errors import JournalDamaged, UnknownRun
-from understudy.actors.journal.events import VERSION, Record, is_run
+from understudy.actors.journal.events import VERSION, Record, decode, is_run
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
@@ -143,6 +143,27 @@ def read_history(data: bytes, *, name: str = "history") -> dict[str, list[Record
     and number of the first event that is not as it was, under `name`; for the first line or one that says neither, the
     run is `@line` and the number that of the line.
     """
+    return {run: decode_rows(name, rows) for run, rows in _verified(data, name).items()}
+
+
+async def write_history(store: JournalStore, data: bytes) -> list[str]:
+    """Put a history into a new journal, so that the commands can be run on it; the ids of its runs.
+
+    `store` is not open yet; it is opened as its owner, and closed. Raises `JournalDamaged` as `read_history`, before
+    anything is written, and `JournalError` for a journal that holds one of the runs, is owned or cannot be written.
+    """
+    read_history(data)
+    streams = _verified(data, "history")
+    await store.open(owner=True)
+    try:
+        for rows in streams.values():
+            await store.write(rows, [decode(row.payload).at for row in rows])
+    finally:
+        await store.aclose()
+    return list(streams)
+
+
+def _verified(data: bytes, name: str) -> dict[str, list[Row]]:
     lines = data.split(b"\n")[:-1]
     if not lines:
         if any(header.startswith(data) for header in _HEADERS):
@@ -150,7 +171,7 @@ def read_history(data: bytes, *, name: str = "history") -> dict[str, list[Record
         raise JournalDamaged(name, "@line", 1, "not a history")
     if lines[0] + b"\n" not in _HEADERS:
         raise JournalDamaged(name, "@line", 1, f"not a history of version 1 to {VERSION}: {_shown(lines[0])}")
-    streams: dict[str, list[Record]] = {}
+    streams: dict[str, list[Row]] = {}
     crcs: dict[str, int] = {}
     for number, line in enumerate(lines[1:], 2):
         row = _row(name, number, line)
@@ -160,7 +181,7 @@ def read_history(data: bytes, *, name: str = "history") -> dict[str, list[Record
         crcs[row.run] = chain(crcs.get(row.run, 0), row.run, row.seq, row.payload)
         if crcs[row.run] != row.crc:
             raise JournalDamaged(name, row.run, row.seq, "checksum does not match")
-        stream += decode_rows(name, [row])
+        stream.append(row)
     return streams
 
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from benchmarks.case import Case, CheckFailed, Found
 from benchmarks.ours.checked import BUGS, RESERVE, UNIT, Checked
+from benchmarks.ours.scripted import Scripted
 from benchmarks.reference import oracle
+from benchmarks.scripts import TEAM, answer, argument, first
 from understudy import Agent, Backoff, Budget, Intensity, OpenAIChat, Supervisor, System, tool
 from understudy.actors.agents.guards import Busy, Denied, Pool
 from understudy.actors.agents.models import ModelReply, ModelRequest, ToolCall, Usage
@@ -28,8 +30,6 @@ from understudy.transports.testing.model_server import (
     OverReport,
 )
 
-TEAM = 20
-MOD = 2_147_483_647
 FAULTY_STEP = 3
 SHARE = 60  # of a hundred: what is granted of the demand
 LEDGER_WINDOW = 64
@@ -59,29 +59,21 @@ class Watched(System):
 async def advance(i: int, k: int, v: int) -> int:
     """The tool's half of a step."""
     executed.append((i, k))
-    return (v * 16807 + 11) % MOD
+    return answer(v)
 
 
 executed: list[tuple[int, int]] = []
 """Steps whose tool was called, in the present run."""
 
 
-class Provider:
+class Provider(Scripted):
     """A model in this process: it answers by what it is asked, and keeps the bills."""
-
-    name = "scripted"
-    price = None
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
         self.bills: list[tuple[int, int]] = []
         self.held: dict[int, asyncio.Future[None]] = {}
         self.hold: set[int] = set()
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator["Provider"]:
-        """Nothing to open."""
-        yield self
 
     async def complete(self, request: ModelRequest, *, timeout: float) -> ModelReply:
         """The next act of the agent that asks."""
@@ -94,7 +86,7 @@ class Provider:
             self.held[i] = asyncio.get_running_loop().create_future()
             await self.held[i]
         await asyncio.sleep(0)
-        arguments = f'{{"i":{i},"k":{k},"v":{(v * 48271 + i + k) % MOD}}}'
+        arguments = f'{{"i":{i},"k":{k},"v":{argument(i, k, v)}}}'
         return ModelReply(calls=(ToolCall(f"c{k}", "advance", arguments),), usage=Usage(1, oracle().cost(i, k)))
 
 
@@ -103,7 +95,7 @@ def where(request: ModelRequest | ChatRequest) -> tuple[int, int, int]:
     i = int(request.messages[0].content or "0")
     k = sum(message.role == "assistant" for message in request.messages)
     results = [message.content for message in request.messages if message.role == "tool"]
-    return i, k, int(results[-1] or "0") if results else (i * 7919 + 1) % MOD
+    return i, k, int(results[-1] or "0") if results else first(i)
 
 
 def teams(agents: Sequence[Agent[Any, Any]], root: Budget | None, team: Callable[[int], Budget | None]) -> Supervisor:
@@ -293,7 +285,7 @@ async def provider(case: Case) -> Found:
         i, k, v = where(request)
         if k == steps:
             return ChatAnswer(str(v))
-        said = ChatAnswer("", (AnswerCall("advance", f'{{"i":{i},"k":{k},"v":{(v * 48271 + i + k) % MOD}}}'),))
+        said = ChatAnswer("", (AnswerCall("advance", f'{{"i":{i},"k":{k},"v":{argument(i, k, v)}}}'),))
         fault = FAULTS.get(i % 5)
         if fault is None or k != FAULTY_STEP or i in faulty:
             return said

@@ -6,124 +6,43 @@ answer. What a looper wasted is its calls after the third call of its loop.
 """
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from benchmarks import scripts
 from benchmarks.case import Case, Found
+from benchmarks.ours.scripted import WORK, Scripted, spoken
+from benchmarks.scripts import CAP, LOOPER, TEAM, TURNS, Call, Script, kind, limit_found, wasted
 from understudy import Agent, Budget, Supervisor, System, tool
 from understudy.actors.agents.agent import Prompt
 from understudy.actors.agents.guards import Nudge, Verdict
-from understudy.actors.agents.models import ModelReply, ModelRequest, ToolCall, Usage
+from understudy.actors.agents.models import ModelReply, ModelRequest
 from understudy.actors.agents.results import Result
+from understudy.actors.agents.tools import Tool
 from understudy.actors.journal import events as ev
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.guards.rules import Same
 
-M31 = 2**31 - 1
-STEPS = 10
-TOOL_MS = 1
-TEAM = 20
-CAP = 200
-"""Tool calls after which a run is ended that no guard has ended."""
-LOOPER = 7
-Call = tuple[str, dict[str, object]]
-
-_failed: dict[int, int] = {}
-_polled: dict[int, int] = {}
+TOOLS: Sequence[Tool[..., Any]] = (
+    WORK[1],
+    tool(effect="read", polling=True)(scripts.status),
+    *(tool(effect="read")(each) for each in (scripts.fragile, scripts.search, scripts.look)),
+)
 
 
-@tool(effect="read")
-async def work(a: int) -> int:
-    """The tool of a step."""
-    await asyncio.sleep(TOOL_MS / 1000)
-    return (a * 16807 + 11) % M31
+class Spoken(Scripted):
+    """A script as a model."""
 
-
-@tool(effect="read", polling=True)
-async def status(of: int) -> str:
-    """Pending three times, then ready."""
-    _polled[of] = _polled.get(of, 0) + 1
-    return "ready" if _polled[of] > 3 else "pending"
-
-
-@tool(effect="read")
-async def fragile(of: int) -> str:
-    """Fails twice in the same way."""
-    _failed[of] = _failed.get(of, 0) + 1
-    if _failed[of] <= 2:
-        raise OSError("the shelf is locked")
-    return "open"
-
-
-@tool(effect="read")
-async def search(of: int, shelf: int) -> str:
-    """Found on the sixth shelf."""
-    return "found" if shelf == 5 else "none"
-
-
-@tool(effect="read")
-async def look(at: str) -> str:
-    """What a looper asks: an answer that never changes."""
-    await asyncio.sleep(TOOL_MS / 1000)
-    return f"the {at} of always" if at in ("hall", "yard", "roof") else "none"
-
-
-class Script:
-    """The model of agent i: what it says depends on what it said before, not on what it is told."""
-
-    price = None
-    name = "scripted"
-
-    def __init__(self, i: int) -> None:
-        self.i, self.step, self.said, self.inserted = i, 0, 0, 0
-        self.value = (i * 7919 + 1) % M31
-        self.asked = False
-
-    @asynccontextmanager
-    async def session(self) -> AsyncIterator["Script"]:
-        """It is its own session."""
-        yield self
+    def __init__(self, script: Script) -> None:
+        self.script = script
 
     async def complete(self, request: ModelRequest, *, timeout: float) -> ModelReply:
         """The next call, or the final value."""
-        call = self.next(request)
-        if call is None:
-            return ModelReply(str(self.value), usage=Usage(20, 20))
-        self.said += 1
-        name, arguments = call
-        return ModelReply("", (ToolCall(f"c{self.said}", name, json.dumps(arguments)),), usage=Usage(20, 20))
-
-    def next(self, request: ModelRequest) -> Call | None:
-        """The next call; None when it is done."""
-        if self.asked:
-            self.value, self.asked = int(request.messages[-1].content), False
-            self.step += 1
-        if self.step == 3 and (call := self.extra()) is not None:
-            self.inserted += 1
-            return call
-        if self.step == STEPS:
-            return None
-        self.asked = True
-        return "work", {"a": (self.value * 48271 + self.i + self.step) % M31}
-
-    def extra(self) -> Call | None:
-        """What it does besides after its third step: for ever, when it loops."""
-        n, i = self.inserted, self.i
-        match self.i % TEAM:
-            case 7:
-                kind = (i // TEAM) % 3
-                return "look", {"at": ("hall", ("hall", "yard", "roof")[n % 3], f"place {n}")[kind]}
-            case 3:
-                return ("status", {"of": i}) if n < 4 else None
-            case 13:
-                return ("fragile", {"of": i}) if n < 3 else None
-            case 17:
-                return ("search", {"of": i, "shelf": n}) if n < 6 else None
-        return None
+        said = self.script.next(request.messages[-1].content)
+        return spoken(said, self.script.said)
 
 
 class Stubborn(Script):
@@ -133,17 +52,28 @@ class Stubborn(Script):
         return ("look", {"at": "hall"}) if self.i == 1 else super().extra()
 
 
+class Wrong(Script):
+    """An honest agent of team 0 begins with another value."""
+
+    def __init__(self, i: int) -> None:
+        super().__init__(i)
+        self.value += i == 1
+
+
+SCRIPTS: dict[str, type[Script]] = {"stubborn": Stubborn, "wrong": Wrong}
 GUARDS = {"eager": Loops(Same(2)), "late": Loops(Same(9))}
-BUGS = ("stubborn", *GUARDS)
-"""An agent that should not loop; a guard that objects too early, and one that objects too late."""
+BUGS = (*SCRIPTS, *GUARDS)
+"""An agent that should not loop, one that errs; a guard that objects too early, and one that objects too late."""
 
 
 class Tree:
-    """Agents of `teams` teams, with or without those that loop."""
+    """Agents of `teams` teams, with or without those that loop; the guard is on in the line `default` only."""
 
-    def __init__(self, teams: int, bug: str, *, loopers: bool) -> None:
-        script = Stubborn if bug == "stubborn" else Script
-        self.guard = GUARDS.get(bug, Loops())
+    def __init__(self, case: Case, *, loopers: bool) -> None:
+        (teams,) = case.args
+        script = SCRIPTS.get(case.bug, Script)
+        self.line = case.line
+        self.guard = GUARDS.get(case.bug, Loops()) if case.line == "default" else None
         self.numbers = [i for i in range(teams * TEAM) if loopers or i % TEAM != LOOPER]
         self.scripts = {i: script(i) for i in self.numbers}
         self.agents = {i: self.agent(i) for i in self.numbers}
@@ -151,8 +81,8 @@ class Tree:
         self.verdicts: dict[str, list[Verdict]] = {}
 
     def agent(self, i: int) -> Agent[str, Prompt]:
-        tools = (work, status, fragile, search, look)
-        return Agent(f"a{i}", model=self.scripts[i], tools=tools, budget=Budget(tool_calls=CAP))
+        own = Budget(steps=TURNS) if self.line == "turns-25" else Budget(tool_calls=CAP)
+        return Agent(f"a{i}", model=Spoken(self.scripts[i]), tools=TOOLS, budget=own)
 
     def root(self) -> Supervisor:
         teams: dict[int, list[Agent[Any, Any]]] = {}
@@ -173,8 +103,7 @@ class Tree:
 
     async def run(self) -> tuple[dict[int, Result[str]], float, float]:
         """The results, and honest steps per second, and per CPU second, until the last honest agent was done."""
-        _failed.clear()
-        _polled.clear()
+        scripts.forget()
         async with System(self.root()) as system:
             system.listen(self.heard)
             began = (time.perf_counter(), time.process_time())
@@ -186,16 +115,28 @@ class Tree:
 
 
 async def program(case: Case) -> Found:
-    (teams,) = case.args
-    alone = [await Tree(teams, "", loopers=False).run() for _ in range(3)]
-    tree = Tree(teams, case.bug, loopers=True)
+    return await (guarded(case) if case.line == "default" else limited(case))
+
+
+async def limited(case: Case) -> Found:
+    """No guard, but a limit for all alike: honest agents that it ends are counted, not forgiven."""
+    tree = Tree(case, loopers=True)
+    case.start()
+    results, _, _ = await tree.run()
+    case.stop()
+    said = {i: int(str(result.output)) for i, result in results.items() if result.status == "complete"}
+    return limit_found(case, tree.scripts, said, ended=len(results))
+
+
+async def guarded(case: Case) -> Found:
+    alone = [await Tree(replace(case, bug=""), loopers=False).run() for _ in range(3)]
+    tree = Tree(case, loopers=True)
     case.start()
     results, wall, cpu = await tree.run()
     case.stop()
     loopers = [i for i in tree.numbers if i % TEAM == LOOPER]
     honest = [i for i in tree.numbers if i % TEAM != LOOPER]
-    waste = {i: tree.scripts[i].inserted - 3 for i in loopers}
-    case.extra["wasted_calls"] = {str(kind): _worst(waste, kind) for kind in range(3)}
+    case.extra["wasted_calls"] = wasted(tree.scripts)
     case.extra["retained"] = round(wall / median(each[1] for each in alone), 3)
     case.extra["retained_cpu"] = round(cpu / median(each[2] for each in alone), 3)
     case.extra["rules"] = sorted({each.rule for i in loopers for each in tree.verdicts.get(f"a{i}", ())})
@@ -205,12 +146,8 @@ async def program(case: Case) -> Found:
         "false_stops": len(honest) - len(complete),
         "false_nudges": sum(len(tree.verdicts.get(f"a{i}", ())) for i in honest),
         "stopped": sum(_stopped(results[i], tree.verdicts.get(f"a{i}", ())) for i in loopers),
-        "wasteful": sum(waste[i] > (3, 5, 5)[i // TEAM % 3] for i in loopers),
+        "wasteful": sum(tree.scripts[i].inserted - 3 > (3, 5, 5)[kind(i)] for i in loopers),
     }
-
-
-def _worst(waste: dict[int, int], kind: int) -> int:
-    return max((calls for i, calls in waste.items() if i // TEAM % 3 == kind), default=0)
 
 
 def _stopped(result: Result[str], verdicts: Sequence[Verdict]) -> bool:

@@ -16,6 +16,18 @@ VENVS = Path(__file__).resolve().parent.parent / ".venvs"
 PINS = {
     "py311": ("python3.11", ("xoscar==0.12.2", "pykka==4.5.0")),
     "py312": ("python3.12", ("everything-is-an-actor==0.1.6", "uvloop==0.23.0")),
+    "agents": (
+        "python3.11",
+        (
+            "langgraph==1.2.22",
+            "langchain-core==1.7.2",
+            "pydantic-ai-slim==2.68.0",
+            "openai-agents==0.24.0",
+            "openai==3.54.0",
+            "pydantic==2.14.3",
+            "uvloop==0.23.0",
+        ),
+    ),
 }
 SECONDS = 900.0
 
@@ -23,7 +35,7 @@ SECONDS = 900.0
 def make(name: str) -> None:
     """Make one environment. Raises `OSError` or `subprocess.SubprocessError`."""
     python, packages = PINS[name]
-    python = os.environ.get(name.replace("py", "PYTHON"), python)
+    python = os.environ.get(python.replace("python3.", "PYTHON3"), python)
     home = VENVS / name
     if not (home / "bin" / "python").exists():
         subprocess.run([python, "-m", "venv", str(home)], check=True, timeout=SECONDS)

@@ -1,25 +1,20 @@
-"""Whether guards are armed: each loop rule is fired once on acts made up for it, and a run tells which guards fired.
+"""Whether rules that find loops are armed: each is fired once on acts made up for it, before anything runs.
 
 A guard that cannot fire guards nothing, and nobody notices. So a rule that objects to none of the samples is refused
 when it is declared: `Loops(Errors(4) & Talk(3))` asks for a failing call that is talk. A rule of your own names acts
-that it must object to with `example`.
+that it must object to with `example`. Budgets and windows are tried in `tried`, which guards are armed tells `listing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Final, Literal, cast
+from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from understudy.actors.agents.guards import Step
-from understudy.actors.agents.policy import Policy
 from understudy.actors.errors import SpecError
-from understudy.actors.journal import events as ev
-from understudy.actors.journal.events import Record
-from understudy.supervisors.guards.budgets import Budget, Window
 from understudy.supervisors.guards.combining import LoopRule
 from understudy.supervisors.guards.trail import REACH, Trail
 
@@ -82,68 +77,3 @@ def check_rule(where: str, rule: LoopRule) -> None:
 @lru_cache(maxsize=256)
 def _silent(rule: LoopRule) -> list[LoopRule]:
     return silent(rule.parts())
-
-
-class Armed(Struct, frozen=True):
-    """One guard of one agent, and what it did in a run: how often it fired, and at which event last (0 for never)."""
-
-    agent: str
-    kind: Literal["loops", "budget"]
-    guard: str
-    fired: int = 0
-    last: int = 0
-
-    @property
-    def state(self) -> Literal["armed", "fired"]:
-        """Whether it fired."""
-        return "fired" if self.fired else "armed"
-
-
-def armed(policies: Mapping[str, Policy], records: Sequence[Record]) -> list[Armed]:
-    """Every guard of the configured agents, in their order, with what it did in the run of `records`.
-
-    A verdict of a rule that is not configured any more, and a pool that no agent has, are left out.
-    """
-    verdicts = list(_verdicts(records))
-    denials = [(event.event.pool, event.seq) for event in records if isinstance(event.event, ev.BudgetDenied)]
-    found: list[Armed] = []
-    for name, policy in policies.items():
-        rule = getattr(policy.loops, "rule", None)
-        for part in rule.parts() if isinstance(rule, LoopRule) else ():
-            seqs = [seq for agent, said, seq in verdicts if agent == name and said == part.name]
-            found.append(Armed(name, "loops", str(part), len(seqs), max(seqs, default=0)))
-        for owner, budget in policy.budgets:
-            seqs = [seq for pool, seq in denials if pool.partition("@")[0] == owner]
-            found.append(Armed(name, "budget", f"{owner}: {_told(budget)}", len(seqs), max(seqs, default=0)))
-    return found
-
-
-def _verdicts(records: Iterable[Record]) -> Iterator[tuple[str, str, int]]:
-    """(agent, rule, event) of each verdict; a sub-run's agent is the one it was handed to last."""
-    agents: dict[int, str] = {}
-    for record in records:
-        match record.event:
-            case ev.RunStarted() | ev.SubStarted():
-                agents[record.sub] = record.event.agent
-            case ev.HandedOff():
-                agents[record.sub] = record.event.to
-            case ev.Judged():
-                yield agents.get(record.sub, ""), record.event.verdict.rule, record.seq
-            case _:
-                pass
-
-
-def _told(budget: object) -> str:
-    """The limits of a budget in words."""
-    if not isinstance(budget, Budget):
-        return type(budget).__name__
-    limits = [
-        (unit, cast("object", getattr(budget, unit)))
-        for unit in budget.__struct_fields__
-        if unit not in ("per", "warn", "tools")
-    ]
-    limits += [(f"calls of {name}", limit) for name, limit in budget.tools.items()]
-    told = ", ".join(f"{unit} {limit}" for unit, limit in limits if limit is not None) or "no limits"
-    if isinstance(budget.per, Window):
-        return f"{told} per {budget.per.seconds:g} s"
-    return told if budget.per == "run" else f"{told} per life"

@@ -31,6 +31,10 @@ def check_ladder(ladder: Sequence[object]) -> None:
             check_count(f"Loops.ladder[{rung}].steps", response.steps, least=1)
         if isinstance(response, Restart) and response.temperature is not None:
             check_number(f"Loops.ladder[{rung}].temperature", response.temperature)
+        if isinstance(response, Restart) and not isinstance(response.model, str):
+            raise SpecError(
+                f"Loops.ladder[{rung}].model must be the name of a model that the agent has, got {response.model!r}"
+            )
 
 
 def next_rung(ladder: Sequence[Response], past: Sequence[Verdict], key: str) -> tuple[int, Response]:
@@ -41,5 +45,5 @@ def next_rung(ladder: Sequence[Response], past: Sequence[Verdict], key: str) -> 
 
 
 def word(response: Response) -> str:
-    """The response as a word for people: nudge, restrict, conclude, restart or stop."""
+    """The response as a word for people: nudge, restrict, conclude, restart, escalate or stop."""
     return type(response).__name__.lower()

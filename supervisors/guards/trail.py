@@ -28,7 +28,7 @@ REACH: Final = 128
 """Acts that a trail holds, and that a rule may look back."""
 
 
-class Entry(Struct, eq=False):
+class Entry(Struct, gc=False, eq=False):
     """One counted act.
 
     `at` numbers the counted acts, `turn` the model steps with one. `outcome` is the step's, or an older one that

@@ -23,6 +23,8 @@ from understudy.supervisors.operator.inbox import (
     find_yes,
     handle,
     post,
+    quarantined,
+    released,
     taken,
 )
 from understudy.supervisors.operator.live import LiveView, listening
@@ -195,6 +197,56 @@ async def _list_doubts(shell: Shell, path: str) -> int:
         shell.data(*found)
         if not found:
             shell.fact(f"{clean(reader.path)}: no call is in doubt")
+    return ending.COMPLETE
+
+
+# --- quarantine ------------------------------------------------------------------------------------------------
+
+
+async def release(shell: Shell, args: Namespace) -> int:
+    """`understudy release`: list the agents that take no requests; with a name, let one of them take them again."""
+    path = await shell.journal(args.journal)
+    by = _by(args)
+    async with reading(path) as reader:
+        held = await quarantined(reader)
+        if args.agent is None:
+            shell.data(
+                *(
+                    f"{clean(each.agent)}  {reader.short(each.run)}:{each.seq}  {clean(each.reason)}"
+                    for each in held.values()
+                )
+            )
+            if not held:
+                shell.fact(f"{clean(reader.path)}: no agent is quarantined")
+            return ending.COMPLETE
+        if args.agent not in held:
+            raise UsageError(f"agent {args.agent!r} is not quarantined; quarantined: {', '.join(held) or 'none'}")
+        options = shell.options(args.app, reader)
+        if await reader.owned() or not options.runnable:
+            return await _post_release(shell, reader, options, Word(args.agent, by))
+    try:
+        async with shell.connect(options) as desk:
+            await desk.release(args.agent, by=by)
+    except JournalOwned:
+        async with reading(path) as reader:
+            return await _post_release(shell, reader, options, Word(args.agent, by))
+    shell.fact(f"{'Released':>12}  {clean(args.agent)}, says {clean(by)}")
+    shell.fact(f"{'Next':>12}  understudy resume{named(args.journal)}")
+    return ending.COMPLETE
+
+
+async def _post_release(shell: Shell, reader: Reader, options: ConnectOptions, word: Word) -> int:
+    """Leave the word to the owner, as `_post` does."""
+    owned = await reader.owned()
+    await post(reader, "release", word, shell.clock.wall())
+    if not owned:
+        shell.fact(f"{'Kept':>12}  nobody runs this journal; the word waits in its inbox for who does")
+        shell.fact(f"{'Next':>12}  {no_app(options, 'carrying it out here')}")
+        return ending.WAITING
+    if not await released(reader, word.id):
+        shell.fact(f"{'Kept':>12}  the owner of {clean(reader.path)} has not taken it yet; it is in its inbox")
+        return ending.WAITING
+    shell.fact(f"{'Released':>12}  {clean(word.id)}, says {clean(word.by)}")
     return ending.COMPLETE
 
 

@@ -31,6 +31,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "refuse": "say no to it; the agent is told, and the run goes on",
     "resume": "drive unfinished runs on after a crash or a stop",
     "doubts": "list calls of which nobody knows whether they happened, or settle one",
+    "release": "let an agent that a guard has quarantined take requests again, or list them",
     "tree": "the actors of a run: status, restarts, steps, tokens",
     "log": "what happened in a run, an act a row",
     "why": "what went wrong in a run, with proof",
@@ -114,6 +115,9 @@ def _parser(command: str) -> _Parser:
             how.add_argument("--did", dest="did", action="store_const", const=True, help="the call happened")
             how.add_argument("--did-not", dest="did", action="store_const", const=False, help="it did not")
             parser.add_argument("--by", metavar="NAME", help="who says so (default: the login name)")
+        case "release":
+            parser.app().add_argument("agent", metavar="AGENT", nargs="?", help="its name; without one, list them")
+            parser.add_argument("--by", metavar="NAME", help="who says so (default: the login name)")
         case "log":
             how = parser.place().add_mutually_exclusive_group()
             how.add_argument("--raw", action="store_true", help="every event")
@@ -142,6 +146,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "refuse": answering.answer,
     "resume": answering.resume,
     "doubts": answering.doubts,
+    "release": answering.release,
     "tree": looking.show_tree,
     "log": looking.show_log,
     "why": looking.show_why,

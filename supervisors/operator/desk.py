@@ -44,6 +44,10 @@ class Desk(Protocol):
         """Say whether a call in doubt happened; the run it belongs to. Raises `UnknownRun`, `UsageError`."""
         ...
 
+    async def release(self, agent: str, *, by: str) -> None:
+        """Lift the quarantine of an agent. Raises `UsageError` for one that is not in quarantine."""
+        ...
+
     def unfinished(self) -> list[str]:
         """Runs that have not ended, oldest first."""
         ...

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import anyio
 import msgspec
 
 from understudy.actors.agents.answers import Word
+from understudy.actors.agents.quarantine import held_in
 from understudy.actors.errors import UnknownRun, UsageError
+from understudy.actors.journal.events import QUARANTINE, Quarantined
 from understudy.actors.journal.state import Doubt, Run, Yes
 from understudy.supervisors.operator.reading import Reader, listed
 from understudy.supervisors.operator.text import call_text, clean, shorten
@@ -91,11 +93,33 @@ async def taken(
     reader: Reader, run: str, done: Callable[[Run], str], *, within: float = TAKEN_WITHIN, poll: float = POLL
 ) -> str:
     """What `done` says as soon as it says something about the run; "" after `within` seconds."""
+
+    async def look() -> str:
+        return done(await reader.state(run))
+
+    return await _until(reader, look, within, poll)
+
+
+async def released(reader: Reader, agent: str, *, within: float = TAKEN_WITHIN, poll: float = POLL) -> bool:
+    """Whether the owner lifts the quarantine of an agent within so many seconds."""
+
+    async def look() -> str:
+        return "" if agent in await quarantined(reader) else "released"
+
+    return bool(await _until(reader, look, within, poll))
+
+
+async def quarantined(reader: Reader) -> dict[str, Quarantined]:
+    """The agents that take no requests, by name."""
+    return held_in(await reader.records(QUARANTINE))
+
+
+async def _until(reader: Reader, look: Callable[[], Awaitable[str]], within: float, poll: float) -> str:
     deadline = time.monotonic() + within
     version = -1
     while True:
         before, version = version, await reader.store.data_version()
-        if before != version and (said := done(await reader.state(run))):
+        if before != version and (said := await look()):
             return said
         if time.monotonic() >= deadline:
             return ""

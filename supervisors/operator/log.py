@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from understudy.actors.agents.guards import said
+from understudy.actors.agents.guards import amount, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record, encode
 from understudy.supervisors.operator.paths import Paths, is_actor
@@ -126,11 +126,17 @@ class Log:
             case ev.BudgetDenied() as event:
                 return self._new(record, path, "budget", denial(event), "× denied")
             case ev.BudgetBreached(pool=pool, unit=unit, over=over):
-                return self._new(record, path, "budget", f"{pool}: {over} {said(unit)} over the cap", "! overspend")
+                return self._new(
+                    record, path, "budget", f"{pool}: {amount(unit, over)} {said(unit)} over the cap", "! overspend"
+                )
             case ev.BudgetLow() as event:
                 return self._new(record, path, "budget", nearing(event), "told")
             case ev.SpendCorrected() as event:
                 return self._new(record, path, "budget", correction(event), "corrected")
+            case ev.Escalated(child=child, exit=exit):
+                return self._new(
+                    record, path, "escalate", f"{name_of(child)}: {exit.detail}", "× for the supervisor above"
+                )
             case ev.GaveUp(child=child, intensity=intensity, within=within):
                 what = f"{name_of(child)}: more than {many(intensity, 'restart')} in {duration(within)}"
                 return self._new(record, path, "escalate", what, "× gave up")

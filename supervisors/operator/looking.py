@@ -16,14 +16,14 @@ from understudy.actors.agents.diagram import mermaid, path_of
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record, RunStarted
 from understudy.actors.journal.sessions import completed
-from understudy.supervisors.guards.armed import Armed, armed
+from understudy.supervisors.guards.listing import Armed, armed
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
 from understudy.supervisors.operator import why as whys
 from understudy.supervisors.operator.desk import Replayed
 from understudy.supervisors.operator.ending import COMPLETE, DIVERGED
 from understudy.supervisors.operator.reading import Place, Reader, folded, listed, reading
-from understudy.supervisors.operator.shell import Shell, no_app
+from understudy.supervisors.operator.shell import Shell, named, no_app
 from understudy.supervisors.operator.text import clean, duration, many, name_of
 
 POLL: Final = 0.2
@@ -58,7 +58,7 @@ async def show_why(shell: Shell, args: Namespace) -> int:
     async with reading(await shell.journal(args.journal)) as reader:
         place, records = await _stream(reader, args.run)
         name = args.run.partition(":")[0] or "@"
-        found = whys.why(records, name=name, live=await reader.owned())
+        found = whys.why(records, name=name, live=await reader.owned(), option=named(args.journal))
         found = whys.at_event(found, place.seq) if place.seq else found
         if args.json:
             shell.data(msgspec.json.encode(found).decode())
@@ -173,7 +173,8 @@ def _guard_lines(found: Sequence[Armed], short: str) -> list[str]:
     rows = [("AGENT", "STATE", "FIRED", "LAST", "GUARD")]
     for each in found:
         last = f"{short}:{each.last}" if each.last else ""
-        rows.append((clean(each.agent, 40), each.state, str(each.fired or ""), last, f"{each.kind} {each.guard}"))
+        guard = f"{each.kind} {each.guard}" + (f" ({each.off})" if each.off else "")
+        rows.append((clean(each.agent, 40), each.state, str(each.fired or ""), last, clean(guard, 200)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join(text.ljust(width) for text, width in zip(row, (*widths, 0), strict=True)) for row in rows]
 

@@ -127,11 +127,11 @@ def _count(actor: _Actor, record: Record) -> None:
             actor.down = True
         case ev.ChildStarted() | ev.AttemptStarted():
             actor.down = False
-        case ev.GaveUp():
+        case ev.GaveUp() | ev.Escalated():
             actor.gave_up = True
         case ev.Judged():
             actor.notes.append(f"loop at :{record.seq}")
-        case ev.ChildExited(exit=exit, intended=False) if not exit.expected and exit.kind != "loop":
+        case ev.ChildExited(exit=exit, intended=False) if not exit.expected and exit.kind not in ("loop", "escalate"):
             actor.notes.append(f"{clean(str(exit), 40)} at :{record.seq}")
         case ev.BudgetDenied(unit=unit):
             actor.notes.append(f"budget of {said(unit)} used up")

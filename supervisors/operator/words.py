@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from understudy.actors.agents.guards import Nudge, Restart, said
+from understudy.actors.agents.guards import Nudge, Restart, amount, said
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
@@ -140,7 +140,7 @@ class Narrator:
     def exited(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """An incarnation crashed; one that a verdict ended was told of already."""
         event = _typed(record, ev.ChildExited)
-        if event.intended or event.exit.expected or event.exit.kind == "loop":
+        if event.intended or event.exit.expected or event.exit.kind in ("loop", "escalate"):
             return []
         return [Fact("Crashed", name_of(event.child), clean(str(event.exit), 160), self._at(record))]
 
@@ -159,6 +159,12 @@ class Narrator:
         text = f"more than {many(event.intensity, 'restart')} in {duration(event.within)}: {name_of(event.child)}"
         return [Fact("Gave up", name_of(event.supervisor), text, clean(str(event.exit), 80))]
 
+    def escalated(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """The supervisor ended, for its own to decide."""
+        event = _typed(record, ev.Escalated)
+        text = f"{name_of(event.child)}: {clean(event.exit.detail, 120)}, for the supervisor above to decide"
+        return [Fact("Escalated", name_of(event.supervisor), text, self._at(record))]
+
     def denied(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """The ledger said no."""
         return [Fact("Denied", who, denial(_typed(record, ev.BudgetDenied)), self._at(record))]
@@ -166,7 +172,7 @@ class Narrator:
     def breached(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A bill above the cap."""
         event = _typed(record, ev.BudgetBreached)
-        text = f"{clean(event.pool)}: {event.over} {clean(said(event.unit))} over the cap"
+        text = f"{clean(event.pool)}: {amount(event.unit, event.over)} {clean(said(event.unit))} over the cap"
         return [Fact("Overspent", who, text, self._at(record))]
 
     def low(self, record: Record, who: str, run: Run | None) -> list[Fact]:
@@ -271,21 +277,25 @@ def altered(restart: Record | None) -> list[str]:
         changes += [f"back to step {event.rewind_to}", f"{many(event.dropped, 'exchange')}{note}"]
     if event.temperature is not None:
         changes.append(f"temperature {event.temperature:g}")
+    if event.verdict.response.model:
+        changes.append(f"model {clean(event.verdict.response.model)}")
     return changes
 
 
 def denial(event: ev.BudgetDenied) -> str:
     """What the ledger refused, with its numbers."""
-    parts = [f"{event.spent} spent"]
-    parts += [f"{event.reserved} reserved"] if event.reserved else []
-    parts += [f"{event.wanted} wanted"] if event.wanted else []
-    return f"{clean(event.pool)}: {clean(said(event.unit))} {' + '.join(parts)} of {event.limit}"
+    unit = event.unit
+    parts = [f"{amount(unit, event.spent)} spent"]
+    parts += [f"{amount(unit, event.reserved)} reserved"] if event.reserved else []
+    parts += [f"{amount(unit, event.wanted)} wanted"] if event.wanted else []
+    return f"{clean(event.pool)}: {clean(said(unit))} {' + '.join(parts)} of {amount(unit, event.limit)}"
 
 
 def nearing(event: ev.BudgetLow) -> str:
     """How near a limit is."""
     left = max(0, event.limit - event.spent)
-    return f"{left} of {event.limit} {clean(said(event.unit))} left in {clean(event.pool)}"
+    told = f"{amount(event.unit, left)} of {amount(event.unit, event.limit)}"
+    return f"{told} {clean(said(event.unit))} left in {clean(event.pool)}"
 
 
 def correction(event: ev.SpendCorrected) -> str:
@@ -312,6 +322,7 @@ _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.Judged: Narrator.judged,
     ev.ChildExited: Narrator.exited,
     ev.BackedOff: Narrator.backed_off,
+    ev.Escalated: Narrator.escalated,
     ev.GaveUp: Narrator.gave_up,
     ev.BudgetDenied: Narrator.denied,
     ev.BudgetBreached: Narrator.breached,

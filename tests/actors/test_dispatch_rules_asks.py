@@ -303,7 +303,8 @@ def test_an_asker_that_is_cancelled_as_it_gets_room_leaves_no_error_behind(run: 
     async def main() -> None:
         nonlocal asking, gate
         broken: list[object] = []
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: broken.append(context))
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: broken.append(context))
         async with kernel_alone(way) as kernel:
             gate = asyncio.Event()
             ref = kernel.ref_of(kernel.spawn(Small))
@@ -319,7 +320,8 @@ def test_an_asker_that_is_cancelled_as_it_gets_room_leaves_no_error_behind(run: 
             assert ref.cell().state == "stopped"
         gc.collect()
         futures = [each for each in gc.get_objects() if isinstance(each, asyncio.Future) and each.done()]
-        unseen = [each for each in futures if each._log_traceback]  # said when it is lost
+        mine = [each for each in futures if each.get_loop() is loop]
+        unseen = [each for each in mine if each._log_traceback]  # said when it is lost
         assert not [*broken, *unseen]
 
     run(main)

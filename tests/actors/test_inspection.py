@@ -182,12 +182,12 @@ def test_a_handler_that_waits_for_a_thread_is_shown_while_the_thread_works() -> 
     release = threading.Event()
 
     async def work() -> object:
-        return await anyio.to_thread.run_sync(release.wait, 20.0)  # thread
+        return await anyio.to_thread.run_sync(release.wait, 60.0)  # thread
 
     async def main() -> None:
         async with Kernel() as kernel:
             cell = await busy(kernel, work)
-            asking = asyncio.create_task(kernel.ref_of(cell).ask(Work(), timeout=20))
+            asking = asyncio.create_task(kernel.ref_of(cell).ask(Work(), timeout=60))
             while not cell.life or not cell.life.tasks:  # noqa: ASYNC110  # bounded by the test's time
                 await asyncio.sleep(0)
             try:
@@ -199,7 +199,7 @@ def test_a_handler_that_waits_for_a_thread_is_shown_while_the_thread_works() -> 
             assert await asking is True
 
     async def limited() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await main()
 
     asyncio.run(limited())
@@ -398,7 +398,7 @@ def test_inspecting_from_another_thread_is_refused() -> None:
 
         thread = threading.Thread(target=look)
         thread.start()
-        thread.join(10)
+        thread.join(60)
         assert len(errors) == 2
 
     alone(main, real=True)

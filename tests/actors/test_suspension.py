@@ -488,7 +488,7 @@ def test_other_threads_are_refused() -> None:
 
         thread = threading.Thread(target=guarded)
         thread.start()
-        thread.join(20)
+        thread.join(60)
         assert errors == []
 
     alone(main, real=True)

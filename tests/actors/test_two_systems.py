@@ -158,7 +158,7 @@ def test_a_system_in_a_thread_with_a_loop_of_its_own(run: Run, other: str) -> No
             self.up = threading.Event()
             self.error: BaseException | None = None
             self.heard: list[int] = []
-            self.thread = threading.Thread(target=self.work)
+            self.thread = threading.Thread(target=self.work, daemon=True)
 
         def work(self) -> None:
             try:
@@ -198,7 +198,7 @@ def test_a_system_in_a_thread_with_a_loop_of_its_own(run: Run, other: str) -> No
             main_ref.append(ref)
             there = Thread()
             there.thread.start()
-            await asyncio.to_thread(there.up.wait, 10)
+            await asyncio.to_thread(there.up.wait, 60)
             assert there.error is None, there.error
             with pytest.raises(WrongLoop, match="tell_threadsafe"):
                 there.ref.tell(Do())
@@ -207,7 +207,7 @@ def test_a_system_in_a_thread_with_a_loop_of_its_own(run: Run, other: str) -> No
             for _ in range(200):
                 there.ref.tell_threadsafe(Do())
                 assert await ref.ask(Do()) == threading.get_ident()
-            await asyncio.to_thread(there.thread.join, 10)
+            await asyncio.to_thread(there.thread.join, 60)
             assert there.error is None, there.error
             assert set(there.heard) == {there.thread.ident}
             assert await alive(kernel)
@@ -282,10 +282,15 @@ async def test_a_system_of_its_own_beside_that_of_a_fixture(kernel: Kernel) -> N
 async def test_asks_are_stepped_at_once_under_the_plugin_as_well(kernel: Kernel) -> None:
     ref = await ready_doer(kernel, turns)
     await turns()
-    at_once = 0
-    for _ in range(50):
-        turned: list[int] = []
-        asyncio.get_running_loop().call_soon(turned.append, 1)
-        await ref.ask(Ping())
-        at_once += not turned
-    assert at_once >= 25
+    most = 0
+    for _ in range(10):  # tries: a turn is over after a millisecond, which a busy machine may take for each ask
+        at_once = 0
+        for _ in range(50):
+            turned: list[int] = []
+            asyncio.get_running_loop().call_soon(turned.append, 1)
+            await ref.ask(Ping())
+            at_once += not turned
+        most = max(most, at_once)
+        if most >= 25:
+            break
+    assert most >= 25

@@ -398,6 +398,7 @@ def test_a_rule_of_the_users_own_may_not_touch_what_is_pinned() -> None:
         (lambda: DropFailed(True), "DropFailed: keep True: a whole number, at least 1"),
         (lambda: Summarise(max_tokens=0), "Summarise: max_tokens 0: a whole number, at least 1"),
         (lambda: Summarise(input=0), "Summarise: input 0: a whole number, at least 1"),
+        (lambda: Summarise(budget=0), "Summarise: budget 0: a whole number, at least 1"),
     ],
 )
 def test_a_mistake_is_one_error_that_names_value_and_place(make: object, text: str) -> None:

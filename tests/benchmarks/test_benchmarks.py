@@ -162,6 +162,11 @@ BUGS = {
     "compaction:steps": ("forgets", "order_hash: expected 638554473, got "),
     "compaction:session": ("forgets", "order_hash: expected 638554473, got "),
     "density:anonymous": ("swapped", "actor 123 says it is 124"),
+    "construction:one-tool": ("swapped", "answered: expected 100, got 99"),
+    "steps:tool-1ms": ("short", "tool_calls: expected 1000, got 999"),
+    "steps:tool-0": ("short", "tool_calls: expected 1000, got 999"),
+    "loops:limit": ("wrong", "answers: expected 'right', got 'wrong: [1]'"),
+    "loops:turns-25": ("wrong", "answers: expected 'right', got 'wrong: [1]'"),
     "loops:default": ("stubborn", "honest_sum: expected 61323853871, got 60800993223"),
     "stoptree:spawned": ("leaks", "1 tasks left over"),
     "stoptree:supervised": ("silent", "stops: expected 89, got 88"),
@@ -277,16 +282,20 @@ def test_without_erlang_or_a_peer_the_rows_say_so(monkeypatch: pytest.MonkeyPatc
 
 def test_a_worker_that_says_nothing_in_time_is_ended_and_the_next_line_gets_a_new_one() -> None:
     argv = ["threadring", "pingpong:ask", "--impl", "ours", "--variant", "def"]
-    status, found = run(*argv, "--deadline", "0.001")
+    for _ in range(5):
+        status, found = run(*argv, "--deadline", "0.001")
+        errors = [row["error"] for row in found]
+        if None not in errors:  # it had not answered before anybody listened, since the machine stood still
+            break
     assert status == 1
-    assert [row["error"] for row in found] == ["no answer within 0.001 s"] * 2
+    assert errors == ["no answer within 0.001 s"] * 2
 
 
 def test_a_worker_that_dies_is_reported_with_its_last_words() -> None:
     pipe = workers.Pipe([sys.executable, "-c", "raise SystemExit('no memory')"])
     try:
         with pytest.raises(workers.WorkerLost, match="no memory"):
-            pipe.hear(10)
+            pipe.hear(60)
     finally:
         pipe.close()
 
@@ -298,6 +307,15 @@ def test_the_two_kinds_of_handlers_come_from_one_source() -> None:
     }  # fmt: skip
     assert all(inspect.iscoroutinefunction(getattr(made, name)) for name in ("ball", "number", "finish"))
     assert ours.bugs("pingpong") == ("twice", "off")
+
+
+def test_what_only_some_runs_could_tell_is_the_median_of_those() -> None:
+    told: list[dict[str, object]] = [{"late": None}, {"late": 3.0}, {"late": 1.0}, {"late": None}]
+    assert driver.medians(told) == {"late": 2.0}
+    assert driver.medians(told[:1]) == {"late": None}
+    assert driver.medians([{"rules": ["a"], "same": True}, {"rules": ["b"], "same": False}]) == {
+        "rules": ["b"], "same": False,
+    }  # fmt: skip
 
 
 # -- the gate --------------------------------------------------------------------------------------------------

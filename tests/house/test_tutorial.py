@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from unhurried import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "testing-tutorial.md"
@@ -27,7 +28,8 @@ INSTALLED = any(
     for found in importlib.metadata.distributions()
     for each in found.entry_points.select(group="pytest11")
 )
-OPTIONS = ["-p", "no:cacheprovider", "--hypothesis-seed=0", *([] if INSTALLED else ["-p", "understudy.pytest_plugin"])]
+OPTIONS = ["-p", "no:cacheprovider", "-p", "unhurried", "--hypothesis-seed=0"]
+OPTIONS += [] if INSTALLED else ["-p", "understudy.pytest_plugin"]
 VARIES = (
     (r"0x[0-9a-f]+", "0x"),
     (r"trace [0-9a-f]{16}, [\d,]+ events", "trace"),
@@ -81,7 +83,7 @@ def run(command: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, *argv],
         cwd=cwd,
-        env={name: os.environ[name] for name in kept if name in os.environ} | {"COLUMNS": "120"},
+        env={name: os.environ[name] for name in kept if name in os.environ} | {"COLUMNS": "120"} | ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=600,

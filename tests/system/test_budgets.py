@@ -424,7 +424,7 @@ async def test_who_waits_for_room_gets_it_in_turn_and_a_settlement_wakes_one() -
         books = system.runs
 
         async def wait(number: int) -> None:
-            await books.room("pool", 4.0)
+            await books.room("pool", 60.0)
             woken.append(number)
 
         waiting = [asyncio.create_task(wait(number)) for number in range(3)]

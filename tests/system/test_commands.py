@@ -107,7 +107,7 @@ def test_the_demos_guards_say_that_the_planted_loop_fired_one(finished: Place) -
     code, out, err = command("guards", "--journal", str(finished.journal))
     assert (code, err) == (0, "")
     judged = [r for r in finished.records() if isinstance(r.event, ev.Judged)]
-    (fired,) = [line.split() for line in out.splitlines() if " fired " in line]
+    (fired,) = [line.split() for line in out.splitlines() if " fired " in line and " loops " in line]
     assert fired[2:4] == [str(len(judged)), f"{the_run(finished)[:4]}:{judged[-1].seq}"]
     assert fired[5] == "Same(3)"
 

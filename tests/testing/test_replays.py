@@ -21,7 +21,7 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import VERSION, Record
 from understudy.actors.journal.fold import fold
 from understudy.actors.testing.journal_checks import check_tail
-from understudy.actors.testing.replays import check_history, check_replay, read_history, record_history
+from understudy.actors.testing.replays import check_history, check_replay, read_history, record_history, write_history
 from understudy.actors.testing.sim_disk import SimDisk, SimStore
 from understudy.actors.testing.simloop import SimClock, run
 from understudy.transports.journals.sqlite import SQLiteStore
@@ -281,3 +281,30 @@ def test_what_is_wrong_with_a_history_is_said_with_its_place(make: Any, said: st
         read_history(b"".join(line + b"\n" for line in make(lines)))
     with pytest.raises(JournalDamaged, match="not a history"):
         read_history(b"SQLite format 3")
+
+
+def test_a_history_is_put_back_into_a_journal_byte_by_byte(journal: Found, tmp_path: Path) -> None:
+    path, runs = journal
+
+    async def main() -> tuple[bytes, list[str], bytes]:
+        history = await record_history(SQLiteStore(path), runs)
+        back = await write_history(SQLiteStore(tmp_path / "back.db"), history)
+        return history, back, await record_history(SQLiteStore(tmp_path / "back.db"), runs)
+
+    history, back, again = asyncio.run(main())
+    assert (back, again) == (runs, history)
+
+
+def test_a_damaged_history_is_not_put_back_at_all(journal: Found, tmp_path: Path) -> None:
+    path, runs = journal
+    history = asyncio.run(record_history(SQLiteStore(path)))
+    with pytest.raises(JournalDamaged, match=f"{runs[2]}:"):
+        asyncio.run(write_history(SQLiteStore(tmp_path / "back.db"), history.replace(b"go 2", b"go 3")))
+    assert not (tmp_path / "back.db").exists()
+
+
+def test_a_run_that_a_journal_holds_is_not_put_back_a_second_time(journal: Found) -> None:
+    path, runs = journal
+    history = asyncio.run(record_history(SQLiteStore(path), runs))
+    with pytest.raises(JournalFailed, match=runs[0]):
+        asyncio.run(write_history(SQLiteStore(path), history))

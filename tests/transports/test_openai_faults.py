@@ -9,6 +9,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from providers import KEY, error_from, error_from_raw, say
+from servers import nobody
 
 from understudy.actors.errors import (
     BadReply,
@@ -172,11 +173,10 @@ def test_a_deadline_that_has_passed_sends_nothing() -> None:
 
 def test_a_refused_connection_is_unreachable_and_nothing_was_sent() -> None:
     async def main() -> None:
-        async with ModelServer(echo) as server:
-            url = server.url
-        async with OpenAIChat("m", base_url=url).session() as session:
-            with pytest.raises(ModelUnreachable) as caught:
-                await session.complete(say("hello"), timeout=60)
+        with nobody() as url:
+            async with OpenAIChat("m", base_url=url).session() as session:
+                with pytest.raises(ModelUnreachable) as caught:
+                    await session.complete(say("hello"), timeout=60)
         assert not caught.value.sent
         assert isinstance(caught.value.__cause__, httpx.ConnectError)
 

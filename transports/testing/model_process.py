@@ -35,7 +35,7 @@ class ModelServerProcess:
         policy: `module:attribute`, importable by the new process.
         port: Default 0: a free one.
         latency: Seconds before each answer. Default 0.
-        start_timeout: Seconds for it to start. Default 15.
+        start_timeout: Seconds for it to start. Default 60.
         env: Its whole environment. Default: that of this process.
 
     Raises, when the block is entered, `UsageError` with the server's own text when it refuses to start, and
@@ -48,7 +48,7 @@ class ModelServerProcess:
         *,
         port: int = 0,
         latency: float = 0.0,
-        start_timeout: float = 15.0,
+        start_timeout: float = 60.0,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._command = [sys.executable, "-m", MODULE, "--policy", policy]
