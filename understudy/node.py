@@ -146,7 +146,7 @@ class Node:
         self._spawned: DynamicActor | None = None
         self.kernel.on_released = self._released
         await self._start_tree()
-        self._inbox_seen = await self._inbox_start()
+        self._inbox_seen = int(self.journal.kept.get("inbox_taken", "0"))
         self.runs.go_on(loaded)
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
@@ -266,9 +266,6 @@ class Node:
             raise UsageError("the system is not running; enter it with `async with`")
 
     # -- the inbox of other processes ----------------------------------------------------------------------
-
-    async def _inbox_start(self) -> int:
-        return int((await self.journal.meta()).get("inbox_taken", "0"))
 
     async def _poll(self) -> None:
         """Take words of other processes, and let questions expire."""

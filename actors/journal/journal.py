@@ -48,6 +48,8 @@ class Journal:
         self.volatile = not self.profile.on_disk or store.path == MemoryStore.path
         """Whether it is gone with the process."""
         self.listeners = Listeners[Record]("journal")
+        self.kept: Mapping[str, str] = {}
+        """What was kept beside the events when it was opened."""
         self._clock = clock
         self._heads: dict[str, tuple[int, int]] = {}
         self._current: dict[str, int] = {}
@@ -69,7 +71,8 @@ class Journal:
         """Open the store as its owner; every stream it holds. Raises `JournalNewer` for events of a newer version."""
         await self.store.open(owner=True)
         try:
-            check_version(self.store.path, await self.store.meta())
+            self.kept = await self.store.meta()
+            check_version(self.store.path, self.kept)
             heads = await self.store.heads()
         except BaseException:
             await self.store.aclose()
@@ -245,10 +248,6 @@ class Journal:
                 self._heads.pop(run, None)
                 self._newest.pop(run, None)
             self.listeners.tell(record)
-
-    async def meta(self) -> Mapping[str, str]:
-        """What is kept beside the events."""
-        return await self.store.meta()
 
 
 def check_version(path: str, meta: Mapping[str, str]) -> None:
