@@ -100,7 +100,7 @@ class Journal:
         """A whole stream, verified. Raises `JournalDamaged` also for a payload that is no record."""
         if not self.profile.kept:
             raise JournalFailed(self.store.path, f"run {run} cannot be read: with durability 'off' nothing is kept")
-        if self.pending(run) and not self.profile.waits:
+        if not self.profile.waits:
             await self.commit()
         return decode_rows(self.store.path, await self.store.read(run))
 
@@ -109,8 +109,8 @@ class Journal:
         return run in self._heads
 
     def pending(self, run: str) -> bool:
-        """Whether an event of a run is not committed yet."""
-        return self._newest.get(run, 0) > self._committed
+        """Whether an event of a run is not committed yet that somebody waits for: never with "relaxed"."""
+        return self.profile.waits and self._newest.get(run, 0) > self._committed
 
     def enter(self, path: str, incarnation: int) -> None:
         """From now on only this incarnation of `path` may write in its name."""

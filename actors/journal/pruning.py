@@ -7,7 +7,7 @@ same write that removes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -21,7 +21,9 @@ from understudy.actors.journal.spends import Carry
 from understudy.actors.journal.state import Run
 
 BATCH: Final = 200
-"""Runs that are removed in one write."""
+"""Runs that are removed in one write, at most."""
+EVENTS: Final = 20_000
+"""Events of the runs that are removed in one write, at most; a run that has more goes alone."""
 
 
 class Prunable(Struct, frozen=True):
@@ -84,16 +86,25 @@ async def _needed(journal: Journal, session: str, old: Mapping[str, int]) -> set
 async def prune(journal: Journal, before: float) -> Prunable:
     """Remove the runs that `prunable` finds; which they were.
 
-    `BATCH` runs at a time, each batch whole or not at all, wherever the process is killed. Raises `JournalError`, also
-    when somebody takes one of the runs up meanwhile; the batches before that are gone.
+    `BATCH` runs or `EVENTS` events at a time, each batch whole or not at all, wherever the process is killed. Raises
+    `JournalError`, also when somebody takes one of the runs up meanwhile; the batches before that are gone.
     """
     found = await prunable(journal, before)
-    names = list(found.runs)
-    for start in range(0, len(names), BATCH):
-        batch = names[start : start + BATCH]
+    for batch in _batches(found.runs):
         carry = Carry()
         for run in batch:
             carry.take(run, await journal.read(run))
-        last = {run: found.runs[run] for run in batch}
-        await journal.prune(last, Pruned(len(batch), sum(last.values()), before, *carry.kept()))
+        await journal.prune(batch, Pruned(len(batch), sum(batch.values()), before, *carry.kept()))
     return found
+
+
+def _batches(runs: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """So few runs at a time that a write of them ends long before its deadline."""
+    batch: dict[str, int] = {}
+    for run, events in runs.items():
+        if batch and (len(batch) == BATCH or sum(batch.values()) + events > EVENTS):
+            yield batch
+            batch = {}
+        batch[run] = events
+    if batch:
+        yield batch

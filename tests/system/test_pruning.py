@@ -197,6 +197,14 @@ async def test_a_large_text_goes_with_the_last_event_that_says_it(tmp_path: Path
     assert LONG.encode()[:60] not in path.read_bytes()
 
 
+def test_a_write_removes_so_many_runs_or_events_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "BATCH", 3)
+    monkeypatch.setattr(pruning, "EVENTS", 10)
+    runs = {"a": 4, "b": 4, "c": 4, "d": 99, "e": 1, "f": 1, "g": 1, "h": 1}
+    assert [list(batch) for batch in pruning._batches(runs)] == [["a", "b"], ["c"], ["d"], ["e", "f", "g"], ["h"]]
+    assert list(pruning._batches({})) == []
+
+
 @pytest.mark.anyio
 async def test_a_run_that_goes_on_meanwhile_is_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(MemoryStore(), SystemClock())

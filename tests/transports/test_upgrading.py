@@ -211,6 +211,21 @@ def test_an_original_that_is_there_already_is_not_written_over(tmp_path: Path) -
     assert version_of(tmp_path / "desk.db.v1.2") == 1
 
 
+def test_without_links_the_original_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(one: str, other: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    path = old_journal(1, tmp_path)
+    before = told(path)
+    (tmp_path / "desk.db.upgrading-original").write_bytes(b"of a killed one")
+    assert told(path, owner=True) == before
+    assert names(tmp_path) == ["desk.db", "desk.db-owner", "desk.db.v1"]
+    assert told(tmp_path / "desk.db.v1") == before
+    assert (version_of(path), version_of(tmp_path / "desk.db.v1")) == (FORMAT, 1)
+    assert stat.S_IMODE((tmp_path / "desk.db.v1").stat().st_mode) == 0o600
+
+
 # --- refused -------------------------------------------------------------------------------------------------
 
 

@@ -41,6 +41,7 @@ def upgrade(path: str, real: str, *, timeout: float) -> str:
     """
     copy = real + ".upgrading"
     _remove(copy)
+    _remove(copy + "-original")
     try:
         with (
             closing(connect(real, "rw", timeout=timeout)) as old,
@@ -53,7 +54,7 @@ def upgrade(path: str, real: str, *, timeout: float) -> str:
             with closing(connect(copy, "rw", timeout=timeout)) as new:
                 old.backup(new, progress=_no_waiting)
                 _migrate(version, new)
-            kept = _keep(path, real, version)
+            kept = _keep(path, real, version, old)
             os.replace(copy, real)
             flush_folder(real)
             return kept
@@ -87,17 +88,30 @@ def _migrate(version: int, new: sqlite3.Connection) -> None:
         new.execute(f"PRAGMA user_version = {FORMAT}")
 
 
-def _keep(path: str, real: str, version: int) -> str:
+def _keep(path: str, real: str, version: int, old: sqlite3.Connection) -> str:
     """Give the original a second name: `desk.db.v1`, or the first free of `desk.db.v1.2`, `desk.db.v1.3`, …"""
     for number in range(1, KEPT + 1):
         name = f"{real}.v{version}" + (f".{number}" if number > 1 else "")
         if os.path.exists(name) and os.path.samefile(name, real):
             return name  # a killed process gave it already
-        with suppress(FileExistsError):
+        if os.path.lexists(name):
+            continue
+        try:
             os.link(real, name)
-            flush_folder(real)
-            return name
+        except OSError:  # a file system without links
+            _copy(old, real + ".upgrading-original", name)
+        flush_folder(real)
+        return name
     raise JournalFailed(path, f"{KEPT} originals of version {version} are kept beside it; remove some")
+
+
+def _copy(old: sqlite3.Connection, part: str, name: str) -> None:
+    """A copy of the original that appears when it is whole."""
+    _remove(part)
+    touch(part)
+    with closing(connect(part, "rw", timeout=0)) as new:
+        old.backup(new, progress=_no_waiting)
+    os.replace(part, name)
 
 
 def _remove(copy: str) -> None:
