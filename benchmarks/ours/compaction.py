@@ -3,6 +3,7 @@
 Line `steps`: a turn is a call of a tool and its result, all in one run. Line `session`: a turn is a request, in a run
 of its own of one session. A scripted provider counts what messages are declared to be, sees each request, and notes
 the CPU time; a scripted summariser continues a hash over what it is given, so a message lost or out of order is seen.
+The journal is held to the same rule as the CPU: its events, and what they take in a file (`disk`).
 """
 
 from typing import Final

@@ -76,5 +76,6 @@ def _verdict(found: Salvaged, damaged: str, to: str) -> list[str]:
     beside = f"{many(found.words, 'word')} of the inbox, {many(found.values, 'value')}"
     return [
         f"{clean(to)}: {many(kept, 'event')} of {many(runs, 'run')} kept, {lost} lost; {beside}",
-        f"{clean(damaged)} is as it was" + ("; a run that lost events goes on from its last one kept" if lost else ""),
+        f"{clean(damaged)} is as it was"
+        + ("; runs that lost their end are parked: look, then resume them" if lost else ""),
     ]

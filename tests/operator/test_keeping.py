@@ -44,7 +44,7 @@ def test_what_was_kept_and_lost_is_said_for_each_stream(desk: Path) -> None:
     [hit] = [each for each in streams if each["lost"]]
     assert (hit["kept"], hit["lost"], hit["reason"]) == (4, 8, "event 5 does not verify")
     assert err[0].startswith(f"{new}: 88 events of 8 runs kept, 8 lost")
-    assert err[1] == f"{desk} is as it was; a run that lost events goes on from its last one kept"
+    assert err[1] == f"{desk} is as it was; runs that lost their end are parked: look, then resume them"
     code, _, err = understudy("log", hit["run"], "--journal", new)
     assert code == 1  # the sample's events are none of a run
 

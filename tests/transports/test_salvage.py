@@ -5,13 +5,24 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from acted import Acted, call, calls, script, words
 from damages import META, True_, damage, write_sample
 from recorded import unpacked
 
-from understudy.actors.errors import JournalError, JournalFailed, JournalForeign, JournalNewer, JournalOwned, UsageError
+from understudy import Agent, System, tool
+from understudy.actors.errors import (
+    JournalDamaged,
+    JournalError,
+    JournalFailed,
+    JournalForeign,
+    JournalNewer,
+    JournalOwned,
+    UsageError,
+)
 from understudy.actors.journal.store import InboxRow, Row
 from understudy.transports.journals.salvage import Salvaged, Stream, salvage
 from understudy.transports.journals.sqlite import SQLiteStore
@@ -196,6 +207,42 @@ def test_a_journal_of_version_1_is_salvaged_too(tmp_path: Path) -> None:
         assert await everything(tmp_path / "new.db") == before
 
     anyio.run(main)
+
+
+@tool(effect="irreversible")
+async def pay(cents: int) -> str:
+    PAID.append(cents)
+    return f"paid {cents}"
+
+
+PAID: list[int] = []
+
+
+@pytest.mark.promise(265)
+@pytest.mark.anyio
+async def test_a_run_that_lost_its_end_is_not_taken_up_by_itself(tmp_path: Path) -> None:
+    """At each cut of its stream: what it did after that is not known any more, and would be done again."""
+    bad, new = tmp_path / "bad.db", tmp_path / "new.db"
+    agent: Agent[Any, Any] = Agent(
+        "clerk", model=Acted(script(calls(call("pay", cents=5)), words("all is paid"))), tools=[pay]
+    )
+    PAID.clear()
+    async with System(agent, journal=bad) as system:
+        run = (await system.run(agent, "go")).run
+        count = len(await system.journal.read(run))
+    whole = bad.read_bytes()
+    for seq in range(2, count + 1):
+        bad.write_bytes(whole)
+        change(bad, f"UPDATE events SET crc = 0 WHERE run = '{run}' AND seq = {seq}")
+        found = await salvage(bad, new)
+        assert next(each for each in found.streams if each.run == run).kept == seq - 1
+        async with System(agent, journal=new) as system:
+            assert (await system.result(run)).status == "waiting"
+        assert PAID == [5]
+        new.unlink()
+    async with System(agent, journal=bad) as system:
+        with pytest.raises(JournalDamaged):
+            await system.journal.read(run)
 
 
 # --- refused -------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
 
 The damaged file is only read, and page by page (see `carve`), so that it does not matter what SQLite thinks of it. An
 event is taken when the chained CRC of its whole stream up to it is right: what is written to the new file is what was
-written to the old one, or nothing.
+written to the old one, or nothing. One thing is added: a run that may have lost its end and would go on is parked, so
+that no process takes it up by itself and makes calls again that are not in the journal any more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
-from understudy.actors.errors import JournalFailed, JournalForeign, JournalNewer, JournalOwned, UsageError
+from understudy.actors.errors import (
+    JournalDamaged,
+    JournalFailed,
+    JournalForeign,
+    JournalNewer,
+    JournalOwned,
+    UsageError,
+)
+from understudy.actors.journal.events import Parked, Record, encode, is_run
+from understudy.actors.journal.fold import fold
+from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.store import InboxRow, Row, chain
 from understudy.transports.journals import contents
 from understudy.transports.journals.carve import Carver, Cell, Value, page_size
@@ -138,6 +149,10 @@ class Finds:
                 return body
         raise LookupError(digest.hex())
 
+    def is_whole(self, run: str, kept: int) -> bool:
+        """Whether so many events are known to be all that there were."""
+        return self._last.get(run) == kept
+
     def told(self, run: str, kept: int) -> Stream:
         """What is said of a stream of which `kept` events could be kept."""
         found = self._events.get(run, {})
@@ -147,6 +162,24 @@ class Finds:
             return Stream(run, kept, 0)
         reason = f"event {kept + 1} " + ("does not verify" if kept + 1 in found else "is not there")
         return Stream(run, kept, lost, reason)
+
+
+def _parked(rows: Sequence[Row]) -> list[Row]:
+    """The events that park whatever of a run would go on; none where it has ended, waits, or cannot be read."""
+    try:
+        records = decode_rows("", list(rows))
+        run = fold(records)
+    except (JournalDamaged, LookupError, ValueError, AssertionError):
+        return []
+    last, crc, parked = records[-1], rows[-1].crc, list[Row]()
+    for sub in run.subs.values():
+        if sub.finished is None and sub.parked is None:
+            seq = last.seq + len(parked) + 1
+            event = Parked("asker", ())
+            payload = encode(Record(run.id, seq, last.at, last.mono, sub.id, "", 0, last.seq, event))
+            crc = chain(crc, run.id, seq, payload)
+            parked.append(Row(run.id, seq, payload, len(payload), crc))
+    return parked
 
 
 def _time(payload: bytes, column: Value) -> float:
@@ -170,7 +203,7 @@ async def salvage(damaged: str | os.PathLike[str], to: str | os.PathLike[str]) -
     finds = await anyio.to_thread.run_sync(_find, source)
     part = f"{target}.salvaging"
     await anyio.to_thread.run_sync(_remove, part)
-    store = SQLiteStore(part)
+    store = SQLiteStore(part, durability="relaxed")  # flushed once, when it is whole
     try:
         await store.open()
         try:
@@ -193,6 +226,9 @@ async def _write(finds: Finds, store: SQLiteStore) -> Salvaged:
             await store.write([row for row, _ in batch], [time for _, time in batch])
             kept += len(batch)
         streams.append(finds.told(run, kept))
+        if kept and is_run(run) and not finds.is_whole(run, kept):
+            rest = _parked(await store.read(run))
+            await store.write(rest, [_time(row.payload, 0.0) for row in rest])
     if finds.values:
         await store.set_meta(finds.values)
     return Salvaged(tuple(streams), len(finds.words), len(finds.values))
@@ -222,11 +258,15 @@ def _find(path: str) -> Finds:
 def _post(path: str, words: Sequence[InboxRow]) -> None:
     """Put words into the new inbox under the numbers that they had: the journal says up to which they were taken."""
     values = [(word.id, word.at, word.kind, word.body, seal(word.at, word.kind, word.body)) for word in words]
-    with closing(connect(os.path.realpath(path), "rw", timeout=5.0)) as db, transaction(db):
-        db.executemany("INSERT INTO inbox (id, at, kind, body, seal) VALUES (?, ?, ?, ?, ?)", sorted(values))
+    with closing(connect(os.path.realpath(path), "rw", timeout=5.0)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        with transaction(db):
+            db.executemany("INSERT INTO inbox (id, at, kind, body, seal) VALUES (?, ?, ?, ?, ?)", sorted(values))
 
 
 def _publish(part: str, target: str) -> None:
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
     try:
         os.link(part, target)  # unlike a rename it writes over nothing
     except FileExistsError as error:
