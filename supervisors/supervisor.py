@@ -244,7 +244,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._report_normal_end(kept.cell.path)
         now = kernel.loop.time()
         if kept.window is not None and not kept.window.admit(now):
-            self._quarantine(kept, kept.window.intensity, exit)
+            self._set_aside(kept, kept.window.intensity, exit)
             return
         if not self._window.admit(now):
             self._give_up(kept, exit)
@@ -278,7 +278,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._observe(kept.cell, lambda: Escalated(self._own.path, kept.cell.path, exit), True)
         raise Leave(Exit("shutdown", f"escalated {kept.cell.path}: {exit.detail}"))
 
-    def _quarantine(self, kept: Kept, intensity: Intensity, exit: Exit) -> None:
+    def _set_aside(self, kept: Kept, intensity: Intensity, exit: Exit) -> None:
         """It alone failed too often: it stays stopped until somebody starts it by hand."""
         text = self._too_many(kept, intensity, exit)
         self._let_go(kept, Exit("shutdown", text), forget=False)

@@ -97,11 +97,9 @@ def plan(root: Supervisor) -> Tree:
         _check_delegates(policy, policies)
         _check_answers(policy, policies)
         _check_money(policy)
-        for owner, budget in policy.budgets:
-            check_budget(policy.path, owner, budget)
         _check_restarts(policy)
-        _check_tool_limits(policy, policies)
         _check_approvals(policy)
+    _check_budgets(policies)
     for path, supervisor in builder.supervisors.items():
         for route in supervisor.routes:
             _check_route(builder, path, route)
@@ -238,13 +236,18 @@ def _check_restarts(policy: Policy) -> None:
             )
 
 
-def _check_tool_limits(policy: Policy, policies: Mapping[str, Policy]) -> None:
-    """A limit for a tool that nobody has would limit nothing."""
-    known = sorted({name for each in policies.values() for name in each.acts})
-    for owner, budget in policy.budgets:
-        for unit in budget.pool(owner, "").limits:
-            if unit.startswith(TOOL) and (name := unit.removeprefix(TOOL)) not in known:
-                names = ", ".join(known) or "none"
+def _check_budgets(policies: Mapping[str, Policy]) -> None:
+    """Each budget once, however many agents are below it: its limits hold, and those for tools are of tools there are.
+
+    A limit for a tool that nobody has would limit nothing.
+    """
+    tools = {name for policy in policies.values() for name in policy.acts}
+    budgets = {owner: (policy.path, rule) for policy in policies.values() for owner, rule in policy.budgets}
+    for owner, (path, rule) in budgets.items():
+        check_budget(path, owner, rule)
+        for unit in rule.pool(owner, "").limits:
+            if unit.startswith(TOOL) and (name := unit.removeprefix(TOOL)) not in tools:
+                names = ", ".join(sorted(tools)) or "none"
                 raise SpecError(
                     f"the budget of {owner!r} limits tool {name!r}, which no agent has; the tools are: {names}"
                 )

@@ -170,3 +170,16 @@ def test_a_guard_that_ended_or_changed_a_recorded_run_is_listed_as_fired(name: s
     fired = [row for row in armed(policies, records) if row.state == "fired"]
     assert FIRED[name] in [(row.kind, row.guard) for row in fired]
     assert all(row.fired >= 1 and 0 < row.last <= len(records) for row in fired)
+
+
+def test_each_budget_is_tried_once_however_many_agents_are_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(tree, "check_budget", lambda where, owner, rule: tried.append(owner))
+    model = ScriptedModel([])
+
+    def team(name: str) -> Supervisor:
+        agents = [Agent(f"{name}-{number}", model=model) for number in range(20)]
+        return Supervisor(name, agents, budget=Budget(steps=9))
+
+    tree.plan(Supervisor("root", [team("one"), team("two"), Agent("alone", model=model, budget=Budget(steps=1))]))
+    assert sorted(tried) == ["alone", "one", "root", "two"]

@@ -245,7 +245,7 @@ def test_restarts_of_all_children_count_together() -> None:
 
 
 @pytest.mark.promise(44)
-def test_a_child_past_its_own_intensity_is_quarantined_alone_and_can_be_started_by_hand() -> None:
+def test_a_child_past_its_own_intensity_is_stopped_alone_and_can_be_started_by_hand() -> None:
     async def main(desk: Desk) -> None:
         cell = await desk.start(desk.plan(desk.child("a", intensity=Intensity(1, 60)), desk.child("b")))
         for _ in range(2):

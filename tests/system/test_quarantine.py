@@ -69,6 +69,19 @@ async def stream_of(system: System, name: str) -> list[Record]:
     return decode_rows(":memory:", await system.journal.store.read(name))
 
 
+def slow_looper() -> Supervisor:
+    return desk(clerk(Step(LOOP[0], seconds=1), *LOOP[1:]))
+
+
+async def with_one_waiting(system: System) -> Result[str]:
+    """Have the clerk loop while another request is in its queue; what that asker gets."""
+    first = asyncio.create_task(system.ref("clerk").ask(Prompt("go")))
+    await asyncio.sleep(0.1)
+    waiting: Result[str] = await system.ref("clerk").ask(Prompt("and this"))
+    await first
+    return waiting
+
+
 async def looped(system: System) -> Result[str]:
     result: Result[str] = await system.ref("clerk").ask(Prompt("go"))
     assert result.status == "stopped"
@@ -138,12 +151,8 @@ def test_a_quarantine_holds_in_the_processes_that_come_after() -> None:
     store = MemoryStore()
 
     async def main() -> None:
-        steps = [Step(LOOP[0], seconds=1), *LOOP[1:]]
-        async with System(desk(clerk(*steps)), journal=store) as system:
-            first = asyncio.create_task(system.ref("clerk").ask(Prompt("go")))
-            await asyncio.sleep(0.1)
-            waiting = await system.ref("clerk").ask(Prompt("and this"))
-            await first
+        async with System(slow_looper(), journal=store) as system:
+            waiting = await with_one_waiting(system)
         model = ScriptedModel(["done at last", "and more"])
         async with System(desk(Agent("clerk", model=model, tools=[look])), journal=store) as system:
             assert [each.agent for each in system.quarantined()] == ["clerk"]
@@ -167,12 +176,8 @@ def test_a_request_that_waited_goes_on_also_when_the_process_ended_right_after_t
     store = MemoryStore()
 
     async def main() -> None:
-        steps = [Step(LOOP[0], seconds=1), *LOOP[1:]]
-        async with System(desk(clerk(*steps)), journal=store) as system:
-            first = asyncio.create_task(system.ref("clerk").ask(Prompt("go")))
-            await asyncio.sleep(0.1)
-            waiting = await system.ref("clerk").ask(Prompt("and this"))
-            await first
+        async with System(slow_looper(), journal=store) as system:
+            waiting = await with_one_waiting(system)
             system.runs.quarantine.release("clerk", "ana")  # and nothing more: the word is there, the waking is not
             await system.journal.barrier()
         async with System(desk(clerk("done at last")), journal=store) as system:
