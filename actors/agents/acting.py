@@ -1,8 +1,9 @@
 """Carrying out commands: intent to the journal, act, outcome to the journal.
 
-Before a model call, and before any call that is not `read`, the intent is committed; the outcome of a call that is
-not `read` is committed before the next command. A call that was cut by a crash is settled here too, by its effect:
-`read` and `idempotent` run again, `keyed` again with the same key, `verifiable` asks, `irreversible` is in doubt.
+Before a model call, and before any call that is not `read`, the intent is committed. What came of a call that is not
+`read` is committed at once, and before the next act of any kind; it rides with the intent of that, if it has one. A
+call that was cut by a crash is settled here too, by its effect: `read` and `idempotent` run again, `keyed` again with
+the same key, `verifiable` asks, `irreversible` is in doubt.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Acts(Paying):
     """The acts of one (sub-)run by one incarnation."""
 
     _retried = (0, 0)
+    _outcomes = _committed = 0
+    """Outcomes of calls that do not only read, and how many of them are committed for sure."""
 
     def slots(self, act: Tool[..., Any]) -> anyio.CapacityLimiter | None:
         """The places that a tool with a limit has in this system; None without one."""
@@ -54,7 +57,14 @@ class Acts(Paying):
 
     async def commit(self) -> None:
         """Wait until everything so far is committed."""
+        outcomes = self._outcomes
         await self._runs.journal.barrier()
+        self._committed = max(self._committed, outcomes)
+
+    async def commit_outcomes(self) -> None:
+        """Wait until what came of earlier acts is committed, if one did not only read: before another act begins."""
+        if self._committed < self._outcomes:
+            await self.commit()
 
     def now(self) -> float:
         """The monotonic clock, in seconds."""
@@ -204,6 +214,8 @@ class Acts(Paying):
             return
         if any(event.effect != "read" for event in intents):
             await self.commit()
+        else:
+            await self.commit_outcomes()
         if len(intents) == 1:
             await self._act(command.calls[0], intents[0])
             return
@@ -267,7 +279,8 @@ class Acts(Paying):
         else:
             self.append(outcome)
         if event.effect != "read":
-            await self.commit()
+            self._outcomes += 1
+            self._runs.journal.hasten()
 
     async def back_off(self, number: int) -> None:
         """Wait before a call's `number`-th further try (from 1): doubling, with jitter, never beyond what is left."""

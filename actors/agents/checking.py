@@ -20,6 +20,7 @@ async def check_output(acts: Acts, command: CheckOutput) -> None:
     pools = await acts.take(f"{acts.ticket(command.step)}.{command.check}", spent)
     if pools is None:
         return
+    await acts.commit_outcomes()
     began = acts.now()
     error, skipped = await _look(acts, command)
     seconds = round(acts.now() - began, 6)

@@ -16,18 +16,15 @@ Durations are seconds, `at` is seconds since the epoch by the wall clock, `mono`
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct, field
 
 from understudy.actors.agents.models import ModelReply
-from understudy.actors.errors import UsageError
 from understudy.actors.journal.event import Effect as Effect
 from understudy.actors.journal.event import Event as Event
 from understudy.actors.journal.event import Status as Status
-from understudy.actors.journal.event import without_surrogates
 from understudy.actors.journal.guard_events import BudgetBreached as BudgetBreached
 from understudy.actors.journal.guard_events import BudgetDenied as BudgetDenied
 from understudy.actors.journal.guard_events import BudgetLow as BudgetLow
@@ -417,36 +414,6 @@ decoder = msgspec.json.Decoder(Record)
 def encode(record: Record) -> bytes:
     """The bytes that are stored and checksummed."""
     return encoder.encode(record)
-
-
-def sealed(record: Record) -> tuple[Record, bytes]:
-    """The record as it will be read back, and its bytes; a lone surrogate becomes `?`.
-
-    Raises `UsageError` for one that could not be read back: it would make the whole journal damaged.
-    """
-    try:
-        try:
-            data = encode(record)
-        except UnicodeEncodeError:
-            data = encoder.encode(without_surrogates(msgspec.to_builtins(record)))
-        else:
-            if _reads_back_as_it_is(record.event):
-                return record, data
-        return decode(data), data
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise UsageError(f"run {record.run}: {type(record.event).__name__} cannot be journalled: {error}") from error
-
-
-def _reads_back_as_it_is(event: AnyEvent) -> bool:
-    """Whether reading back would only make a copy: two events of each step, of fields that the runtime made itself."""
-    if isinstance(event, ToolAnswered):
-        return type(event.result) is str and type(event.seconds) is float and isfinite(event.seconds)
-    if isinstance(event, ModelAsked):
-        for amount in event.reserved.values():  # a loop: twice as fast, and asked at every step
-            if type(amount) is not int:
-                return False
-        return type(event.max_tokens) is int
-    return False
 
 
 def decode(data: bytes) -> Record:

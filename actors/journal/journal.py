@@ -26,8 +26,9 @@ from understudy.actors.errors import (
     StaleWriter,
 )
 from understudy.actors.journal.durability import profile_of
-from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Record, decode, sealed
+from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Record, decode
 from understudy.actors.journal.pruned_events import PRUNED, Pruned
+from understudy.actors.journal.sealing import sealed
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
@@ -121,7 +122,7 @@ class Journal:
     def append(
         self, run: str, event: AnyEvent, *, sub: int = 0, path: str = "", incarnation: int = 0, cause: int = 0
     ) -> Record:
-        """Number an event and put it into the buffer. The record is as it will be read back (see `events.sealed`).
+        """Number an event and put it into the buffer. The record is as it will be read back (see `sealing.sealed`).
 
         Raises `JournalError`, and `UsageError` for an event that could not be read back; then nothing was appended.
         """
@@ -172,6 +173,11 @@ class Journal:
             await self.commit()
         elif self._failure is not None:
             raise self._failure
+
+    def hasten(self) -> None:
+        """Begin to commit everything so far, without waiting; what is appended before the next await rides along."""
+        if self.profile.waits and self._failure is None:
+            self._flush_now()
 
     async def commit(self) -> None:
         """Wait until everything appended so far is committed, whatever the profile. Raises what the store raised."""
