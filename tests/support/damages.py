@@ -23,7 +23,10 @@ class True_(Struct):
 
 
 async def write_sample(path: Path, *, runs: int = 8, events: int = 12) -> True_:
-    """Streams in turns, with texts that are small, large, larger than a page, and said by several events."""
+    """Streams in turns, with texts that are small, large, larger than a page, and said by several events.
+
+    Of every other stream three events at a time are written after the first, and share a row.
+    """
     draw = random.Random(3)
     shared = ["".join(draw.choices("abcdef ", k=size)) for size in (1_100, 3_000, 12_000)]
     streams: dict[str, list[Row]] = {f"{number:04x}": [] for number in range(runs)}
@@ -37,7 +40,11 @@ async def write_sample(path: Path, *, runs: int = 8, events: int = 12) -> True_:
                 if draw.random() < 0.05:
                     body["bytes"] = draw.randbytes(3_000).hex()
                 rows += stream(run, [msgspec.json.encode(body)], after=rows[-1] if rows else None)
-                await store.write(rows[-1:], [number + 0.5])
+                if number == 0 or int(run, 16) % 2 == 0:
+                    await store.write(rows[-1:], [number + 0.5])
+                elif number % 3 == 0 or number == events - 1:
+                    late = rows[(number - 1) // 3 * 3 + 1 :]
+                    await store.write(late, [number - len(late) + 1.5 + each for each in range(len(late))])
             words.append(InboxRow(number + 1, 1.0 + number, "approve", b'{"id":"a%d"}' % number))
             await store.post(words[-1].kind, words[-1].body, words[-1].at)
         await store.set_meta(META)

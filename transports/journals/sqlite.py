@@ -4,7 +4,8 @@ Files: `desk.db`, SQLite's own `desk.db-wal` and `desk.db-shm`, and `desk.db-own
 
 - A transaction is one function on aiosqlite's thread. A caller that is cancelled cannot leave it half done.
 - Rows are appended to a table in the order they come, with an index on (run, seq). Measured with 2,000 runs and
-  batches of 64, that takes half the time of a table clustered by (run, seq).
+  batches of 64, that takes half the time of a table clustered by (run, seq). The events of one stream that are written
+  together share a row; see `packing`.
 - A text of an event that is large is stored once, in `contents`; see there.
 - `streams` holds the head of every stream, written with its rows: a listing reads no event, and a stream whose
   end is missing is seen. Rows beside the events carry a `seal`, as the events carry their chained CRC.
@@ -17,7 +18,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
 import anyio
 import anyio.to_thread
@@ -25,9 +26,10 @@ import anyio.to_thread
 from understudy.actors.errors import JournalClosed, JournalDamaged, JournalFailed, JournalOwned, UsageError
 from understudy.actors.journal.durability import OnDisk
 from understudy.actors.journal.store import Head, InboxRow, Row, verify
-from understudy.transports.journals.contents import PUT, apart, referred, stored, together
+from understudy.transports.journals.contents import PUT, Bodies, apart, referred, stored, together
 from understudy.transports.journals.files import is_named, pragma, transaction
 from understudy.transports.journals.heads import SELECT, Heads, Next, head_of, seal, unsealed
+from understudy.transports.journals.packing import Packed, pack, unpack
 from understudy.transports.journals.sqlite_file import (
     ENVIRONMENT,
     close_all,
@@ -46,18 +48,13 @@ LATE: Final = 30.0
 T = TypeVar("T")
 File = tuple[str, int, int]
 
-_INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload, cuts, refs) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _REMOVE: Final = ("DELETE FROM events WHERE run = ?", "DELETE FROM streams WHERE run = ?")
-_ROWS: Final = (
-    "SELECT seq, payload, length, crc, NULL FROM events WHERE run = ? ORDER BY seq",
-    "SELECT seq, payload, length, crc, refs FROM events WHERE run = ? ORDER BY seq",
-)
-_TAILS: Final = (
-    "SELECT e.run, e.seq, e.payload, e.length, e.crc, NULL"
-    " FROM streams AS s JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id",
-    "SELECT e.run, e.seq, e.payload, e.length, e.crc, e.refs"
-    " FROM streams AS s JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id",
-)
+_OLD: Final = "e.run, e.seq, e.at, e.length, e.crc, e.payload, NULL, NULL"
+_NEW: Final = "e.run, e.seq, e.at, e.length, e.crc, e.payload, e.cuts, e.refs"
+"""Columns of a file of version 1, which only an owner upgrades, and of the present one."""
+_ROWS: Final = "SELECT {} FROM events AS e WHERE e.run = ? ORDER BY e.seq"
+_TAILS: Final = "SELECT {} FROM streams AS s JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id"
 _SET_META: Final = (
     "INSERT INTO meta (name, value, seal) VALUES (?, ?, ?)"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value, seal = excluded.seal"
@@ -240,13 +237,15 @@ def _append(
 
 def _put(heads: Heads, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection) -> Next:
     after = heads.after(rows, at, db)
-    values: list[tuple[str, int, float, int, int, bytes, bytes | None]] = []
+    values: list[tuple[object, ...]] = []
     bodies: dict[bytes, bytes] = {}
-    for row, time in zip(rows, at, strict=True):
-        kept, refs, found = apart(row.payload)
-        bodies.update(found)
-        values.append((row.run, row.seq, time, row.length, row.crc, kept, refs))
-    db.executemany(PUT, bodies.items())
+    for run, seq, time, length, crc, payload, cuts in pack(rows, at):
+        kept, refs, found = apart(payload)
+        if found:
+            bodies.update(found)
+        values.append((run, seq, time, length, crc, kept, cuts, refs))
+    if bodies:
+        db.executemany(PUT, bodies.items())
     db.executemany(_INSERT, values)
     heads.put(after, db)
     return after
@@ -306,8 +305,8 @@ def _rows(run: str, db: sqlite3.Connection) -> tuple[list[Row], Exception | None
     rows: list[Row] = []
     body_of = stored(db)
     try:
-        for seq, payload, length, crc, refs in db.execute(_ROWS[_has_refs(db)], (run,)):
-            rows.append(Row(run, seq, payload if refs is None else together(payload, refs, body_of), length, crc))
+        for found in db.execute(_ROWS.format(_columns(db)), (run,)):
+            rows += _unpacked(found, body_of)
     except sqlite3.Error as error:
         if is_named(error, *ENVIRONMENT):
             raise
@@ -317,9 +316,16 @@ def _rows(run: str, db: sqlite3.Connection) -> tuple[list[Row], Exception | None
     return rows, None
 
 
-def _has_refs(db: sqlite3.Connection) -> bool:
-    """Whether there is the column `refs`, which a file of version 1 has not; only an owner upgrades it."""
-    return pragma(db, "user_version") > 1
+def _columns(db: sqlite3.Connection) -> str:
+    return _NEW if pragma(db, "user_version") > 1 else _OLD
+
+
+# `Any`: what a column holds is known when its events have been verified.
+def _unpacked(found: tuple[Any, ...], body_of: Bodies) -> list[Row]:
+    """The events of a row of the table. Raises `LookupError`, `ValueError` or `TypeError` for one that is damaged."""
+    run, seq, at, length, crc, payload, cuts, refs = found
+    whole = payload if refs is None else together(payload, refs, body_of)
+    return [row for row, _ in unpack(Packed(run, seq, at, length, crc, whole, cuts))]
 
 
 def _check_types(path: str, rows: Sequence[Row]) -> None:
@@ -335,13 +341,13 @@ def _heads(path: str, db: sqlite3.Connection) -> list[Head]:
 
 
 def _tails(path: str, db: sqlite3.Connection) -> list[Row]:
-    found = db.execute(_TAILS[_has_refs(db)]).fetchall()
+    found = db.execute(_TAILS.format(_columns(db))).fetchall()
     body_of, rows = stored(db), []
-    for run, seq, payload, length, crc, refs in found:
+    for row in found:
         try:
-            rows.append(Row(run, seq, payload if refs is None else together(payload, refs, body_of), length, crc))
+            rows.append(_unpacked(row, body_of)[-1])
         except (LookupError, ValueError, TypeError) as error:
-            raise JournalDamaged(path, run, seq, str(error)) from error
+            raise JournalDamaged(path, row[0], row[1], str(error)) from error
     _check_types(path, rows)
     return rows
 

@@ -44,7 +44,7 @@ _SYNCHRONOUS: Final[Mapping[OnDisk, str]] = {"relaxed": "OFF", "normal": "NORMAL
 
 _SCHEMA: Final = (
     "CREATE TABLE events (id INTEGER PRIMARY KEY, run TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL,"
-    " length INTEGER NOT NULL, crc INTEGER NOT NULL, payload BLOB NOT NULL, refs BLOB)",
+    " length INTEGER NOT NULL, crc INTEGER NOT NULL, payload BLOB NOT NULL, refs BLOB, cuts BLOB)",
     "CREATE UNIQUE INDEX events_place ON events (run, seq)",
     "CREATE TABLE streams (id INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, seq INTEGER NOT NULL,"
     " crc INTEGER NOT NULL, first_at REAL NOT NULL, last_at REAL NOT NULL, seal INTEGER NOT NULL)",

@@ -24,8 +24,9 @@ KEPT: Final = 100
 
 
 def _to_2(db: sqlite3.Connection) -> None:
-    """Large texts are stored once. What version 1 wrote stays whole in its rows."""
+    """Large texts are stored once, and events share rows. What version 1 wrote stays as it is in its rows."""
     db.execute("ALTER TABLE events ADD COLUMN refs BLOB")
+    db.execute("ALTER TABLE events ADD COLUMN cuts BLOB")
     db.execute(contents.TABLE)
     db.execute(contents.USED)
 

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import closing
 
 from understudy.actors.journal.events import Record, decode, encode
-from understudy.actors.journal.store import chain
+from understudy.actors.journal.store import Row, chain
 from understudy.transports.journals.contents import stored, together
 from understudy.transports.journals.heads import seal
+from understudy.transports.journals.packing import Packed, unpack
 
 Edit = Callable[[Record], Record]
 
@@ -18,25 +19,22 @@ Edit = Callable[[Record], Record]
 def rewrite(path: str | os.PathLike[str], run: str, edit: Edit) -> None:
     """Put `edit` of each record of `run` in its place and chain the stream anew, so that it verifies.
 
-    The file is changed in place, in one transaction. Raises `LookupError` for a run that is not there, and
-    `ValueError` when `edit` changes the run or the sequence number of a record.
+    The file is changed in place, in one transaction; each event has a row of its own then. Raises `LookupError` for a
+    run that is not there, and `ValueError` when `edit` changes the run or the sequence number of a record.
     """
     with closing(_open(path)) as db:
-        rows = db.execute("SELECT seq, payload, refs FROM events WHERE run = ? ORDER BY seq", (run,)).fetchall()
+        rows = spread(db, run)
         if not rows:
             raise LookupError(f"{os.fspath(path)}: no run {run}")
         crc = 0
         values: list[tuple[float, int, int, bytes, str, int]] = []
-        body_of = stored(db)
-        for seq, payload, refs in rows:
-            record = _edited(decode(together(payload, refs, body_of)), edit)
+        for row in rows:
+            record = _edited(decode(row.payload), edit)
             data = encode(record)
-            crc = chain(crc, run, seq, data)
-            values.append((record.at, len(data), crc, data, run, seq))
-        db.executemany(
-            "UPDATE events SET at = ?, length = ?, crc = ?, payload = ?, refs = NULL WHERE run = ? AND seq = ?", values
-        )
-        head = (run, rows[-1][0], crc, values[0][0] + 0.0, values[-1][0] + 0.0)
+            crc = chain(crc, run, row.seq, data)
+            values.append((record.at, len(data), crc, data, run, row.seq))
+        db.executemany("UPDATE events SET at = ?, length = ?, crc = ?, payload = ? WHERE run = ? AND seq = ?", values)
+        head = (run, rows[-1].seq, crc, values[0][0] + 0.0, values[-1][0] + 0.0)
         db.execute(
             "UPDATE streams SET seq = ?, crc = ?, first_at = ?, last_at = ?, seal = ? WHERE run = ?",
             (*head[1:], seal(*head), run),
@@ -47,18 +45,37 @@ def rewrite(path: str | os.PathLike[str], run: str, edit: Edit) -> None:
 def tamper(path: str | os.PathLike[str], run: str, seq: int, edit: Edit) -> None:
     """Put `edit` of one record in its place and leave length and checksums as they were: the stream is damaged.
 
-    Raises `LookupError` for an event that is not there, and `ValueError` when `edit` changes nothing.
+    Each event of the run has a row of its own then. Raises `LookupError` for an event that is not there, and
+    `ValueError` when `edit` changes nothing.
     """
     with closing(_open(path)) as db:
-        found = db.execute("SELECT payload, refs FROM events WHERE run = ? AND seq = ?", (run, seq)).fetchone()
-        if found is None:
+        before = next((row.payload for row in spread(db, run) if row.seq == seq), None)
+        if before is None:
             raise LookupError(f"{os.fspath(path)}: no event {run}:{seq}")
-        before = together(found[0], found[1], stored(db))
         data = encode(_edited(decode(before), edit))
         if data == before:
             raise ValueError(f"the edit leaves {run}:{seq} as it was")
-        db.execute("UPDATE events SET payload = ?, refs = NULL WHERE run = ? AND seq = ?", (data, run, seq))
+        db.execute("UPDATE events SET payload = ? WHERE run = ? AND seq = ?", (data, run, seq))
         db.commit()
+
+
+def spread(db: sqlite3.Connection, run: str) -> list[Row]:
+    """Give each event of a run a row of its own, whole; the events. The caller commits."""
+    found = db.execute(
+        "SELECT run, seq, at, length, crc, payload, cuts, refs FROM events WHERE run = ? ORDER BY seq", (run,)
+    ).fetchall()
+    body_of = stored(db)
+    rows = [
+        each
+        for name, seq, at, length, crc, payload, cuts, refs in found
+        for each in unpack(Packed(name, seq, at, length, crc, together(payload, refs, body_of), cuts))
+    ]
+    db.execute("DELETE FROM events WHERE run = ?", (run,))
+    db.executemany(
+        "INSERT INTO events (run, seq, at, length, crc, payload) VALUES (?, ?, ?, ?, ?, ?)",
+        [(row.run, row.seq, at, row.length, row.crc, row.payload) for row, at in rows],
+    )
+    return [row for row, _ in rows]
 
 
 def _open(path: str | os.PathLike[str]) -> sqlite3.Connection:
