@@ -297,18 +297,28 @@ def change(path: Path, statement: str) -> None:
             "damaged at 0000:3: the payload is of type str",
         ),
         ("UPDATE events SET length = 'x' WHERE run = '0000' AND seq = 3", "damaged at 0000:3: "),
+        ("UPDATE events SET cuts = x'00' WHERE run = '0002' AND seq = 8", "damaged at 0002:5: where its events begin"),
+        ("UPDATE events SET cuts = 'text' WHERE run = '0002' AND seq = 8", "damaged at 0002:5: where its events begin"),
+        ("UPDATE events SET cuts = NULL WHERE run = '0002' AND seq = 8", "at 0002:5: event 5 is missing, 8 follows"),
+        (
+            "UPDATE events SET cuts = substr(cuts, 17) WHERE run = '0002' AND seq = 8",
+            "damaged at 0002:5: event 5 is missing, 6 follows",
+        ),
+        ("UPDATE events SET cuts = zeroblob(48) WHERE run = '0002' AND seq = 8", "damaged at 0002:5: checksum"),
+        ("UPDATE events SET payload = 'text' WHERE run = '0002' AND seq = 8", "damaged at 0002:5: where its events"),
         ("UPDATE events SET run = '0000', seq = 11 WHERE run = '0001' AND seq = 10", "damaged at 0000:11: checksum"),
     ],
 )
 def test_rows_taken_away_or_moved_are_seen(statement: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "desk.db"
-    anyio.run(sample, path, ["0000", "0001"])
+    anyio.run(sample, path, ["0000", "0001", "0002"])
     change(path, statement)
+    run = "0002" if "0002" in text else "0000"
 
     async def main() -> str:
         async with opened(SQLiteStore(path)) as store:
             with pytest.raises(JournalDamaged) as caught:
-                await store.read("0000")
+                await store.read(run)
             return str(caught.value)
 
     assert text in anyio.run(main)

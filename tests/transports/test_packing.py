@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.actors.journal.store import Row
-from understudy.transports.journals.packing import LARGEST, MOST, Packed, pack, unpack
+from understudy.transports.journals.packing import MOST, SMALL, Packed, pack, unpack
 from understudy.transports.testing.journal_kit import stream
 
 STREAMS = st.dictionaries(st.text(max_size=4), st.lists(st.binary(max_size=40), max_size=9), max_size=4)
@@ -26,7 +26,15 @@ def test_what_is_packed_is_unpacked(texts: dict[str, list[bytes]]) -> None:
         assert [row for row, _ in found if row.run == run] == wanted
 
 
-@pytest.mark.parametrize(("count", "size"), [(3 * MOST + 1, 1), (5, LARGEST // 2), (3, 2 * LARGEST)])
+def test_an_event_that_may_hold_a_large_text_has_a_row_of_its_own() -> None:
+    small, large = b"x", bytes(SMALL)
+    rows = stream("a", [small, small, large, small, large, large, small, small])
+    packed = pack(rows, [1.0] * len(rows))
+    assert [row for each in packed for row, _ in unpack(each)] == rows
+    assert [each.seq for each in packed] == [2, 3, 4, 5, 6, 8]
+
+
+@pytest.mark.parametrize(("count", "size"), [(3 * MOST + 1, 1), (5, SMALL - 1), (3, SMALL), (1, 2 * SMALL)])
 def test_a_row_holds_a_bounded_number_of_events_and_bytes(count: int, size: int) -> None:
     rows = stream("a", [bytes(size)] * count)
     packed = pack(rows, [1.0] * count)
@@ -34,7 +42,7 @@ def test_a_row_holds_a_bounded_number_of_events_and_bytes(count: int, size: int)
     for each in packed:
         events = unpack(each)
         assert len(events) <= MOST
-        assert len(events) == 1 or len(each.payload) <= LARGEST
+        assert len(events) == 1 or max(len(row.payload) for row, _ in events) < SMALL
 
 
 @given(st.binary())

@@ -159,7 +159,7 @@ def change(path: Path, statement: str) -> None:
         ("UPDATE events SET payload = '{}' WHERE run = '0002' AND seq = 1", Stream("0002", 0, 12, "event 1 ")),
         ("UPDATE events SET length = 1 WHERE run = '0002' AND seq = 12", Stream("0002", 11, 1, "event 12 does not")),
         ("DELETE FROM streams WHERE run = '0002'", Stream("0002", 12, 0)),
-        ("DELETE FROM events WHERE run = '0003' AND seq = 7", Stream("0003", 4, 8, "event 5 is not there")),
+        ("DELETE FROM events WHERE run = '0003' AND seq = 12", Stream("0003", 10, 2, "event 11 is not there")),
         ("UPDATE events SET cuts = NULL WHERE run = '0003' AND seq = 12", Stream("0003", 10, 2, "event 11 is not")),
         ("UPDATE events SET length = 1 WHERE run = '0003' AND seq = 12", Stream("0003", 11, 1, "event 12 does not")),
         ("DELETE FROM events WHERE run = '0002'", Stream("0002", 0, 12, "event 1 is not there")),

@@ -64,16 +64,15 @@ def apart(payload: bytes) -> tuple[bytes, bytes | None, list[tuple[bytes, bytes]
 
 def _large(payload: bytes) -> Iterator[tuple[int, int]]:
     """Where large texts begin and end, without their quotes."""
-    # Escapes are blotted out, so that the quotes left over are those around texts: five times as fast as an expression.
-    plain = payload.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
-    end = -1
-    while True:
-        begin = plain.find(b'"', end + 1) + 1
-        end = plain.find(b'"', begin) if begin else -1
-        if end < 0:
-            return
-        if end - begin >= LARGE:
-            yield begin, end
+    # Escapes are blotted out, so that the quotes left over are those around texts: many times as fast as an expression.
+    parts = payload.replace(b"\\\\", b"  ").replace(b'\\"', b"  ").split(b'"')
+    if max(map(len, parts)) < LARGE:
+        return
+    begin = 0
+    for number, part in enumerate(parts):
+        if number % 2 and len(part) >= LARGE and number < len(parts) - 1:
+            yield begin, begin + len(part)
+        begin += len(part) + 1
 
 
 def together(kept: bytes, refs: bytes | None, body_of: Bodies) -> bytes:

@@ -44,14 +44,23 @@ class Heads:
 
     def after(self, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Connection) -> Next:
         """The heads after `rows`. Raises `JournalFailed` where a number does not follow the one before it."""
-        heads: Next = {}
+        begun: dict[str, Known] = {}
+        latest: dict[str, tuple[Row, float]] = {}
         for row, time in zip(rows, at, strict=True):
-            time = float(time) + 0.0  # no -0.0: SQLite drops the sign
-            found = heads.get(row.run)
-            before = found[0] if found is not None else self._before(row.run, time, db)
-            if row.seq != before.seq + 1:
-                raise JournalFailed(self._path, f"{row.run}:{row.seq} written where {before.seq + 1} is next")
-            heads[row.run] = Known(before.id, row.seq, row.crc, before.first_at), time
+            run = row.run
+            found = latest.get(run)
+            if found is not None:
+                seq = found[0].seq
+            else:
+                begun[run] = known = self._before(run, float(time) + 0.0, db)  # no -0.0: SQLite drops the sign
+                seq = known.seq
+            if row.seq != seq + 1:
+                raise JournalFailed(self._path, f"{run}:{row.seq} written where {seq + 1} is next")
+            latest[run] = row, time
+        heads: Next = {}
+        for run, (row, time) in latest.items():
+            known = begun[run]
+            heads[run] = Known(known.id, row.seq, row.crc, known.first_at), float(time) + 0.0
         return heads
 
     def _before(self, run: str, time: float, db: sqlite3.Connection) -> Known:

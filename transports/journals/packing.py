@@ -1,7 +1,9 @@
-"""Events of one stream that were committed together share a row: packed when written, unpacked when read.
+"""Small events of one stream that were committed together share a row: packed when written, unpacked when read.
 
-A row costs some microseconds, whatever is in it. Its `seq`, `at`, `length` and `crc` are those of its last event, its
-payload is all of theirs, one after the other, and `cuts` says the length, CRC and time of each but the last.
+A row costs some microseconds, whatever is in it. An event that may hold a large text (see `contents`) has one of its
+own, so that damage to the text is damage to it alone. Of a row of several, `seq`, `at`, `length` and `crc` are those
+of the last event, the payload is all of theirs, one after the other, and `cuts` says the length, CRC and time of each
+but the last.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from understudy.actors.journal.store import Row
 
 MOST: Final = 256
 """Events in one row."""
-LARGEST: Final = 65_536
-"""Bytes of payload in a row of several events, before large texts are taken out."""
+SMALL: Final = 1_024
+"""Bytes of an event that has a row of its own."""
 _CUT: Final = Struct("<IId")
 
 
@@ -52,13 +54,17 @@ def pack(rows: Sequence[Row], at: Sequence[float]) -> list[Packed]:
 
 def _several(group: list[tuple[Row, float]]) -> list[Packed]:
     packed: list[Packed] = []
-    begin = size = 0
+    begin = 0
     for end, (row, _) in enumerate(group):
-        size += len(row.payload)
-        if end > begin and (size > LARGEST or end - begin == MOST):
+        large = len(row.payload) >= SMALL
+        if end > begin and (large or end - begin == MOST):
             packed.append(_one(group[begin:end]))
-            begin, size = end, len(row.payload)
-    packed.append(_one(group[begin:]))
+            begin = end
+        if large:
+            packed.append(_one(group[end : end + 1]))
+            begin = end + 1
+    if begin < len(group):
+        packed.append(_one(group[begin:]))
     return packed
 
 

@@ -240,7 +240,7 @@ def _put(heads: Heads, rows: Sequence[Row], at: Sequence[float], db: sqlite3.Con
     values: list[tuple[object, ...]] = []
     bodies: dict[bytes, bytes] = {}
     for run, seq, time, length, crc, payload, cuts in pack(rows, at):
-        kept, refs, found = apart(payload)
+        kept, refs, found = apart(payload) if cuts is None else (payload, None, ())
         if found:
             bodies.update(found)
         values.append((run, seq, time, length, crc, kept, cuts, refs))
