@@ -126,7 +126,8 @@ class Journal:
 
         Raises `JournalError`, and `UsageError` for an event that could not be read back; then nothing was appended.
         """
-        self._check_usable()
+        if self._failure is not None or not self._open or len(self._buffer) >= BUFFER:
+            self._check_usable()
         if incarnation and self._current.get(path, incarnation) != incarnation:
             raise StaleWriter(self.store.path, f"{path} #{incarnation} is not current, #{self._current[path]} is")
         if run in self._gone:
@@ -141,7 +142,8 @@ class Journal:
             self._buffer.append((Row(run, seq, payload, len(payload), crc), at))
             self._appended += 1
             self._newest[run] = self._appended
-            self._arm()
+            if self._flusher is None and (self._linger is None or len(self._buffer) >= BATCH):
+                self._arm()
         self._heads[run] = (seq, crc)
         self.listeners.tell(record)
         return record
@@ -157,7 +159,7 @@ class Journal:
     def _arm(self) -> None:
         if len(self._buffer) >= BATCH:
             self._flush_now()
-        elif self._linger is None and self._flusher is None:
+        else:
             self._linger = asyncio.get_running_loop().call_later(self.profile.linger, self._flush_now)
 
     def _flush_now(self) -> None:
