@@ -11,6 +11,7 @@ from math import isqrt
 
 from benchmarks.agent_suite import BUDGET, COMPACTION, CONSTRUCTION, LOOPS, STEPS
 from benchmarks.case import Found
+from benchmarks.durable_suite import JOURNAL, REPLAY
 from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
 
 MAILBOX = 1_000
@@ -316,7 +317,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         COMPACTION,
         CONSTRUCTION,
         DENSITY,
+        JOURNAL,
         LOOPS,
+        REPLAY,
         STEPS,
         STOPTREE,
     )
