@@ -40,7 +40,7 @@ from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import LineLimit, heard, log
 
 RESUMES: Final = 8
-"""Processes in a row that may take a run up without getting one outcome; the next one leaves it parked."""
+"""Processes in a row in which an agent may take a run up without one outcome; the next one leaves it parked."""
 KEPT: Final = 1_000
 """Finished runs kept folded in memory, newest last."""
 

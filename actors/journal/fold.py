@@ -32,7 +32,7 @@ OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
         ev.OutputChecked,
     }
 )
-"""Events by which a run gets on: `Run.fruitless` counts how often it was taken up since the last of them."""
+"""Events by which a run gets on: `Run.fruitless` counts the processes that took it up since the last of them."""
 
 
 def fold(records: Iterable[Record], state: Run | None = None) -> Run:
@@ -108,6 +108,7 @@ def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
 
 
 def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None:
+    run.begun = True
     sub = run.subs[record.sub]
     sub.attempt, sub.path, sub.incarnation = event.attempt, record.path, record.incarnation
     sub.rest_until = 0.0
@@ -145,10 +146,11 @@ def _move_back(sub: Sub, step: int) -> None:
 
 def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
     if not event.reopen:
-        run.fruitless += 1
+        run.fruitless += run.begun  # by no fault of its own if it only waited for its turn
+        run.begun = False
         return
     run.stop = None
-    run.fruitless = 0
+    run.fruitless, run.begun = 0, False
     for sub in run.subs.values():
         if sub.finished is not None and not sub.finished.decided:
             sub.finished = None

@@ -304,6 +304,8 @@ class Run(Struct, gc=False):
     last_sub: int = 0
     restarts: int = 0
     fruitless: int = 0
+    begun: bool = False
+    """Whether an agent took it up since the last process did."""
     repairs: int = 0
     """Answers handed back, of all its sub-runs together."""
     seq: int = 0

@@ -242,6 +242,45 @@ async def test_a_run_that_gets_nowhere_in_process_after_process_is_left_to_a_per
             assert (await system.resume(run)).status == "complete"
 
 
+@pytest.mark.promise(29)
+@pytest.mark.anyio
+async def test_a_run_that_only_waits_its_turn_in_process_after_process_goes_on_by_itself() -> None:
+    """The one before it, which the agent is at, ends each of them; nobody can say that of what nobody has begun."""
+    store = MemoryStore()
+    gate = asyncio.Event()
+
+    @tool(effect="read")
+    async def deadly(what: str) -> str:
+        await gate.wait()
+        return what
+
+    async with agent_on(script(calls(call("deadly", what="x")), answer("alive")), [deadly]) as agent:
+        async with System(agent, journal=store) as system:
+            asking = [asyncio.create_task(system.run(agent, each)) for each in ("first", "second")]
+            first = await first_call(system)
+            await system.journal.barrier()
+            second = next(run for run in system.unfinished() if run != first)
+            rows = {run: await store.read(run) for run in (first, second)}
+            gate.set()
+            await asyncio.gather(*asking)
+        gate.clear()
+        for _ in range(RESUMES):
+            store = await store_of([*rows[first], *rows[second]])
+            async with System(agent, journal=store) as system:
+                assert await first_call(system, again=True) == first
+                await system.journal.barrier()
+                rows = {run: await store.read(run) for run in (first, second)}
+                gate.set()
+            gate.clear()
+        store = await store_of([*rows[first], *rows[second]])
+        gate.set()
+        async with System(agent, journal=store) as system:
+            await system.journal.barrier()
+            assert (await system.result(first)).reason == "waits for asker"
+            assert not any(isinstance(record.event, ev.Parked) for record in await system.journal.read(second))
+            assert (await system.resume(second)).status == "complete"
+
+
 async def store_of(rows: list[Row]) -> MemoryStore:
     store = MemoryStore()
     await store.open()

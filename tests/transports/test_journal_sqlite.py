@@ -138,21 +138,38 @@ def test_a_log_cut_at_any_byte_opens_to_a_prefix_of_whole_commits(tmp_path: Path
     assert len(set(counts)) > 10
 
 
-def test_a_file_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
-    path = tmp_path / "desk.db"
+def left_in_its_making(path: Path) -> None:
+    """A journal whose process was killed while it made the tables: all pages written, the commit not yet done."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = OFF")  # so that the roll-back journal is complete at each moment
         db.execute("BEGIN EXCLUSIVE")
         for statement in sqlite_file._SCHEMA:
             db.execute(statement)
-        undo = (tmp_path / "desk.db-journal").read_bytes()
+        undo = path.with_name("desk.db-journal").read_bytes()
         db.execute("COMMIT")
-    (tmp_path / "desk.db-journal").write_bytes(undo)  # all pages written, the commit not yet done
+    path.with_name("desk.db-journal").write_bytes(undo)
+
+
+def test_a_file_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    left_in_its_making(path)
 
     async def main() -> None:
         async with opened(SQLiteStore(path)) as store:
             await store.write(stream("a", [b"1"]), [1.0])
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    anyio.run(main)
+
+
+def test_who_only_reads_a_file_whose_making_was_killed_is_told_that_it_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    left_in_its_making(path)
+
+    async def main() -> None:
+        with pytest.raises(JournalFailed, match=r"desk\.db: no journal here: the file is missing or empty$"):
+            async with opened(SQLiteStore(path), owner=False):
+                pass
 
     anyio.run(main)
 

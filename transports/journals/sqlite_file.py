@@ -58,6 +58,7 @@ _SCHEMA: Final = (
 )
 # Not the file's fault. Any other refusal of our fixed statements means that the file is not as we wrote it.
 ENVIRONMENT: Final = ("BUSY", "LOCKED", "IOERR", "FULL", "READONLY", "CANTOPEN", "PERM", "NOMEM", "INTERRUPT", "NOLFS")
+_NOTHING: Final = "no journal here: the file is missing or empty"
 _acquiring = threading.Lock()
 
 
@@ -69,7 +70,7 @@ def open_file(path: str, durability: OnDisk, owner: bool) -> tuple[sqlite3.Conne
     real = os.path.realpath(path)  # one journal, one owner, under all its names
     with translated(path):
         if _is_fresh(path, real) and not owner:
-            raise JournalFailed(path, "no journal here: the file is missing or empty")
+            raise JournalFailed(path, _NOTHING)
         lock = _acquire(path, real) if owner else None
         db: sqlite3.Connection | None = None
         try:
@@ -153,7 +154,9 @@ def _set_up(path: str, real: str, db: sqlite3.Connection, durability: OnDisk, ow
     db.execute("PRAGMA trusted_schema = OFF")  # a journal may come from elsewhere; ours has no triggers or views
     db.execute("PRAGMA cell_size_check = ON")
     db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}")
-    if owner and _is_blank(path, real, db):
+    if _is_blank(path, real, db):
+        if not owner:  # who made it was killed before it was whole, and to open it has undone that
+            raise JournalFailed(path, _NOTHING)
         _create(real, db)
     _recognise(path, db)  # again: the log may hold a newer header than the file
     if owner:
