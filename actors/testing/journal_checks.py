@@ -1,4 +1,4 @@
-"""What must hold of every journal, whatever dies when: invariants 32 to 37, as functions of plain values.
+"""What must hold of every journal, whatever dies when: invariants 32 to 38, as functions of plain values.
 
 Each function returns sentences that say what is violated and where, and raises nothing; an empty list is a pass. A
 check of nothing passes too: see to it that there was something (records, batches, calls).
@@ -11,6 +11,7 @@ check of nothing passes too: see to it that there was something (records, batche
 | 35 | `check_cuts` | a prefix folded and then the rest is the whole, and twice is the same as once |
 | 36 | `check_numbers` | numbers have no gap, and nobody writes in the name of a former incarnation |
 | 37 | `check_tail` | a cut tail opens to a prefix, damage is named, and nothing behind it is read |
+| 38 | `check_old` | a journal of an older version folds to the same states, or is refused before anything is done |
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from understudy.actors.errors import JournalDamaged
+from understudy.actors.errors import JournalDamaged, UnderstudyError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record, decode
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import Row, chain
+from understudy.actors.testing.folded import State, differences
 from understudy.actors.testing.witness import Batch
 
 Streams: TypeAlias = Mapping[str, Sequence[Row]]
@@ -328,3 +330,26 @@ def check_tail(
     if list(seen) != list(stored):
         return [f"{good} good events lie there, and {len(seen)} others were read"]
     return []
+
+
+# --- 38 --------------------------------------------------------------------------------------------------
+
+
+def check_old(then: Mapping[str, State], now: Mapping[str, State] | Exception, *, acts: int = 0) -> list[str]:
+    """Invariant 38: a journal of another version folds to the same states, or is refused before anything is done.
+
+    `then`: the state of each run, as `folded.told` told it in the code that wrote the journal; `now`: in the present
+    code, after an upgrade if there is one, or what was raised instead. `acts`: how many calls of models and tools had
+    begun when it was.
+    """
+    if isinstance(now, Exception):
+        found = []
+        if not isinstance(now, UnderstudyError):
+            found.append(f"the journal was not refused, it broke {type(now).__name__}: {now}")
+        if acts:
+            found.append(f"the journal was refused after {acts} acts had begun: {now}")
+        return found
+    found = [f"run {run} is not there now" for run in then if run not in now]
+    for run, state in then.items():
+        found += [f"run {run}, {sentence}" for sentence in differences(state, now.get(run, state))]
+    return found
