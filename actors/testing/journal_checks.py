@@ -17,6 +17,7 @@ check of nothing passes too: see to it that there was something (records, batche
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import msgspec
@@ -34,6 +35,10 @@ from understudy.actors.testing.witness import Batch
 Streams: TypeAlias = Mapping[str, Sequence[Row]]
 Folding: TypeAlias = Callable[[Iterable[Record], Run | None], Run]
 
+SENTENCES: Final[Mapping[int, str]] = MappingProxyType(
+    {38: "old journals: one of another version folds to the same states, or is refused before anything is done"}
+)
+"""The sentence of the invariant that no play asks for; of the others see `play_invariants.SENTENCES`."""
 _CLOSING: Final = (ev.ToolAnswered, ev.ToolFailed, ev.InDoubt)
 """What ends a tool's intent: afterwards the call needs another one."""
 

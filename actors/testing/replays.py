@@ -132,7 +132,7 @@ def _stood_otherwise(then: Mapping[str, State], past: Mapping[str, list[Record]]
 
 
 def fold_all(streams: Mapping[str, Sequence[Record]], runs: Iterable[str] | None = None) -> dict[str, State]:
-    """How each of `runs` stands (default: all), as `folded.told` tells it. `streams`: by run, those of sessions whole."""
+    """How each of `runs` stands (default: all), as `folded.told` tells it. `streams`: with those that they go on with."""
     wanted = streams if runs is None else [run for run in runs if run in streams]
     return {run: told(fold(complete(streams[run], streams))) for run in wanted}
 
@@ -163,7 +163,7 @@ async def record_history(store: JournalStore, runs: Iterable[str] | None = None)
 
 
 async def record_states(store: JournalStore) -> bytes:
-    """How every run of a journal stands, ended or not, as JSON to keep beside its history. `store` as in `check_replay`.
+    """How every run of a journal stands, ended or not, as JSON to keep beside its history. `store` is not open yet.
 
     Long texts are kept as digests. Raises `JournalDamaged` for a run that is damaged.
     """

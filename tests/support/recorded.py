@@ -2,7 +2,7 @@
 
 python tests/support/recorded.py FILE       # by the code as it is now; for a new version of events or tables
 
-That writes FILE.gz (the journal), FILE.history.gz (its runs that ended) and FILE.states.json.gz (how each of its runs stands).
+That writes FILE.gz (the journal), FILE.history.gz (its runs that ended) and FILE.states.json.gz (how its runs stand).
 """
 
 from __future__ import annotations

@@ -114,8 +114,7 @@ def test_an_upgraded_journal_has_the_tables_of_a_new_one(version: int, tmp_path:
     assert tables(path) == tables(tmp_path / "new.db")
 
 
-@pytest.mark.promise(263)
-@pytest.mark.promise(275)
+@pytest.mark.promise(263, 275)
 @pytest.mark.parametrize("version", [*OLDER, FORMAT])
 def test_a_journal_of_every_version_replays_to_the_same_commands(version: int, tmp_path: Path) -> None:
     path = old_journal(version, tmp_path) if version in OLDER else tmp_path / "desk.db"
@@ -129,8 +128,7 @@ def test_a_journal_of_every_version_replays_to_the_same_commands(version: int, t
         told(path, owner=True)
 
 
-@pytest.mark.promise(263)
-@pytest.mark.promise(275)
+@pytest.mark.promise(263, 275)
 @pytest.mark.parametrize("version", range(1, VERSION + 1))
 def test_a_history_of_every_version_of_the_events_replays(version: int) -> None:
     history = gzip.decompress((HISTORIES / f"events-{version}.history.gz").read_bytes())
