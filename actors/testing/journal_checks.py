@@ -54,29 +54,39 @@ def check_prefix(
     `written`: what one process wrote, in order (see `Witness`); `base`: what it had found, nothing by default;
     `recovered`: what the next one finds, by stream. A batch that was not acknowledged may be there or not. With `lossy`
     (durability "normal" and a power cut) a tail of acknowledged batches may be missing; nothing after a gap may be
-    there.
+    there. A batch that removes streams is there whole, too: with its rows, and without those streams.
     """
-    found: list[str] = []
-    places = {run: len(rows) for run, rows in (base or {}).items()}
-    for run, rows in (base or {}).items():
+    removed = {run for batch in written if _is_there(batch, recovered) for run in batch.gone}
+    found = [f"{run} is there, and was removed" for run in sorted(removed & recovered.keys())]
+    base = {run: rows for run, rows in (base or {}).items() if run not in removed}
+    places = {run: len(rows) for run, rows in base.items()}
+    for run, rows in base.items():
         if list(recovered.get(run, ())[: len(rows)]) != list(rows):
             found.append(f"{run}: what was there before ({len(rows)} events) is not there as it was")
     lost = 0
     for number, batch in enumerate(written, 1):
-        there = _there(batch.rows, recovered, places)
-        if there == len(batch.rows):
-            if lost:
+        rows = tuple(row for row in batch.rows if row.run not in removed) if removed else batch.rows
+        there = _there(rows, recovered, places)
+        if there == len(rows):
+            if lost and rows:
                 found.append(f"batch {number} is there and batch {lost} before it is lost")
         elif there:
-            found.append(f"batch {number} is torn: {there} of {len(batch.rows)} events are there")
+            found.append(f"batch {number} is torn: {there} of {len(rows)} events are there")
         elif batch.acknowledged and not lossy:
-            found.append(f"batch {number}, from {_place(batch.rows)} on, was acknowledged and is lost")
-        if there < len(batch.rows) and batch.acknowledged:
+            found.append(f"batch {number}, from {_place(rows)} on, was acknowledged and is lost")
+        if there < len(rows) and batch.acknowledged:
             lost = lost or number
     for run, rows in recovered.items():
         if len(rows) > places.get(run, 0):
             found.append(f"{run}:{rows[places.get(run, 0)].seq} is there and was never written")
     return found
+
+
+def _is_there(batch: Batch, recovered: Streams) -> bool:
+    """Whether a removal was carried out, as its rows say; without rows, as the streams do."""
+    if not batch.rows:
+        return bool(batch.gone) and not any(run in recovered for run in batch.gone)
+    return all(row in recovered.get(row.run, ())[row.seq - 1 : row.seq] for row in batch.rows)
 
 
 def _there(rows: Sequence[Row], recovered: Streams, places: dict[str, int]) -> int:

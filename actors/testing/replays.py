@@ -132,7 +132,7 @@ def _stood_otherwise(then: Mapping[str, State], past: Mapping[str, list[Record]]
 
 
 def fold_all(streams: Mapping[str, Sequence[Record]], runs: Iterable[str] | None = None) -> dict[str, State]:
-    """How each of `runs` stands (default: all), as `folded.told` tells it. `streams`: with those that they go on with."""
+    """How each of `runs` stands (default: all), as `folded.told` tells it. `streams`: with what they go on with."""
     wanted = streams if runs is None else [run for run in runs if run in streams]
     return {run: told(fold(complete(streams[run], streams))) for run in wanted}
 

@@ -87,13 +87,12 @@ def killing(folder: Path, into: Path) -> Generator[Killing, None, None]:
 
 @dataclass
 class Known:
-    """What was acknowledged: batches, values, words and removals, each with what was under way."""
+    """What was acknowledged: batches, values and words, and what was under way."""
 
     written: list[Batch] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
     setting: dict[str, str] = field(default_factory=dict)
     words: int = 0
-    gone: str = ""
     doing: str = "open"
 
 
@@ -125,7 +124,7 @@ async def use(path: Path, killed: Killing) -> None:
         await witness.write(stream("a", [b"3", b"4"], after=last), [2.0, 2.0])
         known.doing = "prune"
         await witness.prune(["c"], stream("@pruned", [b"{}"]), [3.0])
-        known.gone, known.doing = "c", "aclose"
+        known.doing = "aclose"
     known.doing = "open"
     async with opened(SQLiteStore(path)) as store:
         known.doing = "write"
@@ -147,15 +146,7 @@ async def look(left: Left) -> list[str]:
             meta, words = dict(await store.meta()), await store.take(0)
     except JournalDamaged as error:
         return [f"invariant #37: killed before {left.before!r}: {error}"]
-    written = list(known.written)
-    if known.doing == "prune" or known.gone:
-        pruned = "c" not in streams
-        if pruned is not ("@pruned" in streams) or (known.gone and not pruned):
-            return [f"invariant #32: killed before {left.before!r}: half of a removal: {sorted(streams)}"]
-        written = [
-            Batch(tuple(r for r in each.rows if r.run != "c" or not pruned), each.acknowledged) for each in written
-        ]
-    found = [f"invariant #32: {each}" for each in check_prefix([b for b in written if b.rows], streams)]
+    found = [f"invariant #32: {each}" for each in check_prefix(known.written, streams)]
     found += [f"invariant #36: {each}" for each in check_places(streams)]
     for run, rows in streams.items():
         found += [f"invariant #37: {each}" for each in check_tail(rows, rows, await _read(store, run))]
