@@ -27,7 +27,7 @@ from understudy.actors.errors import (
 )
 from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.journal import decode_rows
-from understudy.actors.journal.state import Spend
+from understudy.actors.journal.state import Run, Spend
 from understudy.actors.journal.store import JournalStore
 from understudy.actors.messages import Message
 from understudy.actors.testing.disk_faults import DiskFault
@@ -312,11 +312,13 @@ class Play:
                 self._recorder.told(run)
             if not isinstance(result, Waiting):
                 return
-            await self._answer(system)
+            await self._answer(system, run)
         raise Livelock(f"run {run} was answered {ANSWERS} times, and waits: {await system.result(run)}")
 
-    async def _answer(self, system: System) -> None:
-        """Do what a person would: settle what is in doubt by what happened, say yes or no or nothing."""
+    async def _answer(self, system: System, run: str) -> None:
+        """Do what a person would: settle what is in doubt by what happened, say yes or no or nothing; else wait."""
+        if not system.doubts() and not system.approvals() and (until := _rests_until(system.state(run))):
+            await _wait_until(system, until)
         for doubt in system.doubts():
             await system.settle(doubt.id, did=self._happened(doubt), by="world")
         for asked in system.approvals():
@@ -353,6 +355,12 @@ class Play:
             returned=self._returned,
             evidence=self._recorder.evidence(records, self._disk, self._declared),
         )
+
+
+def _rests_until(run: Run) -> float:
+    """When the first state of a machine times out that waits for nothing else, by the wall clock; 0.0 for never."""
+    waiting = [sub for sub in run.subs.values() if sub.finished is None and sub.parked is not None]
+    return min((sub.until for sub in waiting if sub.parked is not None and sub.parked.on == "timer"), default=0.0)
 
 
 async def _wait_until(system: System, wall: float) -> None:

@@ -1,4 +1,4 @@
-"""What must hold of every journal, whatever dies when: invariants 32 to 37, as functions of plain values.
+"""What must hold of every journal, whatever dies when: invariants 32 to 38, as functions of plain values.
 
 Each function returns sentences that say what is violated and where, and raises nothing; an empty list is a pass. A
 check of nothing passes too: see to it that there was something (records, batches, calls).
@@ -11,27 +11,34 @@ check of nothing passes too: see to it that there was something (records, batche
 | 35 | `check_cuts` | a prefix folded and then the rest is the whole, and twice is the same as once |
 | 36 | `check_numbers` | numbers have no gap, and nobody writes in the name of a former incarnation |
 | 37 | `check_tail` | a cut tail opens to a prefix, damage is named, and nothing behind it is read |
+| 38 | `check_old` | a journal of an older version folds to the same states, or is refused before anything is done |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from understudy.actors.errors import JournalDamaged
+from understudy.actors.errors import JournalDamaged, UnderstudyError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record, decode
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import Row, chain
+from understudy.actors.testing.folded import State, differences
 from understudy.actors.testing.witness import Batch
 
 Streams: TypeAlias = Mapping[str, Sequence[Row]]
 Folding: TypeAlias = Callable[[Iterable[Record], Run | None], Run]
 
+SENTENCES: Final[Mapping[int, str]] = MappingProxyType(
+    {38: "old journals: one of another version folds to the same states, or is refused before anything is done"}
+)
+"""The sentence of the invariant that no play asks for; of the others see `play_invariants.SENTENCES`."""
 _CLOSING: Final = (ev.ToolAnswered, ev.ToolFailed, ev.InDoubt)
 """What ends a tool's intent: afterwards the call needs another one."""
 
@@ -47,29 +54,39 @@ def check_prefix(
     `written`: what one process wrote, in order (see `Witness`); `base`: what it had found, nothing by default;
     `recovered`: what the next one finds, by stream. A batch that was not acknowledged may be there or not. With `lossy`
     (durability "normal" and a power cut) a tail of acknowledged batches may be missing; nothing after a gap may be
-    there.
+    there. A batch that removes streams is there whole, too: with its rows, and without those streams.
     """
-    found: list[str] = []
-    places = {run: len(rows) for run, rows in (base or {}).items()}
-    for run, rows in (base or {}).items():
+    removed = {run for batch in written if _is_there(batch, recovered) for run in batch.gone}
+    found = [f"{run} is there, and was removed" for run in sorted(removed & recovered.keys())]
+    base = {run: rows for run, rows in (base or {}).items() if run not in removed}
+    places = {run: len(rows) for run, rows in base.items()}
+    for run, rows in base.items():
         if list(recovered.get(run, ())[: len(rows)]) != list(rows):
             found.append(f"{run}: what was there before ({len(rows)} events) is not there as it was")
     lost = 0
     for number, batch in enumerate(written, 1):
-        there = _there(batch.rows, recovered, places)
-        if there == len(batch.rows):
-            if lost:
+        rows = tuple(row for row in batch.rows if row.run not in removed) if removed else batch.rows
+        there = _there(rows, recovered, places)
+        if there == len(rows):
+            if lost and rows:
                 found.append(f"batch {number} is there and batch {lost} before it is lost")
         elif there:
-            found.append(f"batch {number} is torn: {there} of {len(batch.rows)} events are there")
+            found.append(f"batch {number} is torn: {there} of {len(rows)} events are there")
         elif batch.acknowledged and not lossy:
-            found.append(f"batch {number}, from {_place(batch.rows)} on, was acknowledged and is lost")
-        if there < len(batch.rows) and batch.acknowledged:
+            found.append(f"batch {number}, from {_place(rows)} on, was acknowledged and is lost")
+        if there < len(rows) and batch.acknowledged:
             lost = lost or number
     for run, rows in recovered.items():
         if len(rows) > places.get(run, 0):
             found.append(f"{run}:{rows[places.get(run, 0)].seq} is there and was never written")
     return found
+
+
+def _is_there(batch: Batch, recovered: Streams) -> bool:
+    """Whether a removal was carried out, as its rows say; without rows, as the streams do."""
+    if not batch.rows:
+        return bool(batch.gone) and not any(run in recovered for run in batch.gone)
+    return all(row in recovered.get(row.run, ())[row.seq - 1 : row.seq] for row in batch.rows)
 
 
 def _there(rows: Sequence[Row], recovered: Streams, places: dict[str, int]) -> int:
@@ -328,3 +345,26 @@ def check_tail(
     if list(seen) != list(stored):
         return [f"{good} good events lie there, and {len(seen)} others were read"]
     return []
+
+
+# --- 38 --------------------------------------------------------------------------------------------------
+
+
+def check_old(then: Mapping[str, State], now: Mapping[str, State] | Exception, *, acts: int = 0) -> list[str]:
+    """Invariant 38: a journal of another version folds to the same states, or is refused before anything is done.
+
+    `then`: the state of each run, as `folded.told` told it in the code that wrote the journal; `now`: in the present
+    code, after an upgrade if there is one, or what was raised instead. `acts`: how many calls of models and tools had
+    begun when it was.
+    """
+    if isinstance(now, Exception):
+        found = []
+        if not isinstance(now, UnderstudyError):
+            found.append(f"the journal was not refused, it broke {type(now).__name__}: {now}")
+        if acts:
+            found.append(f"the journal was refused after {acts} acts had begun: {now}")
+        return found
+    found = [f"run {run} is not there now" for run in then if run not in now]
+    for run, state in then.items():
+        found += [f"run {run}, {sentence}" for sentence in differences(state, now.get(run, state))]
+    return found

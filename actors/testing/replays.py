@@ -5,26 +5,31 @@
 
     (await check_replay(store, System(desk).tree.policies)).check()       # or look at a whole journal at once
 
+    states = await record_states(store)                         # and how each run stood, for an understudy of next year
+    check_history(histories, System(desk).tree.policies, states=states).check()
+
 A history is text, one event a line, each under the checksum that chains its stream. Cut anywhere it opens to a prefix;
 anything else that was changed is `JournalDamaged`. No model and no tool is run, and nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.agents.policy import Policy
-from understudy.actors.errors import JournalDamaged, UnknownRun
+from understudy.actors.errors import JournalDamaged, UnknownRun, UsageError
 from understudy.actors.journal.events import VERSION, Record, decode, is_run
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
 from understudy.actors.journal.sessions import complete
 from understudy.actors.journal.store import JournalStore, Row, chain
+from understudy.actors.testing.folded import State, told
+from understudy.actors.testing.journal_checks import check_old
 
 _TITLE: Final = "understudy history"
 _HEADERS: Final = [f"{_TITLE} {version}\n".encode() for version in range(1, VERSION + 1)]
@@ -36,7 +41,8 @@ class Replays(Struct, frozen=True):
 
     `replayed` are the runs that were replayed, `unfinished` those passed over, `compared` the commands that were
     decided again and equal, `violations` one sentence for each run that could not be read or was decided differently:
-    its first divergence, what was recorded and what would be done now.
+    its first divergence, what was recorded and what would be done now. With recorded states, also one for each part of
+    a state that is another now.
     """
 
     replayed: tuple[str, ...] = ()
@@ -52,21 +58,22 @@ class Replays(Struct, frozen=True):
             raise AssertionError(f"nothing was compared: {len(self.replayed)} finished runs were found")
 
 
-async def check_replay(store: JournalStore, policies: Mapping[str, Policy]) -> Replays:
+async def check_replay(store: JournalStore, policies: Mapping[str, Policy], *, states: bytes = b"") -> Replays:
     """Replay every finished run of a stored journal under `policies`, by agent name.
 
     `store` is not open yet; it is opened without ownership, beside a live owner if there is one, and closed. Damage in
-    a stream is a violation of that run. Raises `JournalError` when the journal cannot be opened or listed.
+    a stream is a violation of that run. `states`: of `record_states`; then every run of them must stand as it did
+    (invariant 38). Raises `JournalError` when the journal cannot be opened or listed.
     """
+    return _replayed(await _streams(store), policies, read_states(states))
+
+
+async def _streams(store: JournalStore) -> dict[str, list[Record] | JournalDamaged]:
     await store.open(owner=False)
     try:
-        streams: dict[str, list[Record] | JournalDamaged] = {}
-        for head in await store.heads():
-            if is_run(head.run):
-                streams[head.run] = await _read(store, head.run)
+        return {head.run: await _read(store, head.run) for head in await store.heads() if is_run(head.run)}
     finally:
         await store.aclose()
-    return _replayed(streams, policies)
 
 
 async def _read(store: JournalStore, run: str) -> list[Record] | JournalDamaged:
@@ -76,12 +83,18 @@ async def _read(store: JournalStore, run: str) -> list[Record] | JournalDamaged:
         return error
 
 
-def check_history(data: bytes, policies: Mapping[str, Policy]) -> Replays:
-    """Replay every finished run of what `record_history` made. Raises `JournalDamaged` (see `read_history`)."""
-    return _replayed(read_history(data), policies)
+def check_history(data: bytes, policies: Mapping[str, Policy], *, states: bytes = b"") -> Replays:
+    """Replay every finished run of what `record_history` made. Raises `JournalDamaged` (see `read_history`).
+
+    `states`: of `record_states`; then each of these runs must stand as it did (invariant 38).
+    """
+    streams = read_history(data)
+    return _replayed(streams, policies, {run: state for run, state in read_states(states).items() if run in streams})
 
 
-def _replayed(streams: Mapping[str, list[Record] | JournalDamaged], policies: Mapping[str, Policy]) -> Replays:
+def _replayed(
+    streams: Mapping[str, list[Record] | JournalDamaged], policies: Mapping[str, Policy], then: Mapping[str, State]
+) -> Replays:
     replayed: list[str] = []
     unfinished: list[str] = []
     violations: list[str] = []
@@ -104,7 +117,24 @@ def _replayed(streams: Mapping[str, list[Record] | JournalDamaged], policies: Ma
         if not report.identical:
             place = f"{run}:{report.at}, {report.path} at step {report.step}"
             violations.append(f"{place}: recorded {report.recorded!r}, now {report.now!r}")
+    violations += _stood_otherwise(then, past)
     return Replays(tuple(replayed), tuple(unfinished), compared, tuple(violations))
+
+
+def _stood_otherwise(then: Mapping[str, State], past: Mapping[str, list[Record]]) -> list[str]:
+    """Invariant 38."""
+    if not then:
+        return []
+    try:
+        return check_old(then, fold_all(past, then))
+    except Exception as error:  # as above
+        return [f"a run cannot be folded: {type(error).__name__}: {error}"]
+
+
+def fold_all(streams: Mapping[str, Sequence[Record]], runs: Iterable[str] | None = None) -> dict[str, State]:
+    """How each of `runs` stands (default: all), as `folded.told` tells it. `streams`: with what they go on with."""
+    wanted = streams if runs is None else [run for run in runs if run in streams]
+    return {run: told(fold(complete(streams[run], streams))) for run in wanted}
 
 
 # --- histories -------------------------------------------------------------------------------------------
@@ -130,6 +160,27 @@ async def record_history(store: JournalStore, runs: Iterable[str] | None = None)
     finally:
         await store.aclose()
     return _HEADER + b"".join(lines)
+
+
+async def record_states(store: JournalStore) -> bytes:
+    """How every run of a journal stands, ended or not, as JSON to keep beside its history. `store` is not open yet.
+
+    Long texts are kept as digests. Raises `JournalDamaged` for a run that is damaged.
+    """
+    streams: dict[str, list[Record]] = {}
+    for run, records in (await _streams(store)).items():
+        if isinstance(records, JournalDamaged):
+            raise records
+        streams[run] = records
+    return msgspec.json.format(msgspec.json.encode(fold_all(streams)), indent=1) + b"\n"
+
+
+def read_states(states: bytes) -> dict[str, State]:
+    """What `record_states` made, by run. Raises `UsageError` for anything else."""
+    try:
+        return dict(msgspec.json.decode(states, type=dict[str, dict[str, object]])) if states else {}
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"states: not what record_states made: {error}") from error
 
 
 def _line(row: Row) -> bytes:

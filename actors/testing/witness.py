@@ -11,10 +11,14 @@ from understudy.actors.telemetry import Listeners
 
 
 class Batch(Struct):
-    """The rows of one `write`. `acknowledged` once it has returned; else it was refused, or nobody knows."""
+    """The rows of one `write`. `acknowledged` once it has returned; else it was refused, or nobody knows.
+
+    `gone` are the streams that it removed, if it was a `prune`.
+    """
 
     rows: tuple[Row, ...]
     acknowledged: bool = False
+    gone: tuple[str, ...] = ()
 
 
 class Witness:
@@ -52,14 +56,11 @@ class Witness:
         batch.acknowledged = True
 
     async def prune(self, runs: Sequence[str], rows: Sequence[Row], at: Sequence[float]) -> None:
-        """See `JournalStore.prune`. What was written of these streams is forgotten when it has returned."""
-        batch = Batch(tuple(rows))
+        """See `JournalStore.prune`."""
+        batch = Batch(tuple(rows), gone=tuple(runs))
         self.written.append(batch)
         await self.inner.prune(runs, rows, at)
         batch.acknowledged = True
-        self.base = {run: kept for run, kept in self.base.items() if run not in runs}
-        for each in self.written:
-            each.rows = tuple(row for row in each.rows if row.run not in runs)
 
     async def read(self, run: str) -> list[Row]:
         """See `JournalStore.read`."""

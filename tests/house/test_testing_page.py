@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import understudy.testing
-from understudy.actors.testing import agent_strategies, disk_faults, play_invariants
+from understudy.actors.testing import agent_strategies, disk_faults, journal_checks, play_invariants
 from understudy.actors.testing.faults import Fault, known
 from understudy.actors.testing.invariants import SENTENCES
 from understudy.actors.testing.schedule import Demote, Hold
@@ -62,7 +62,8 @@ def test_both_deviations_are_in_the_table() -> None:
 
 
 def test_every_invariant_is_in_the_table_with_its_sentence() -> None:
-    assert {int(row[0]): row[1] for row in rows("Invariants")[2:]} == {**SENTENCES, **play_invariants.SENTENCES}
+    every = {**SENTENCES, **play_invariants.SENTENCES, **journal_checks.SENTENCES}
+    assert {int(row[0]): row[1] for row in rows("Invariants")[2:]} == every
 
 
 def test_every_answer_of_the_model_server_is_named() -> None:

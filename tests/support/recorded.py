@@ -1,6 +1,8 @@
 """The tree whose journals lie in tests/histories. What it does stays as it was: a replay decides it again.
 
-python tests/support/recorded.py FILE       # a journal by the code as it is now; for a new version of events or tables
+python tests/support/recorded.py FILE       # by the code as it is now; for a new version of events or tables
+
+That writes FILE.gz (the journal), FILE.history.gz (its runs that ended) and FILE.states.json.gz (how its runs stand).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from acted import Acted, call, calls, told, turns, words
 
 from understudy import Agent, Budget, ContextWindow, Slide, Supervisor, System, tool
 from understudy.actors.agents.models import ModelReply, ModelRequest
+from understudy.actors.testing.replays import record_history, record_states
 from understudy.transports.journals.sqlite import SQLiteStore
 
 HISTORIES = Path(__file__).parents[1] / "histories"
@@ -86,7 +89,18 @@ def unpacked(name: str, folder: Path) -> Path:
     return path
 
 
+def states_of(version: int) -> bytes:
+    """How the runs of `journal-N` stood, told by the code that wrote it."""
+    return gzip.decompress((HISTORIES / f"states-{version}.json.gz").read_bytes())
+
+
+def _put(target: Path, end: str, data: bytes) -> None:
+    target.with_name(target.name + end).write_bytes(gzip.compress(data, 9, mtime=0))
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     asyncio.run(record(target))
-    target.with_name(target.name + ".gz").write_bytes(gzip.compress(target.read_bytes(), 9, mtime=0))
+    _put(target, ".gz", target.read_bytes())
+    _put(target, ".history.gz", asyncio.run(record_history(SQLiteStore(target))))
+    _put(target, ".states.json.gz", asyncio.run(record_states(SQLiteStore(target))))

@@ -178,6 +178,23 @@ def test_a_refused_batch_may_be_missing_and_the_next_one_there() -> None:
     assert check_prefix(written, {"a": list(written[1].rows)}) == []
 
 
+def test_half_of_a_removal_is_reported() -> None:
+    base = {"a": stream("a", [b"1", b"2"]), "b": stream("b", [b"1"])}
+    told = stream("@pruned", [b"{}"])
+    removal = [Batch(tuple(told), gone=("a", "b"))]
+    assert check_prefix(removal, {"@pruned": told}, base=base) == []
+    assert check_prefix(removal, base, base=base) == [], "not acknowledged: it may not have begun"
+    assert check_prefix(removal, {"@pruned": told, "b": base["b"]}, base=base) == [
+        "b is there, and was removed",
+        "b:1 is there and was never written",
+    ]
+    assert check_prefix(removal, {"b": base["b"]}, base=base) == [
+        "a: what was there before (2 events) is not there as it was"
+    ]
+    done = [Batch(tuple(told), acknowledged=True, gone=("a", "b"))]
+    assert check_prefix(done, base, base=base) == ["batch 1, from @pruned:1 on, was acknowledged and is lost"]
+
+
 # --- 33: write-ahead -----------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from agent_trees import TREES, Report, clerk, destroy, keeper, order, refunds, store
+from cuts import CASES
 
 from understudy import Actor, Agent, Message, OpenAIChat, Prompt, Supervisor, System, tool
 from understudy.actors.errors import UsageError
@@ -247,3 +248,18 @@ def test_a_world_that_found_something_finds_it_no_more(what: str) -> None:
     outcome = play(TREES[name].tree, world, TREES[name].message, check=())
     assert list(plays.number(number)(outcome.evidence)) == []
     assert outcome.result.status == "stopped"
+
+
+def test_runs_that_were_pruned_break_no_invariant() -> None:
+    case = CASES["a pruning"]
+    for fault in (None, KillAfter(11), KillAfter(12), KillAfter(13), KillBefore(12)):
+        outcome = play(case.tree, World(faults=() if fault is None else (fault,)), case.message, check=plays.thorough())
+        assert "@pruned" in outcome.records
+        assert (fault is None) or fault in outcome.fired
+
+
+def test_a_machine_that_only_waits_for_its_clock_is_waited_for() -> None:
+    case = CASES["a machine"]
+    outcome = play(case.tree, World(), case.message)
+    assert (outcome.result.status, outcome.result.state) == ("complete", "paid")
+    assert outcome.seconds < 60, "nothing but polling is not played"

@@ -13,13 +13,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from recorded import HISTORIES, record, tree, unpacked
+from recorded import HISTORIES, record, states_of, tree, unpacked
 
 from understudy import System
 from understudy.actors.errors import JournalFailed, JournalNewer, UsageError
 from understudy.actors.journal.events import VERSION
 from understudy.actors.journal.store import Head, InboxRow, Row
-from understudy.actors.testing.replays import check_history, check_replay
+from understudy.actors.testing.replays import check_history, check_replay, read_states, record_states
 from understudy.supervisors import tree as trees
 from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.journals.upgrading import FORMAT, MIGRATIONS
@@ -63,6 +63,8 @@ def test_every_version_has_a_migration_and_a_journal_that_was_written_by_it() ->
     journals, events = (sorted(HISTORIES.glob(pattern)) for pattern in ("journal-*.db.gz", "events-*.history.gz"))
     assert [file.name for file in journals][: FORMAT - 1] == [f"journal-{number}.db.gz" for number in OLDER]
     assert [file.name for file in events] == [f"events-{number}.history.gz" for number in range(1, VERSION + 1)]
+    states = sorted(HISTORIES.glob("states-*.json.gz"))
+    assert [file.name for file in states] == [f"states-{number}.json.gz" for number in range(1, VERSION + 1)]
 
 
 @pytest.mark.promise(262)
@@ -112,25 +114,28 @@ def test_an_upgraded_journal_has_the_tables_of_a_new_one(version: int, tmp_path:
     assert tables(path) == tables(tmp_path / "new.db")
 
 
-@pytest.mark.promise(263)
+@pytest.mark.promise(263, 275)
 @pytest.mark.parametrize("version", [*OLDER, FORMAT])
 def test_a_journal_of_every_version_replays_to_the_same_commands(version: int, tmp_path: Path) -> None:
     path = old_journal(version, tmp_path) if version in OLDER else tmp_path / "desk.db"
     if version == FORMAT:
         asyncio.run(record(path))
+    states = states_of(version) if version in OLDER else asyncio.run(record_states(SQLiteStore(path)))
     for _ in range(2):  # as it is, and upgraded
-        replays = asyncio.run(check_replay(SQLiteStore(path), POLICIES))
+        replays = asyncio.run(check_replay(SQLiteStore(path), POLICIES, states=states))
         replays.check()
         assert (len(replays.replayed), len(replays.unfinished)) == (5, 1)
         told(path, owner=True)
 
 
-@pytest.mark.promise(263)
+@pytest.mark.promise(263, 275)
 @pytest.mark.parametrize("version", range(1, VERSION + 1))
 def test_a_history_of_every_version_of_the_events_replays(version: int) -> None:
-    replays = check_history(gzip.decompress((HISTORIES / f"events-{version}.history.gz").read_bytes()), POLICIES)
+    history = gzip.decompress((HISTORIES / f"events-{version}.history.gz").read_bytes())
+    replays = check_history(history, POLICIES, states=states_of(version))
     replays.check()
     assert len(replays.replayed) == 5
+    assert set(replays.replayed) < set(read_states(states_of(version))), "each of them has its state, and one waits"
 
 
 @pytest.mark.promise(263)

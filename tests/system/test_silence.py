@@ -1,0 +1,123 @@
+"""Nothing but a person's yes becomes a yes: a machine tries every way, and finds the ways that are planted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asking import ApprovalMachine
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+from mutants_guards import (
+    _a_restart_is_a_yes,
+    _a_yes_is_for_all,
+    _expiry_is_not_looked_at,
+    _gates_are_open,
+    _silence_is_a_yes,
+)
+
+from understudy.actors.agents import answers, decide
+from understudy.actors.journal import events as ev
+from understudy.actors.journal import fold as folding
+
+QUICK = settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.promise(279)
+def test_no_way_turns_silence_into_a_yes() -> None:
+    run_state_machine_as_test(ApprovalMachine, settings=QUICK)
+    for tried in ("effect", "ApprovalGiven", "ApprovalRefused", "InDoubt", "DoubtSettled", "StopAsked", "Quarantined"):
+        assert ApprovalMachine.happened[tried], f"{tried} never happened: this was about nothing"
+
+
+@pytest.mark.promise(279)
+@pytest.mark.campaign
+def test_no_way_turns_silence_into_a_yes_in_thousands_of_sequences() -> None:
+    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=3_000, stateful_step_count=50))
+    print(dict(ApprovalMachine.happened))
+
+
+# --- it can fail -----------------------------------------------------------------------------------------------------
+
+
+def _nobody_looks_who_answers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(answers, "_check_person", lambda yes, by: None)
+
+
+def _a_refused_yes_can_be_given_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(answers, "_check_open", lambda yes: None)
+    given = folding._approval_given
+
+    def again(run: Any, record: Any, event: Any) -> None:
+        run.approvals[event.approval].state = "pending"
+        given(run, record, event)
+
+    handlers: dict[Any, Any] = {**folding._HANDLERS, ev.ApprovalGiven: again}
+    patch.setattr(folding, "_HANDLERS", handlers)
+
+
+def _any_digest_will_do(patch: pytest.MonkeyPatch) -> None:
+    approve = answers.approve
+
+    async def blind(runs: Any, name: str, by: str, digest: str = "") -> str:
+        return await approve(runs, name, by)
+
+    patch.setattr(answers, "approve", blind)
+
+
+def _the_arguments_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    granted = decide._granted
+
+    def trusting(run: Any, sub: Any, policy: Any, step: int, index: int, state: Any, name: str) -> Any:
+        yes = run.approvals.get(state.approval)
+        if yes is not None and yes.state == "granted":
+            return yes.id
+        return granted(run, sub, policy, step, index, state, name)
+
+    patch.setattr(decide, "_granted", trusting)
+
+
+DEFECTS = {
+    "silence is a yes": _silence_is_a_yes,
+    "a restart is a yes": _a_restart_is_a_yes,
+    "no gate is shut": _gates_are_open,
+    "one yes is for all calls": _a_yes_is_for_all,
+    "a yes is used after it expired": _expiry_is_not_looked_at,
+    "nobody looks who answers": _nobody_looks_who_answers,
+    "a refused yes can be given again": _a_refused_yes_can_be_given_again,
+    "any digest will do": _any_digest_will_do,
+    "the arguments are not compared at use": _the_arguments_are_not_compared,
+}
+SOON = (
+    "silence is a yes",
+    "a restart is a yes",
+    "no gate is shut",
+    "nobody looks who answers",
+    "the arguments are not compared at use",
+)
+"""Found within a few sequences; the campaign plants all."""
+
+
+@pytest.mark.promise(280)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=() if each in SOON else pytest.mark.campaign) for each in DEFECTS]
+)
+def test_a_planted_way_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    DEFECTS[name](monkeypatch)
+    seeking = settings(QUICK, max_examples=1_000, derandomize=True, database=None, phases=[Phase.generate])
+    with pytest.raises(BaseException, match=r"without a yes|changed after the yes"):
+        run_state_machine_as_test(ApprovalMachine, settings=seeking)
