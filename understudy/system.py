@@ -22,10 +22,12 @@ from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
 from understudy.actors.agents.models import Usage
 from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
-from understudy.actors.errors import SpecError, UsageError
+from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.pruning import Prunable, prune
+from understudy.actors.journal.replay import ReplayReport, replay
+from understudy.actors.journal.sessions import completed
 from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
@@ -35,6 +37,10 @@ from understudy.actors.topics import Topic
 from understudy.actors.watching import WATCH_SECONDS, Watch
 from understudy.node import Node, end_task
 from understudy.supervisors import tree as trees
+from understudy.supervisors.guards import whatif
+from understudy.supervisors.guards.approvals import Approvals
+from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.handles import DynamicRef, SupervisorRef
 from understudy.supervisors.routing import RouteRef, pool_ref
 from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Supervisor
@@ -270,6 +276,32 @@ class System(Node):
     async def result(self, run: str) -> Result[Any]:
         """The result of a run of this or a former process, as it stands. Raises `UnknownRun`."""
         return self.runs.result(await self.runs.find(run))
+
+    async def replay(self, run: str) -> ReplayReport:
+        """Decide a run of the journal again with this tree's agents and compare; see `journal.replay`. Calls nobody.
+
+        Raises `UnknownRun`, `JournalError`.
+        """
+        return replay(await self._records(run), self.tree.policies)
+
+    async def what_if(
+        self, run: str, guards: Supervisor | Agent[Any, Any] | Loops | Budget | Approvals
+    ) -> whatif.WhatIf:
+        """What other guards would have stopped in a run of the journal, where, and what that would have saved.
+
+        `guards`: a tree or an agent, whose guards are asked for the agents of the same names; a `Loops` or an
+        `Approvals`, for every agent; a `Budget`, for the run as a whole. Calls nobody. Raises `UnknownRun`,
+        `SpecError` for a bad tree, `JournalError`.
+        """
+        return whatif.what_if(await self._records(run), trees.with_guards(self.tree.policies, guards))
+
+    async def _records(self, run: str) -> list[ev.Record]:
+        """A whole stream, with the window that the run began with. Raises `UnknownRun`."""
+        self._running()
+        if not ev.is_run(run) or not self.journal.knows(run):
+            raise UnknownRun(f"no run {run!r} in {self.journal.store.path}")
+        await self.journal.barrier()
+        return await completed(await self.journal.read(run), self.journal.read)
 
     def unfinished(self) -> list[str]:
         """Ids of the runs that have not ended, oldest first."""

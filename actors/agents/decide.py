@@ -96,7 +96,7 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return act
     if turn is not None:
         return _settle_calls(run, sub, policy, turn)
-    return _answer(run, sub, policy) or _judge(sub, policy) or _ask_model(run, sub, policy)
+    return _answer(run, sub, policy) or judge(sub, policy) or _ask_model(run, sub, policy)
 
 
 def decide_safely(run: Run, sub: Sub, policy: Policy) -> Command:
@@ -341,7 +341,8 @@ def _await_calls(run: Run, turn: Turn) -> Command:
 # --- guards ----------------------------------------------------------------------------------------------
 
 
-def _judge(sub: Sub, policy: Policy) -> Command | None:
+def judge(sub: Sub, policy: Policy) -> Judge | None:
+    """What the loop guard says of the newest step, and what follows from it; None when it says nothing."""
     if policy.loops is None or not sub.evidence:
         return None
     watch = sub.evidence.watch

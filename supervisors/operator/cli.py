@@ -124,7 +124,10 @@ def _parser(command: str) -> _Parser:
             how.add_argument("--json", action="store_true", help="every event as JSON, one a line")
             parser.add_argument("--actor", metavar="NAME", help="of one actor or pool only")
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
-        case "replay" | "machine":
+        case "replay":
+            parser.place().app()
+            parser.add_argument("--guards", metavar="MODULE:ATTR", help="what these guards would have stopped instead")
+        case "machine":
             parser.place().app()
         case "prune":
             parser.add_argument("--ended-before", metavar="AGE", required=True, help="30d, 12h, 90m: so long ago")

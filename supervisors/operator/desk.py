@@ -17,11 +17,15 @@ DEMO: Final = "understudy.demo"
 
 @dataclass(frozen=True)
 class ConnectOptions:
-    """Where to connect: the journal's file, the app as `module:attribute` (None: see `meta`), the journal's meta."""
+    """Where to connect: the journal's file, the app as `module:attribute` (None: see `meta`), the journal's meta.
+
+    `guards`: whose guards the agents are under, as `module:attribute`; None for those of the app.
+    """
 
     journal: str
     app: str | None
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
+    guards: str | None = None
 
     @property
     def runnable(self) -> bool:
@@ -115,7 +119,10 @@ Connect = Callable[[ConnectOptions], AbstractAsyncContextManager[Desk]]
 """Opens the journal as its owner. Raises `JournalOwned` when a live process has it."""
 
 Configured = Callable[[ConnectOptions, list[Record]], Mapping[str, Policy]]
-"""The policies of the app's agents, by name, for a run. Raises `UsageError` for an app that cannot be had."""
+"""The policies of the app's agents, by name, for a run, under the guards that the options name.
+
+Raises `UsageError` for an app or guards that cannot be had.
+"""
 
 Replayer = Callable[[ConnectOptions, list[Record]], Replayed]
 """Replays a run without owning the journal and without network. Raises `UsageError` for an app that cannot be had."""

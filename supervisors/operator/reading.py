@@ -191,11 +191,11 @@ def find_app(given: str | None, environ: Mapping[str, str], folder: Path) -> str
     Raises `UsageError` for one that is not `module:attribute` or a pyproject.toml that cannot be read.
     """
     if given is not None:
-        return _checked_app(given, "--app")
+        return checked_app(given, "--app")
     if environ.get("UNDERSTUDY_APP"):
-        return _checked_app(environ["UNDERSTUDY_APP"], "UNDERSTUDY_APP")
+        return checked_app(environ["UNDERSTUDY_APP"], "UNDERSTUDY_APP")
     app = _configured(folder / "pyproject.toml")
-    return None if app is None else _checked_app(app, "pyproject.toml [tool.understudy] app")
+    return None if app is None else checked_app(app, "pyproject.toml [tool.understudy] app")
 
 
 def _configured(file: Path) -> object:
@@ -207,7 +207,8 @@ def _configured(file: Path) -> object:
         raise UsageError(f"pyproject.toml cannot be read: {error}") from error
 
 
-def _checked_app(app: object, where: str) -> str:
+def checked_app(app: object, where: str) -> str:
+    """`app`, if it is written as module:attribute. Raises `UsageError` naming `where` it stands."""
     if isinstance(app, str):
         module, _, attribute = app.partition(":")
         if all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
