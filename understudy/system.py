@@ -11,7 +11,7 @@ the tree, last started first. How that is done is in `node`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
@@ -336,11 +336,15 @@ class System(Node):
         """Every call in doubt, oldest first."""
         return answers.doubts(self.runs)
 
-    async def approve(self, approval: Approval | str, *, by: str) -> str:
-        """Say yes; the run goes on. Returns its id. Raises `UnknownRun`, `UsageError` (see `answers.approve`)."""
+    async def approve(self, approval: Approval | str, *, by: str, arguments: Mapping[str, object] | None = None) -> str:
+        """Say yes; the run goes on. Returns its id. Raises `UnknownRun`, `UsageError` (see `answers.approve`).
+
+        `arguments`: those that are to be others than the model asked for; the rest stay. The call is made with them if
+        they fit the tool, the yes is bound to them, and the model is told who changed what.
+        """
         digest = approval.digest if isinstance(approval, Approval) else ""
         name = approval.id if isinstance(approval, Approval) else approval
-        return await answers.approve(self.runs, name, by, digest)
+        return await answers.approve(self.runs, name, by, digest, answers.as_json(arguments))
 
     async def refuse(self, approval: Approval | str, *, by: str, reason: str = "") -> str:
         """Say no; the agent is told, and the run goes on. Returns its id."""

@@ -286,8 +286,12 @@ def _approval_asked(run: Run, record: Record, event: ev.ApprovalAsked) -> None:
 
 def _approval_given(run: Run, record: Record, event: ev.ApprovalGiven) -> None:
     yes = run.approvals[event.approval]
-    if yes.state == "pending":
-        yes.state, yes.by, yes.digest = "granted", event.by, event.digest
+    if yes.state != "pending":
+        return
+    yes.state, yes.by, yes.digest, yes.arguments = "granted", event.by, event.digest, event.arguments
+    state = run.subs[yes.sub].find(yes.asked.step, yes.asked.index)
+    if state is not None and event.arguments:
+        state.edited, state.editor = event.arguments, event.by
 
 
 def _approval_refused(run: Run, record: Record, event: ev.ApprovalRefused) -> None:
@@ -318,7 +322,7 @@ def _doubt_settled(run: Run, record: Record, event: ev.DoubtSettled) -> None:
     state = run.subs[doubt.sub].find(*at)
     if state is not None:  # it did not happen: the call is planned anew, and needs a new yes
         state.asked, state.doubt, state.approval = None, "", ""
-        state.seq = 0
+        state.seq, state.edited, state.editor = 0, "", ""
 
 
 def _backed_off(run: Run, record: Record, event: ev.BackedOff) -> None:

@@ -115,7 +115,10 @@ class Spend(Struct, gc=False):
 
 
 class Yes(Struct):
-    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`."""
+    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`.
+
+    `digest` and `arguments` are those of the yes; no `arguments` are those that were asked for.
+    """
 
     id: str
     sub: int
@@ -125,6 +128,7 @@ class Yes(Struct):
     reason: str = ""
     digest: str = ""
     seq: int = 0
+    arguments: str = ""
 
 
 class Doubt(Struct):
@@ -148,7 +152,10 @@ class Estimate(Struct, frozen=True):
 
 
 class CallState(Struct, gc=False):
-    """One call of a turn. `outcome` is JSON when `ok`, else the error text."""
+    """One call of a turn. `outcome` is JSON when `ok`, else the error text.
+
+    `edited` are the arguments that `editor` put in the place of the model's, "" for none.
+    """
 
     call: ToolCall
     asked: ev.ToolAsked | None = None
@@ -160,6 +167,13 @@ class CallState(Struct, gc=False):
     doubt: str = ""
     recorded: dict[str, str] = field(default_factory=dict[str, str])
     seq: int = 0
+    edited: str = ""
+    editor: str = ""
+
+    @property
+    def arguments(self) -> str:
+        """What it is made with: what the model asked for, or what the person who approved it made of that."""
+        return self.edited or self.call.arguments
 
 
 class Turn(Struct, gc=False):

@@ -10,13 +10,16 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from understudy.actors.agents.answers import Word
+import msgspec
+
+from understudy.actors.agents.answers import Word, as_json
 from understudy.actors.agents.results import Result, Waiting
 from understudy.actors.errors import JournalOwned, UsageError
 from understudy.actors.journal.state import Doubt, Run
 from understudy.supervisors.operator import ending
 from understudy.supervisors.operator.desk import ConnectOptions, Desk
 from understudy.supervisors.operator.inbox import (
+    changed,
     check_answerable,
     described,
     find_doubt,
@@ -45,13 +48,17 @@ async def answer(shell: Shell, args: Namespace) -> int:
         check_answerable(yes, by, shell.clock.wall())
         shell.fact(*described(yes, shell.clock.wall()))
         options = shell.options(args.app, reader)
-        word = Word(yes.id, by, reason=args.reason, digest=yes.asked.digest)
+        changes = _changes(args)
+        if changes is not None:
+            policies = shell.configured(options, await reader.records(run.id)) if options.runnable else None
+            shell.fact(*changed(run, yes, changes, policies))
+        word = Word(yes.id, by, reason=args.reason, digest=yes.asked.digest, arguments=as_json(changes))
         if await reader.owned() or not options.runnable:
             return await _post(shell, reader, options, args.command, word, run.id)
 
     async def act(desk: Desk) -> str:
         if args.command == "approve":
-            return await desk.approve(yes.id, by=by)
+            return await desk.approve(yes.id, by=by, arguments=changes)
         return await desk.refuse(yes.id, by=by, reason=args.reason)
 
     try:
@@ -59,6 +66,16 @@ async def answer(shell: Shell, args: Namespace) -> int:
     except JournalOwned:  # somebody was quicker
         async with reading(path) as reader:
             return await _post(shell, reader, options, args.command, word, run.id)
+
+
+def _changes(args: Namespace) -> dict[str, object] | None:
+    """What `--edit` says. Raises `UsageError` for anything but a JSON object."""
+    if args.edit is None:
+        return None
+    try:
+        return msgspec.json.decode(args.edit.encode("utf-8", "replace"), type=dict[str, object])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UsageError(f"--edit is no JSON object of arguments: {error}") from error
 
 
 def _by(args: Namespace) -> str:

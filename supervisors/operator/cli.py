@@ -103,9 +103,11 @@ def _parser(command: str) -> _Parser:
     match command:
         case "approve" | "refuse":
             parser.answers().add_argument("id", metavar="ID", help="the approval: a1, or 7f3a-a1")
-            parser.set_defaults(reason="")
+            parser.set_defaults(reason="", edit=None)
             if command == "refuse":
                 parser.add_argument("--reason", metavar="TEXT", help="why not; the agent is told")
+            else:
+                parser.add_argument("--edit", metavar="JSON", help='arguments to change, as {"cents": 5}')
         case "resume":
             parser.answers().place(default=None)
             parser.add_argument("--yes", action="store_true", help="say yes to everything that is asked")

@@ -36,8 +36,11 @@ class ConnectOptions:
 class Desk(Protocol):
     """A system that owns the journal, as far as people need it."""
 
-    async def approve(self, approval: str, *, by: str) -> str:
-        """Say yes; the run it belongs to. Raises `UnknownRun`, `UsageError` (not allowed, expired, answered)."""
+    async def approve(self, approval: str, *, by: str, arguments: Mapping[str, object] | None = None) -> str:
+        """Say yes, to the call with changed `arguments` if there are any; the run it belongs to.
+
+        Raises `UnknownRun`, `UsageError` (not allowed, expired, answered, arguments that do not fit).
+        """
         ...
 
     async def refuse(self, approval: str, *, by: str, reason: str = "") -> str:

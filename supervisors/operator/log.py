@@ -183,8 +183,9 @@ class Log:
                 return self._doubt(("call", sub, step, index), doubt)
             case ev.DoubtSettled(doubt=doubt, did=did, by=by):
                 return self._close(("doubt", doubt), f"{'did' if did else 'did not'} happen, says {by}")
-            case ev.ApprovalGiven(approval=approval, by=by):
-                return self._close(("approval", approval), f"✓ approved by {by}", since=record)
+            case ev.ApprovalGiven(approval=approval, by=by, arguments=changed):
+                text = f"✓ approved by {by}" + (f", changed to {changed}" if changed else "")
+                return self._close(("approval", approval), text, since=record)
             case ev.ApprovalRefused(approval=approval, by=by, reason=reason):
                 text = f"× refused by {by}" + (f": {reason}" if reason else "")
                 return self._close(("approval", approval), text, since=record)

@@ -195,6 +195,7 @@ class Narrator:
         """A person said yes."""
         event = _typed(record, ev.ApprovalGiven)
         text = f"{self.handle(event.approval)} by {clean(event.by)}"
+        text += f", changed to {clean(event.arguments, 120)}" if event.arguments else ""
         return [Fact("Approved", who, text, self._at(record))]
 
     def refused(self, record: Record, who: str, run: Run | None) -> list[Fact]:

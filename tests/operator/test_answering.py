@@ -23,6 +23,7 @@ from understudy.actors.agents.tools import tool
 from understudy.actors.clock import SystemClock
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+from understudy.supervisors import tree
 from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.operator.cli import main
 from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed
@@ -69,8 +70,8 @@ def no_replay(options: ConnectOptions, records: list[Record]) -> Replayed:
     raise AssertionError
 
 
-def no_policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
-    raise AssertionError("nothing here lists guards")
+def policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
+    return tree.plan(tree.root_of(desk())).policies
 
 
 class LaterClock(SystemClock):
@@ -90,7 +91,7 @@ def call(*argv: str, ahead: float = 0.0) -> tuple[int, str, str]:
         argv,
         connect=connect,
         replayer=no_replay,
-        configured=no_policies,
+        configured=policies,
         commands=commands,
         clock=LaterClock(ahead),
         stdin=io.StringIO(),
@@ -181,6 +182,66 @@ def test_a_live_owner_is_told_through_its_inbox(asked: Path) -> None:
     (code, out, err), status = asyncio.run(own())
     assert (code, out, status) == (0, "", "complete")
     assert "Approved" in err.splitlines()[-1]
+
+
+@pytest.mark.promise(284)
+def test_approve_shows_the_call_as_changed_and_makes_it_so(asked: Path) -> None:
+    code, out, err = call("approve", "a1", "--by", "ana", "--edit", '{"path": "b.md"}', "--json")
+    assert code == 0, err
+    lines = err.splitlines()
+    assert [line[:12].strip() for line in lines][:5] == ["Asked", "", "Changed", "", "Approved"]
+    assert lines[2].endswith('publish("b.md")')
+    assert 'changed to {"path":"b.md"}' in lines[4]
+    assert '"published b.md"' in msgspec.json.decode(out)["output"]
+
+
+@pytest.mark.promise(284)
+def test_a_live_owner_takes_a_change_from_its_inbox(asked: Path) -> None:
+    async def own() -> tuple[tuple[int, str, str], object]:
+        async with System(desk(), journal=asked) as system:
+            [run] = system.unfinished()
+            told = await asyncio.to_thread(call, "approve", "a1", "--by", "li", "--edit", '{"path": "c.md"}')
+            result = await system.resume(run)
+            return told, result.output
+
+    (code, _, err), output = asyncio.run(own())
+    assert (code, "Approved" in err.splitlines()[-1]) == (0, True)
+    assert str(output).endswith('"published c.md"')
+
+
+@pytest.mark.promise(284)
+def test_without_an_app_a_change_waits_in_the_inbox_and_the_next_owner_checks_it(
+    asked: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("UNDERSTUDY_APP")
+    code, _, err = call("approve", "a1", "--by", "ana", "--edit", '{"path": 5}')
+    assert (code, "the rest as asked" in err) == (3, True)
+    assert [word.arguments for _, word in inbox(asked)] == ['{"path":5}']
+
+    async def own() -> int:
+        async with System(desk(), journal=asked) as system:
+            return len(system.approvals())
+
+    assert asyncio.run(own()) == 1
+    assert "approve was not taken" in caplog.text
+    assert "the changed arguments of publish do not fit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("b.md", "--edit is no JSON object of arguments: "),
+        ('["b.md"]', "--edit is no JSON object of arguments: "),
+        ('{"path": 5}', "the changed arguments of publish do not fit: Expected `str`, got `int`"),
+        ('{"file": "b.md"}', "do not fit: Object contains unknown field `file`"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_one_line_and_changes_nothing(asked: Path, edit: str, said: str) -> None:
+    before = len(call("log", "--json")[1].splitlines())
+    code, out, err = call("approve", "a1", "--by", "ana", "--edit", edit)
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert len(call("log", "--json")[1].splitlines()) == before
 
 
 def test_resume_beside_a_live_owner_is_refused(asked: Path) -> None:
