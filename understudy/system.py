@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast, overload
 import msgspec
 
 from understudy.actors.actor import Actor
-from understudy.actors.agents import answers, corrections
+from understudy.actors.agents import answers, corrections, forking
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
 from understudy.actors.agents.models import Usage
@@ -25,6 +25,7 @@ from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waitin
 from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.forks import Change
 from understudy.actors.journal.pruning import Prunable, prune
 from understudy.actors.journal.replay import ReplayReport, replay
 from understudy.actors.journal.sessions import completed
@@ -277,6 +278,33 @@ class System(Node):
         """The result of a run of this or a former process, as it stands. Raises `UnknownRun`."""
         return self.runs.result(await self.runs.find(run))
 
+    async def fork(
+        self,
+        run: str,
+        *,
+        at: int,
+        instructions: str | None = None,
+        model: str = "",
+        result: object = ...,
+        agent: Agent[Any, Any] | str = "",
+        by: str = "",
+    ) -> str:
+        """Begin a new run that goes on from event `at` of another, with something changed; its id. `resume` waits for
+        it. The other run stays as it is, and what it did in the world until then is not done again.
+
+        `instructions` and `model` (one that the agent has, by name) are those of `agent` from there on; by default of
+        the one that the event belongs to. `result`: any JSON value, in the place of that of a tool's call, whose
+        outcome event `at` is. Other guards, tools or prompts are those of this system's tree. What was spent before
+        counts in the new run's own budgets, and not again in those per life or window.
+
+        Raises `UnknownRun`, and `UsageError` for an event where the run had ended or a call that changes the world was
+        open, asked for or in doubt; see docs/journal.md.
+        """
+        name = agent if isinstance(agent, str) else agent.name
+        text = "" if result is ... else answers.as_json(result, "result")
+        change = Change(name, instructions, model, text)
+        return await forking.fork(self.runs, await self._records(run), at, change, by)
+
     async def replay(self, run: str) -> ReplayReport:
         """Decide a run of the journal again with this tree's agents and compare; see `journal.replay`. Calls nobody.
 
@@ -344,7 +372,8 @@ class System(Node):
         """
         digest = approval.digest if isinstance(approval, Approval) else ""
         name = approval.id if isinstance(approval, Approval) else approval
-        return await answers.approve(self.runs, name, by, digest, answers.as_json(arguments))
+        edit = "" if arguments is None else answers.as_json(arguments, "arguments")
+        return await answers.approve(self.runs, name, by, digest, edit)
 
     async def refuse(self, approval: Approval | str, *, by: str, reason: str = "") -> str:
         """Say no; the agent is told, and the run goes on. Returns its id."""

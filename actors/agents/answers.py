@@ -7,7 +7,7 @@ again when it is used. Every answer here is committed before it returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -135,14 +135,12 @@ async def approve(runs: Runs, name: str, by: str, digest: str = "", arguments: s
     return run.id
 
 
-def as_json(arguments: Mapping[str, object] | None) -> str:
-    """Changed arguments as `approve` takes them. Raises `UsageError` for what has no JSON."""
-    if arguments is None:
-        return ""
+def as_json(value: object, what: str) -> str:
+    """What a person changes, as JSON. Raises `UsageError` for what has none."""
     try:
-        return msgspec.json.encode(arguments).decode()
+        return msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise UsageError(f"arguments: {error}") from error
+        raise UsageError(f"{what}: {error}") from error
 
 
 def edited(policy: Policy | None, yes: Yes, changes: str) -> str:

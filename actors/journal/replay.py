@@ -49,6 +49,7 @@ class ReplayReport(Struct, frozen=True):
 def replay(records: Sequence[Record], policies: Mapping[str, Policy]) -> ReplayReport:
     """Replay one whole stream under `policies` (by agent name). Raises `ValueError` for an empty one.
 
+    Of a fork, what was taken over from the other run is believed: it was decided there, with what the agents were then.
     A run of a session goes on with the window of another: raises `UsageError` unless it was completed (see
     `sessions.completed`).
     """
@@ -57,8 +58,9 @@ def replay(records: Sequence[Record], policies: Mapping[str, Policy]) -> ReplayR
     run = Run(complete(records, {})[0].run)
     steps = sum(isinstance(record.event, ev.ModelAsked) for record in records)
     compared = 0
+    own = max((record.seq for record in records if isinstance(record.event, ev.Forked)), default=0)
     for record in records:
-        if _is_command(record.event):
+        if record.seq > own and _is_command(record.event):
             difference = _compare(run, record, policies)
             if difference is not None:
                 recorded, now = difference

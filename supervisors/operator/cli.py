@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
-from understudy.supervisors.operator import answering, keeping, looking
+from understudy.supervisors.operator import answering, forking, keeping, looking
 from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
@@ -37,6 +37,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "why": "what went wrong in a run, with proof",
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
+    "fork": "a new run that goes on from an event of another, with something changed",
     "guards": "the guards of the agents: armed, or fired in a run, and when last",
     "prune": "remove runs that ended long ago, and that nobody needs",
     "salvage": "what verifies of a damaged journal, in a new file",
@@ -131,6 +132,13 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--guards", metavar="MODULE:ATTR", help="what these guards would have stopped instead")
         case "machine":
             parser.place().app()
+        case "fork":
+            parser.answers().add_argument("run", metavar="RUN", help=_RUN)
+            parser.add_argument("--at", metavar="EVENT", help="the last event that is taken over; or RUN:EVENT")
+            parser.add_argument("--agent", metavar="NAME", help="whose; by default the one that the event belongs to")
+            parser.add_argument("--instructions", metavar="TEXT", help="other instructions, from there on")
+            parser.add_argument("--model", metavar="NAME", help="another model that the agent has, from there on")
+            parser.add_argument("--result", metavar="JSON", help="another result of the call that the event ends")
         case "prune":
             parser.add_argument("--ended-before", metavar="AGE", required=True, help="30d, 12h, 90m: so long ago")
             parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
@@ -157,6 +165,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "why": looking.show_why,
     "machine": looking.show_machine,
     "replay": looking.replay,
+    "fork": forking.fork,
     "guards": looking.show_guards,
     "prune": keeping.prune_journal,
     "salvage": keeping.salvage_file,

@@ -51,6 +51,20 @@ class Desk(Protocol):
         """Say whether a call in doubt happened; the run it belongs to. Raises `UnknownRun`, `UsageError`."""
         ...
 
+    async def fork(
+        self,
+        run: str,
+        *,
+        at: int,
+        instructions: str | None = None,
+        model: str = "",
+        result: object = ...,
+        agent: str = "",
+        by: str = "",
+    ) -> str:
+        """Begin a run that goes on from an event of another; its id. Raises `UnknownRun`, `UsageError`."""
+        ...
+
     async def release(self, agent: str, *, by: str) -> None:
         """Lift the quarantine of an agent. Raises `UsageError` for one that is not in quarantine."""
         ...

@@ -92,9 +92,10 @@ def changed(run: Run, yes: Yes, changes: Mapping[str, object], policies: Mapping
 
     Raises `UsageError` when it does not fit then; else the owner finds out.
     """
+    edit = as_json(changes, "--edit")
     if policies is None:
-        return [f"{'Changed':>12}  {call_text(yes.asked.name, as_json(changes), 0)}, the rest as asked"]
-    made = edited(policies.get(run.subs[yes.sub].agent), yes, as_json(changes)) or yes.asked.arguments
+        return [f"{'Changed':>12}  {call_text(yes.asked.name, edit, 0)}, the rest as asked"]
+    made = edited(policies.get(run.subs[yes.sub].agent), yes, edit) or yes.asked.arguments
     digest = call_digest(yes.asked.name, made)
     return [f"{'Changed':>12}  {call_text(yes.asked.name, made, 0)}", f"{'':>12}  digest {digest}"]
 
