@@ -25,6 +25,7 @@ from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waitin
 from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.differences import Difference, difference
 from understudy.actors.journal.forks import Change
 from understudy.actors.journal.pruning import Prunable, prune
 from understudy.actors.journal.replay import ReplayReport, replay
@@ -311,6 +312,13 @@ class System(Node):
         Raises `UnknownRun`, `JournalError`.
         """
         return replay(await self._records(run), self.tree.policies)
+
+    async def diff(self, run: str, other: str) -> Difference:
+        """Where two runs of the journal part, and what each spent; see `journal.differences`.
+
+        Raises `UnknownRun`, `JournalError`.
+        """
+        return difference(await self._records(run), await self._records(other))
 
     async def what_if(
         self, run: str, guards: Supervisor | Agent[Any, Any] | Loops | Budget | Approvals

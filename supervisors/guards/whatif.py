@@ -31,13 +31,12 @@ from understudy.actors.agents.guards import (
     Response,
     Stop,
     Verdict,
-    amount,
-    said,
 )
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import Tool, described
 from understudy.actors.errors import UsageError
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.differences import since
 from understudy.actors.journal.fold import apply
 from understudy.actors.journal.replay import describe, describe_event
 from understudy.actors.journal.spends import is_own
@@ -121,12 +120,7 @@ def _spent(run: Run, number: int, rest: Sequence[ev.Record]) -> Spend:
     before = _sum(run, number)
     for record in rest:
         run = apply(run, record)
-    after = _sum(run, number)
-    amounts = before.amounts()
-    saved = Spend(alive=after.alive - before.alive)
-    saved.add({unit: count - amounts.get(unit, 0) for unit, count in after.amounts().items()})
-    saved.estimated = after.estimated
-    return saved
+    return since(before, _sum(run, number))
 
 
 def _sum(run: Run, number: int) -> Spend:
@@ -393,13 +387,3 @@ def _priced(amounts: Mapping[str, int], sub: Sub, policy: Policy, tokens_in: int
     if "usd" in amounts or price is None or not amounts.get("model_calls"):
         return dict(amounts)
     return {**amounts, "usd": price.cost(tokens_in, tokens_out)}
-
-
-def told(spend: Spend) -> str:
-    """What was spent in words; nothing for what there is none of."""
-    parts = [
-        f"{amount(unit, count)} {'usd' if unit == 'usd' else said(unit)}"
-        for unit in ("steps", "tokens", "usd", "model_calls", "tool_calls")
-        if (count := spend.amount(unit))
-    ]
-    return ", ".join(parts) or "nothing"

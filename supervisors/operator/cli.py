@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
-from understudy.supervisors.operator import answering, forking, keeping, looking
+from understudy.supervisors.operator import answering, comparing, forking, keeping, looking
 from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
@@ -37,6 +37,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "why": "what went wrong in a run, with proof",
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
+    "diff": "where two runs part, or a run and today's code, and what it costs",
     "fork": "a new run that goes on from an event of another, with something changed",
     "guards": "the guards of the agents: armed, or fired in a run, and when last",
     "prune": "remove runs that ended long ago, and that nobody needs",
@@ -132,6 +133,11 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--guards", metavar="MODULE:ATTR", help="what these guards would have stopped instead")
         case "machine":
             parser.place().app()
+        case "diff":
+            parser.add_argument("run", metavar="RUN", help=_RUN)
+            parser.add_argument("other", metavar="RUN2", nargs="?", help="the run to compare it with")
+            parser.app().add_argument("--now", action="store_true", help="compare it with what today's code decides")
+            parser.add_argument("--json", action="store_true", help="as one line of JSON")
         case "fork":
             parser.answers().add_argument("run", metavar="RUN", help=_RUN)
             parser.add_argument("--at", metavar="EVENT", help="the last event that is taken over; or RUN:EVENT")
@@ -166,6 +172,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "machine": looking.show_machine,
     "replay": looking.replay,
     "fork": forking.fork,
+    "diff": comparing.diff,
     "guards": looking.show_guards,
     "prune": keeping.prune_journal,
     "salvage": keeping.salvage_file,

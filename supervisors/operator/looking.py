@@ -17,10 +17,11 @@ from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record, RunStarted
 from understudy.actors.journal.sessions import completed
 from understudy.supervisors.guards.listing import Armed, armed
-from understudy.supervisors.guards.whatif import WhatIf, told, what_if
+from understudy.supervisors.guards.whatif import WhatIf, what_if
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
 from understudy.supervisors.operator import why as whys
+from understudy.supervisors.operator.comparing import spent
 from understudy.supervisors.operator.desk import Replayed
 from understudy.supervisors.operator.ending import COMPLETE, DIVERGED
 from understudy.supervisors.operator.reading import Place, Reader, folded, listed, reading
@@ -211,7 +212,7 @@ def _replayed(shell: Shell, report: Replayed, short: str, seconds: float) -> int
         f"{'Diverged':>12}  at {short}:{report.at}, {name_of(report.path)} step {report.step}, after {before}",
         f"{'recorded':>12}  {clean(report.recorded, 400)}",
         f"{'now':>12}  {clean(report.now, 400)}",
-        f"{'Next':>12}  understudy fork {short} --at {max(1, (report.at or 1) - 1)} · log {short}:{report.at} --raw",
+        f"{'Next':>12}  understudy fork {short} --at {max(1, (report.at or 1) - 1)} · diff {short} --now",
     )
     return DIVERGED
 
@@ -223,7 +224,7 @@ def _under(shell: Shell, found: WhatIf, short: str) -> int:
         lines.append(f"{'Diverged':>12}  at {short}:{found.at}, {name_of(found.path)} step {found.step}")
         lines += [f"{'recorded':>12}  {clean(found.recorded, 400)}", f"{'now':>12}  {clean(found.now, 400)}"]
         most = "" if found.ends else "at most "
-        lines.append(f"{'saved':>12}  {most}{told(found.saved)}, {duration(found.saved.alive)} alive")
+        lines.append(f"{'saved':>12}  {most}{spent(found.saved)}")
     else:
         lines.append(f"{'Replayed':>12}  {short} · {many(found.events, 'event')}, {many(found.equal, 'verdict')}")
     if found.unknown:
