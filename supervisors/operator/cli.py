@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
-from understudy.supervisors.operator import answering, comparing, forking, keeping, looking
+from understudy.supervisors.operator import answering, comparing, exporting, forking, keeping, looking
 from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
@@ -37,6 +37,7 @@ _ABOUT: Final[Mapping[str, str]] = {
     "why": "what went wrong in a run, with proof",
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
+    "export": "whole runs as one file that replays without the journal",
     "diff": "where two runs part, or a run and today's code, and what it costs",
     "fork": "a new run that goes on from an event of another, with something changed",
     "guards": "the guards of the agents: armed, or fired in a run, and when last",
@@ -133,6 +134,9 @@ def _parser(command: str) -> _Parser:
             parser.add_argument("--guards", metavar="MODULE:ATTR", help="what these guards would have stopped instead")
         case "machine":
             parser.place().app()
+        case "export":
+            parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUN)
+            parser.add_argument("--to", metavar="FILE", required=True, help="the file to make")
         case "diff":
             parser.add_argument("run", metavar="RUN", help=_RUN)
             parser.add_argument("other", metavar="RUN2", nargs="?", help="the run to compare it with")
@@ -173,6 +177,7 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "replay": looking.replay,
     "fork": forking.fork,
     "diff": comparing.diff,
+    "export": exporting.export,
     "guards": looking.show_guards,
     "prune": keeping.prune_journal,
     "salvage": keeping.salvage_file,

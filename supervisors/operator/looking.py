@@ -15,6 +15,7 @@ import msgspec
 from understudy.actors.agents.diagram import mermaid, path_of
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record, RunStarted
+from understudy.actors.journal.history import HistoryStore
 from understudy.actors.journal.sessions import completed
 from understudy.supervisors.guards.listing import Armed, armed
 from understudy.supervisors.guards.whatif import WhatIf, what_if
@@ -76,6 +77,8 @@ async def show_log(shell: Shell, args: Namespace) -> int:
         if args.follow:
             if place.seq:
                 raise UsageError("--follow shows a run as it grows; leave the event out")
+            if isinstance(reader.store, HistoryStore):
+                raise UsageError("--follow shows a run as it grows; a history does not grow")
             await _follow(shell, args, reader, place.run)
         else:
             _print_log(shell, args, place, records)
