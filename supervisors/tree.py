@@ -8,7 +8,7 @@ nobody may answer, pools in money with a model without a price, and limits for t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import EllipsisType, MappingProxyType
 from typing import Any, Final
 
@@ -105,6 +105,31 @@ def plan(root: Supervisor) -> Tree:
             _check_route(builder, path, route)
     models = {id(model): model for policy in policies.values() for model in policy.agent.models}
     return Tree(root, policies, builder.places, builder.supervisors, tuple(models.values()), builder.dynamic)
+
+
+def with_guards(policies: Mapping[str, Policy], guards: object) -> dict[str, Policy]:
+    """The same agents under other guards: those that a tree or an agent gives them by name, or one guard for all.
+
+    `guards`: a supervisor or an agent (agents that it does not have are left out); a `Loops`, for each of them; a
+    `Budget`, for each run as a whole; an `Approvals`. Without `policies`, a tree's own agents. Raises `SpecError` for a
+    bad tree, `UsageError` for anything else.
+    """
+    if isinstance(guards, Supervisor | Agent):
+        others = plan(root_of(guards)).policies
+        if not policies:
+            return dict(others)
+        return {
+            name: replace(policy, loops=other.loops, budgets=other.budgets, approvals=other.approvals)
+            for name, policy in policies.items()
+            if (other := others.get(name)) is not None
+        }
+    if isinstance(guards, Loops):
+        return {name: replace(policy, loops=guards) for name, policy in policies.items()}
+    if isinstance(guards, Budget):
+        return {name: replace(policy, budgets=(("guards", guards),)) for name, policy in policies.items()}
+    if isinstance(guards, Approvals):
+        return {name: replace(policy, approvals=guards) for name, policy in policies.items()}
+    raise UsageError(f"guards are a tree, an agent, a Loops, a Budget or an Approvals, not a {type(guards).__name__}")
 
 
 def _walk(builder: _Builder, supervisor: Supervisor, path: str, above: _Guards, *, top: bool = False) -> None:

@@ -24,6 +24,27 @@ def _demo(argv: Sequence[str]) -> int:
     return demo(argv)
 
 
+def load(name: str, what: str) -> object:
+    """The object that `module:attribute` names; what a function makes, if it names one.
+
+    Raises `UsageError` naming what is missing.
+    """
+    from understudy.actors.errors import UsageError
+
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"{what} {name!r}: write it as module:attribute")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except ImportError as error:
+        raise UsageError(f"{what} {name!r}: {error}") from error
+    except AttributeError:
+        raise UsageError(f"{what} {name!r}: module {module_name!r} has no {attribute!r}") from None
+    return found() if callable(found) else found
+
+
 def load_app(app: str) -> Supervisor | Agent[Any, Any]:
     """The tree that `module:attribute` names: a supervisor, an agent, or a function without parameters that makes one.
 
@@ -33,19 +54,7 @@ def load_app(app: str) -> Supervisor | Agent[Any, Any]:
     from understudy.actors.errors import UsageError
     from understudy.supervisors.specs import Supervisor
 
-    module_name, _, attribute = app.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(f"app {app!r}: write it as module:attribute")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = getattr(import_module(module_name), attribute)
-    except ImportError as error:
-        raise UsageError(f"app {app!r}: {error}") from error
-    except AttributeError:
-        raise UsageError(f"app {app!r}: module {module_name!r} has no {attribute!r}") from None
-    if callable(found):
-        found = found()
+    found = load(app, "app")
     if not isinstance(found, Supervisor | Agent):
         raise UsageError(f"app {app!r} is a {type(found).__name__}, not a supervisor or an agent")
     return found
@@ -68,6 +77,15 @@ async def connect(options: ConnectOptions) -> AsyncGenerator[System, None]:
 
 def configured(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
     """The policies of the app's agents, without a system."""
+    from understudy.supervisors import tree
+
+    if options.guards is None:
+        return _policies(options, records)
+    policies = _policies(options, records) if options.runnable else {}
+    return tree.with_guards(policies, load(options.guards, "guards"))
+
+
+def _policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
     from understudy.supervisors import tree
 
     if options.app is None:

@@ -190,10 +190,10 @@ class WatchedSystem(System):
         if not self._recorder.dead:
             self._recorder.happened.append(operation)
 
-    async def approve(self, approval: Approval | str, *, by: str) -> str:
+    async def approve(self, approval: Approval | str, *, by: str, arguments: Mapping[str, object] | None = None) -> str:
         """See `System.approve`."""
         word = self._word(approval, by, yes=True)
-        run = await super().approve(approval, by=by)
+        run = await super().approve(approval, by=by, arguments=arguments)
         word.taken = True
         return run
 

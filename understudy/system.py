@@ -11,21 +11,25 @@ the tree, last started first. How that is done is in `node`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
 
 from understudy.actors.actor import Actor
-from understudy.actors.agents import answers, corrections
+from understudy.actors.agents import answers, corrections, forking
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
 from understudy.actors.agents.models import Usage
 from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
-from understudy.actors.errors import SpecError, UsageError
+from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.differences import Difference, difference
+from understudy.actors.journal.forks import Change
 from understudy.actors.journal.pruning import Prunable, prune
+from understudy.actors.journal.replay import ReplayReport, replay
+from understudy.actors.journal.sessions import completed
 from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Key, Ref
@@ -35,6 +39,10 @@ from understudy.actors.topics import Topic
 from understudy.actors.watching import WATCH_SECONDS, Watch
 from understudy.node import Node, end_task
 from understudy.supervisors import tree as trees
+from understudy.supervisors.guards import whatif
+from understudy.supervisors.guards.approvals import Approvals
+from understudy.supervisors.guards.budgets import Budget
+from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.handles import DynamicRef, SupervisorRef
 from understudy.supervisors.routing import RouteRef, pool_ref
 from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Supervisor
@@ -271,6 +279,66 @@ class System(Node):
         """The result of a run of this or a former process, as it stands. Raises `UnknownRun`."""
         return self.runs.result(await self.runs.find(run))
 
+    async def fork(
+        self,
+        run: str,
+        *,
+        at: int,
+        instructions: str | None = None,
+        model: str = "",
+        result: object = ...,
+        agent: Agent[Any, Any] | str = "",
+        by: str = "",
+    ) -> str:
+        """Begin a new run that goes on from event `at` of another, with something changed; its id. `resume` waits for
+        it. The other run stays as it is, and what it did in the world until then is not done again.
+
+        `instructions` and `model` (one that the agent has, by name) are those of `agent` from there on; by default of
+        the one that the event belongs to. `result`: any JSON value, in the place of that of a tool's call, whose
+        outcome event `at` is. Other guards, tools or prompts are those of this system's tree. What was spent before
+        counts in the new run's own budgets, and not again in those per life or window.
+
+        Raises `UnknownRun`, and `UsageError` for an event where the run had ended or a call that changes the world was
+        open, asked for or in doubt; see docs/journal.md.
+        """
+        name = agent if isinstance(agent, str) else agent.name
+        text = "" if result is ... else answers.as_json(result, "result")
+        change = Change(name, instructions, model, text)
+        return await forking.fork(self.runs, await self._records(run), at, change, by)
+
+    async def replay(self, run: str) -> ReplayReport:
+        """Decide a run of the journal again with this tree's agents and compare; see `journal.replay`. Calls nobody.
+
+        Raises `UnknownRun`, `JournalError`.
+        """
+        return replay(await self._records(run), self.tree.policies)
+
+    async def diff(self, run: str, other: str) -> Difference:
+        """Where two runs of the journal part, and what each spent; see `journal.differences`.
+
+        Raises `UnknownRun`, `JournalError`.
+        """
+        return difference(await self._records(run), await self._records(other))
+
+    async def what_if(
+        self, run: str, guards: Supervisor | Agent[Any, Any] | Loops | Budget | Approvals
+    ) -> whatif.WhatIf:
+        """What other guards would have stopped in a run of the journal, where, and what that would have saved.
+
+        `guards`: a tree or an agent, whose guards are asked for the agents of the same names; a `Loops` or an
+        `Approvals`, for every agent; a `Budget`, for the run as a whole. Calls nobody. Raises `UnknownRun`,
+        `SpecError` for a bad tree, `JournalError`.
+        """
+        return whatif.what_if(await self._records(run), trees.with_guards(self.tree.policies, guards))
+
+    async def _records(self, run: str) -> list[ev.Record]:
+        """A whole stream, with the window that the run began with. Raises `UnknownRun`."""
+        self._running()
+        if not ev.is_run(run) or not self.journal.knows(run):
+            raise UnknownRun(f"no run {run!r} in {self.journal.store.path}")
+        await self.journal.barrier()
+        return await completed(await self.journal.read(run), self.journal.read)
+
     def unfinished(self) -> list[str]:
         """Ids of the runs that have not ended, oldest first."""
         return [run.id for run in self.runs.live()]
@@ -304,11 +372,16 @@ class System(Node):
         """Every call in doubt, oldest first."""
         return answers.doubts(self.runs)
 
-    async def approve(self, approval: Approval | str, *, by: str) -> str:
-        """Say yes; the run goes on. Returns its id. Raises `UnknownRun`, `UsageError` (see `answers.approve`)."""
+    async def approve(self, approval: Approval | str, *, by: str, arguments: Mapping[str, object] | None = None) -> str:
+        """Say yes; the run goes on. Returns its id. Raises `UnknownRun`, `UsageError` (see `answers.approve`).
+
+        `arguments`: those that are to be others than the model asked for; the rest stay. The call is made with them if
+        they fit the tool, the yes is bound to them, and the model is told who changed what.
+        """
         digest = approval.digest if isinstance(approval, Approval) else ""
         name = approval.id if isinstance(approval, Approval) else approval
-        return await answers.approve(self.runs, name, by, digest)
+        edit = "" if arguments is None else answers.as_json(arguments, "arguments")
+        return await answers.approve(self.runs, name, by, digest, edit)
 
     async def refuse(self, approval: Approval | str, *, by: str, reason: str = "") -> str:
         """Say no; the agent is told, and the run goes on. Returns its id."""

@@ -75,7 +75,7 @@ class Ctx:
     def calls(self, tool: str) -> list[tuple[Mapping[str, Any], Any]]:
         """(arguments, result) of the successful calls of one tool or delegate, oldest first."""
         found = [c for c in self._sub.calls() if c.ok and c.call.name == tool]
-        return [(msgspec.json.decode(c.call.arguments), msgspec.json.decode(c.outcome)) for c in found]
+        return [(msgspec.json.decode(c.arguments), msgspec.json.decode(c.outcome)) for c in found]
 
 
 class Runner(Protocol):

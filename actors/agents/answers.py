@@ -13,9 +13,12 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from understudy.actors.agents.commands import call_digest
 from understudy.actors.agents.outcomes import approval_of
+from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs
+from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import JournalError, UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import Doubt, Run, Sub, Yes
@@ -23,10 +26,12 @@ from understudy.actors.telemetry import log
 
 A = TypeVar("A", Yes, Doubt)
 
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
 
 class Word(Struct, frozen=True):
     """An answer of another process, JSON in the inbox: the id of an approval or doubt (or an agent), who says it, and
-    what.
+    what. `arguments`: those of a call that a yes changes, as JSON.
     """
 
     id: str
@@ -34,6 +39,7 @@ class Word(Struct, frozen=True):
     did: bool = False
     reason: str = ""
     digest: str = ""
+    arguments: str = ""
 
 
 async def hear(runs: Runs, kind: str, body: bytes) -> None:
@@ -44,7 +50,7 @@ async def hear(runs: Runs, kind: str, body: bytes) -> None:
     try:
         word = msgspec.json.decode(body, type=Word)
         if kind == "approve":
-            await approve(runs, word.id, word.by, word.digest)
+            await approve(runs, word.id, word.by, word.digest, word.arguments)
         elif kind == "refuse":
             await refuse(runs, word.id, word.by, word.reason)
         elif kind == "settle":
@@ -103,11 +109,12 @@ def _one(found: list[tuple[Run, A]], what: str, name: str, runs: Runs) -> tuple[
     return found[0]
 
 
-async def approve(runs: Runs, name: str, by: str, digest: str = "") -> str:
-    """Say yes; the run goes on. `digest`, when given, must be that of the call as it was shown.
+async def approve(runs: Runs, name: str, by: str, digest: str = "", arguments: str = "") -> str:
+    """Say yes; the run goes on. `digest`, when given, must be that of the call as it was shown. `arguments`: a JSON
+    object of those that are changed, "" for none; the yes is then bound to the call as it is with them.
 
     Returns the run's id. Raises `UnknownRun`, or `UsageError` for a name that may not answer, a yes that expired or
-    was answered already, or arguments that are not those shown.
+    was answered already, arguments that are not those shown, or changed ones that do not fit the tool.
     """
     run, yes = _find_yes(runs, name)
     _check_open(yes)
@@ -118,9 +125,43 @@ async def approve(runs: Runs, name: str, by: str, digest: str = "") -> str:
         expire(runs, run, yes)
         await _wake(runs, run, yes.sub, f"{yes.id} expired")
         raise UsageError(f"approval {yes.id} has expired; that counts as no")
-    runs.append(run.id, ev.ApprovalGiven(yes.id, by, yes.asked.digest, yes.asked.policy), sub=yes.sub, cause=yes.seq)
+    policy = runs.policies.get(run.subs[yes.sub].agent)
+    changed = edited(policy, yes, arguments) if arguments else ""
+    version = policy.version_of(yes.asked.policy) if policy is not None else ""
+    bound = call_digest(yes.asked.name, changed) if changed else yes.asked.digest
+    event = ev.ApprovalGiven(yes.id, by, bound, yes.asked.policy, changed, version)
+    runs.append(run.id, event, sub=yes.sub, cause=yes.seq)
     await _wake(runs, run, yes.sub, f"{yes.id} approved by {by}")
     return run.id
+
+
+def as_json(value: object, what: str) -> str:
+    """What a person changes, as JSON. Raises `UsageError` for what has none."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UsageError(f"{what}: {error}") from error
+
+
+def edited(policy: Policy | None, yes: Yes, changes: str) -> str:
+    """The arguments of a call with `changes`, a JSON object, in the place of those of the same names; "" when that
+    changes nothing.
+
+    Raises `UsageError` for what is no object, or does not fit the tool's schema.
+    """
+    asked = yes.asked
+    where = f"approval {yes.id}: the changed arguments of {asked.name}"
+    try:
+        wanted = _object.decode(changes.encode("utf-8", "replace"))
+        text = msgspec.json.encode({**_object.decode(asked.arguments or "{}"), **wanted}).decode()
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where} are no JSON object: {error}") from error
+    act = policy.acts.get(asked.name) if policy is not None else None
+    if not isinstance(act, Tool):
+        raise UsageError(f"{where} cannot be checked: agent or tool are not part of this system any more")
+    if error_text := act.bind(text)[1]:
+        raise UsageError(f"{where} do not fit: {error_text}")
+    return text if call_digest(asked.name, text) != asked.digest else ""
 
 
 async def refuse(runs: Runs, name: str, by: str, reason: str = "") -> str:

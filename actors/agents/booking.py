@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import anyio
 
-from understudy.actors.agents.guards import TOOL, Breach, Busy, Denied, Ledger, Low, Pool
+from understudy.actors.agents.chains import Chain, chain_of, no_delegation
+from understudy.actors.agents.guards import Breach, Busy, Denied, Ledger, Low
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import UsageError
@@ -20,26 +20,6 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.spends import dated, is_own
 from understudy.actors.journal.state import Estimate, Run, Sub
 from understudy.actors.kernel import Kernel
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """What a (sub-)run is charged to, found once: the union of executor chain and request chain.
-
-    `pools` are their keys. `seconds` is (limit, pool) of the tightest deadline, infinite without one, `warn` what
-    agents are told of: (limit, told at, pool). `tools` are the units that count calls of one tool. `depth` is (what is
-    left of it, limit, pool), `fan_out` (limit, pool). `last_answer`: tokens set aside, 0 for none. `missing` names
-    an agent that is not part of this system.
-    """
-
-    pools: tuple[str, ...]
-    seconds: tuple[float, str]
-    warn: tuple[tuple[float, float, str], ...]
-    tools: frozenset[str]
-    depth: tuple[int, int, str] | None
-    fan_out: tuple[int, str] | None
-    last_answer: int
-    missing: str
 
 
 class Books:
@@ -237,30 +217,10 @@ class Books:
         return chain
 
     def _find_chain(self, run: Run, sub: Sub) -> Chain:
-        found: dict[str, tuple[Pool, int]] = {}
-        missing, distance = "", 0
-        current: Sub | None = sub
-        while current is not None:
-            policy = self.policies.get(current.agent)
-            missing = missing or (current.agent if policy is None else "")
-            for owner, budget in policy.budgets if policy is not None else ():
-                pool = budget.pool(owner, run.id)
-                self.ledger.declare(pool)
-                found[pool.key] = (pool, distance)  # the farthest counts: there the pool was charged first
-            current, distance = run.subs.get(current.parent), distance + 1
-        pools = [pool for pool, _ in found.values()]
-        timed = [(pool.seconds, pool.key, pool.warn) for pool in pools if pool.seconds is not None]
-        depths = [(pool.depth - far, pool.depth, pool.key) for pool, far in found.values() if pool.depth is not None]
-        return Chain(
-            tuple(found),
-            min(((seconds, key) for seconds, key, _ in timed), default=(inf, "")),
-            tuple((seconds, seconds * warn, key) for seconds, key, warn in timed if warn is not None),
-            frozenset(unit for pool in pools for unit in pool.limits if unit.startswith(TOOL)),
-            min(depths, default=None),
-            min(((pool.fan_out, pool.key) for pool in pools if pool.fan_out is not None), default=None),
-            max((pool.last_answer or 0 for pool in pools), default=0),
-            missing,
-        )
+        chain, pools = chain_of(run, sub, self.policies)
+        for pool in pools:
+            self.ledger.declare(pool)
+        return chain
 
     def low(self, run: Run, chain: Chain) -> list[Low]:
         """The limits of a (sub-)run that have come near, its seconds among them."""
@@ -271,12 +231,7 @@ class Books:
 
     def no_delegation(self, run: Run, sub: Sub) -> str:
         """Why a (sub-)run may not delegate once more: the pool and its limit; "" if it may."""
-        chain = self.chain_of(run, sub)
-        if chain.depth is not None and chain.depth[0] <= 0:
-            return f"budget {chain.depth[2]}: delegations are nested {chain.depth[1]} deep at most"
-        if chain.fan_out is not None and sub.children >= chain.fan_out[0]:
-            return f"budget {chain.fan_out[1]}: one agent delegates {chain.fan_out[0]} times at most in a request"
-        return ""
+        return no_delegation(self.chain_of(run, sub), sub)
 
     # -- corrections ---------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class Pins:
 
 def pins_of(run: str, sub: Sub, policy: Policy) -> Pins:
     """The pins, the instructions from text or hook."""
-    given = policy.agent.instructions
+    given = policy.agent.instructions if sub.instructions is None else sub.instructions
     return made_pins(given if isinstance(given, str) else given(ctx_of(run, sub, policy)), policy)
 
 

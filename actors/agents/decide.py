@@ -96,7 +96,7 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return act
     if turn is not None:
         return _settle_calls(run, sub, policy, turn)
-    return _answer(run, sub, policy) or _judge(sub, policy) or _ask_model(run, sub, policy)
+    return _answer(run, sub, policy) or judge(sub, policy) or _ask_model(run, sub, policy)
 
 
 def decide_safely(run: Run, sub: Sub, policy: Policy) -> Command:
@@ -285,18 +285,18 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
         return PlannedCall(
             step, index, call.name, call.arguments, "read", message, delegate=act.agent.name, message=message
         )
-    arguments, error = act.bind(call.arguments)
+    arguments, error = act.bind(state.arguments)
     if arguments is None:
-        return Reject(step, index, call.name, call.arguments, error)
+        return Reject(step, index, call.name, state.arguments, error)
     approval = ""
-    if policy_name := act.needs_yes(arguments):
+    if (policy_name := act.needs_yes(arguments)) or state.edited:
         granted = _granted(run, sub, policy, step, index, state, policy_name)
         if not isinstance(granted, str):
             return granted
         approval = granted
     key = f"{run.id}/{sub.id}:{step}.{index}" if act.effect in ("keyed", "verifiable", "irreversible") else ""
     return PlannedCall(
-        step, index, call.name, call.arguments, act.effect, act.key_of(arguments), act.polling, key, approval
+        step, index, call.name, state.arguments, act.effect, act.key_of(arguments), act.polling, key, approval
     )
 
 
@@ -311,7 +311,7 @@ def _granted(
     run: Run, sub: Sub, policy: Policy, step: int, index: int, state: CallState, policy_name: str
 ) -> Command | str:
     """The id of a yes that fits this call now, or what must happen first."""
-    wanted = call_digest(state.call.name, state.call.arguments)
+    wanted = call_digest(state.call.name, state.arguments)
     if not state.approval:
         name = f"{run.id}-a{len(run.approvals) + 1}"
         who = policy.who(policy_name)
@@ -341,7 +341,8 @@ def _await_calls(run: Run, turn: Turn) -> Command:
 # --- guards ----------------------------------------------------------------------------------------------
 
 
-def _judge(sub: Sub, policy: Policy) -> Command | None:
+def judge(sub: Sub, policy: Policy) -> Judge | None:
+    """What the loop guard says of the newest step, and what follows from it; None when it says nothing."""
     if policy.loops is None or not sub.evidence:
         return None
     watch = sub.evidence.watch

@@ -11,7 +11,7 @@ import functools
 import math
 from typing import Final
 
-from understudy.actors.agents.booking import Chain
+from understudy.actors.agents.chains import Chain, cost
 from understudy.actors.agents.commands import CallModel
 from understudy.actors.agents.concluding import LAST, last_request, last_tokens
 from understudy.actors.agents.context import model_of, request_of
@@ -159,13 +159,13 @@ class Paying:
 
     def _caps(self, model: Model, command: CallModel, *, new_step: bool) -> dict[str, int]:
         """The most this call can cost, in every unit: what is reserved."""
-        return _cost(model, command.size, command.max_tokens, steps=int(new_step))
+        return cost(model, command.size, command.max_tokens, steps=int(new_step))
 
     def _bill(self, model: Model, reply: ModelReply, reserved: dict[str, int]) -> dict[str, int]:
         """What the call cost by the provider's count; the full cap when it did not count."""
         if reply.usage is None:
             return dict(reserved)
-        return _cost(model, reply.usage.input_tokens, reply.usage.output_tokens, steps=reserved["steps"])
+        return cost(model, reply.usage.input_tokens, reply.usage.output_tokens, steps=reserved["steps"])
 
     def _call_units(self, names: list[str]) -> tuple[dict[str, int], list[dict[str, int]]]:
         """What calls of these tools cost together, and each."""
@@ -220,17 +220,4 @@ class Paying:
         return ticket, request, self._cost_of(tokens - request.max_tokens, request.max_tokens, steps=1)
 
     def _cost_of(self, tokens_in: int, tokens_out: int, *, steps: int) -> dict[str, int]:
-        return _cost(model_of(self._sub, self._policy), tokens_in, tokens_out, steps=steps)
-
-
-def _cost(model: Model, tokens_in: int, tokens_out: int, *, steps: int) -> dict[str, int]:
-    cost = {
-        "steps": steps,
-        "model_calls": 1,
-        "tokens": tokens_in + tokens_out,
-        "input_tokens": tokens_in,
-        "output_tokens": tokens_out,
-    }
-    if (price := model.price) is not None:
-        cost["usd"] = price.cost(tokens_in, tokens_out)
-    return cost
+        return cost(model_of(self._sub, self._policy), tokens_in, tokens_out, steps=steps)

@@ -133,6 +133,10 @@ class Policy:
         """Who may answer under `policy`; empty for anybody."""
         return tuple(self.approvals.by.get(policy, ())) if self.approvals is not None else ()
 
+    def version_of(self, policy: str) -> str:
+        """A digest of the rule of an approval policy: its name, who may answer, and for how long."""
+        return digest(policy, repr(self.expires), *self.who(policy))
+
     @property
     def expires(self) -> float:
         """Seconds a yes may be waited for (default 48 hours)."""

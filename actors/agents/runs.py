@@ -114,15 +114,19 @@ class Runs(Books):
             raise ActorStopped(policy.path, cell.exit)
         if cell.waiting >= cell.limit:
             raise MailboxFull(cell.path, cell.limit)
-        name = self._ids.run()
-        while self.journal.knows(name):
-            name = self._ids.run()
+        name = self.fresh()
         self.append(name, started, path="", cause=0, before=before)
         if started.session:
             event = ev.InSession(name, agent)
             self.append(f"{ev.SESSION}{started.session}", event)
             self.windows.began(started.session, event)
         self._send(cell, name, 0)
+        return name
+
+    def fresh(self) -> str:
+        """An id that no run of the journal has."""
+        while self.journal.knows(name := self._ids.run()):
+            pass
         return name
 
     def begin_sub(self, run: Run, number: int, event: ev.SubStarted) -> None:
@@ -430,7 +434,7 @@ class Runs(Books):
                 self.append(name, ev.Resumed("start"))
                 if run.fruitless > RESUMES:
                     self._give_rest(run)
-            self._go_on(run)
+            self.drive_on(run)
 
     def _give_rest(self, run: Run) -> None:
         """A run that gets nowhere in process after process may be what ends them: leave it to a person."""
@@ -450,9 +454,10 @@ class Runs(Books):
         if run.finished is None and run.main.parked is None:
             return
         self.append(name, ev.Resumed(by, reopen=True))
-        self._go_on(run)
+        self.drive_on(run)
 
-    def _go_on(self, run: Run) -> None:
+    def drive_on(self, run: Run) -> None:
+        """Send every (sub-)run of it to its agent that has not ended and waits for nobody."""
         for sub in list(run.subs.values()):
             if sub.finished is not None:
                 continue

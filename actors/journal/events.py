@@ -25,6 +25,7 @@ from understudy.actors.agents.models import ModelReply
 from understudy.actors.journal.event import Effect as Effect
 from understudy.actors.journal.event import Event as Event
 from understudy.actors.journal.event import Status as Status
+from understudy.actors.journal.fork_events import Forked as Forked
 from understudy.actors.journal.guard_events import BudgetBreached as BudgetBreached
 from understudy.actors.journal.guard_events import BudgetDenied as BudgetDenied
 from understudy.actors.journal.guard_events import BudgetLow as BudgetLow
@@ -370,6 +371,7 @@ AnyEvent = (
     | Escalated
     | GaveUp
     | Pruned
+    | Forked
 )
 
 COMMANDS: Final = (

@@ -17,7 +17,7 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold_steps import STEPS, Handler, add_note, close
 from understudy.actors.journal.shown import show_task
-from understudy.actors.journal.state import Doubt, Run, Stood, Sub, Yes
+from understudy.actors.journal.state import Changed, Doubt, Run, Stood, Sub, Yes
 from understudy.actors.journal.view import View
 
 OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
@@ -33,6 +33,10 @@ OUTCOMES: Final[frozenset[type[ev.Event]]] = frozenset(
     }
 )
 """Events by which a run gets on: `Run.fruitless` counts the processes that took it up since the last of them."""
+
+
+_BEGIN_ANEW: Final[frozenset[type[ev.Event]]] = frozenset({ev.Resumed, ev.Forked})
+"""The time before them was another process's."""
 
 
 def fold(records: Iterable[Record], state: Run | None = None) -> Run:
@@ -62,7 +66,7 @@ def apply(run: Run, record: Record) -> Run:
 
 def _tick(run: Run, record: Record, kind: type[ev.Event]) -> None:
     before, now = run.mono, record.mono
-    if before is not None and now > before and kind is not ev.Resumed and not run.resting:
+    if before is not None and now > before and kind not in _BEGIN_ANEW and not run.resting:
         run.spend.alive += now - before
     if not run.seq:
         run.started_at = record.at
@@ -104,6 +108,7 @@ def _sub_started(run: Run, record: Record, event: ev.SubStarted) -> None:
     run.last_sub = max(run.last_sub, record.sub)
     if event.parent in run.subs:
         run.subs[event.parent].children += 1
+    _take_over(run, sub)
     show_task(sub)
 
 
@@ -182,6 +187,29 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     sub.temperature, sub.switched, sub.model = None, "", ""
     sub.lows, sub.closed = set(), {}
     sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
+    _take_over(run, sub)
+
+
+def _forked(run: Run, record: Record, event: ev.Forked) -> None:
+    """Nobody drives it yet; what somebody wanted of the other run, and what its ledger said, does not hold here."""
+    run.stop, run.fruitless = None, 0
+    if event.agent:
+        run.changed[event.agent] = Changed(event.instructions, event.model)
+    for sub in run.subs.values():
+        if sub.finished is not None:
+            continue
+        sub.parked, sub.path, sub.incarnation, sub.rest_until = None, "", 0, 0.0
+        sub.denied = sub.denied if sub.concluding else None
+        if sub.agent == event.agent:
+            _take_over(run, sub)
+
+
+def _take_over(run: Run, sub: Sub) -> None:
+    """The agent that a (sub-)run is at has what a fork has put in the place of its own."""
+    changed = run.changed.get(sub.agent) if run.changed else None
+    sub.instructions = changed.instructions if changed is not None else None
+    if changed is not None and changed.model:
+        sub.model, sub.switched, sub.failures = changed.model, "", 0
 
 
 def _parked(run: Run, record: Record, event: ev.Parked) -> None:
@@ -288,8 +316,12 @@ def _approval_asked(run: Run, record: Record, event: ev.ApprovalAsked) -> None:
 
 def _approval_given(run: Run, record: Record, event: ev.ApprovalGiven) -> None:
     yes = run.approvals[event.approval]
-    if yes.state == "pending":
-        yes.state, yes.by, yes.digest = "granted", event.by, event.digest
+    if yes.state != "pending":
+        return
+    yes.state, yes.by, yes.digest, yes.arguments = "granted", event.by, event.digest, event.arguments
+    state = run.subs[yes.sub].find(yes.asked.step, yes.asked.index)
+    if state is not None and event.arguments:
+        state.edited, state.editor = event.arguments, event.by
 
 
 def _approval_refused(run: Run, record: Record, event: ev.ApprovalRefused) -> None:
@@ -320,7 +352,7 @@ def _doubt_settled(run: Run, record: Record, event: ev.DoubtSettled) -> None:
     state = run.subs[doubt.sub].find(*at)
     if state is not None:  # it did not happen: the call is planned anew, and needs a new yes
         state.asked, state.doubt, state.approval = None, "", ""
-        state.seq = 0
+        state.seq, state.edited, state.editor = 0, "", ""
 
 
 def _backed_off(run: Run, record: Record, event: ev.BackedOff) -> None:
@@ -352,4 +384,5 @@ _HANDLERS: Final[Mapping[type[ev.Event], Handler]] = {
     ev.InDoubt: _in_doubt,
     ev.DoubtSettled: _doubt_settled,
     ev.BackedOff: _backed_off,
+    ev.Forked: _forked,
 }

@@ -11,7 +11,7 @@ When the store fails, nothing after the failure is written: every later append a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -26,7 +26,7 @@ from understudy.actors.errors import (
     StaleWriter,
 )
 from understudy.actors.journal.durability import profile_of
-from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Record, decode
+from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Forked, Record, decode
 from understudy.actors.journal.pruned_events import PRUNED, Pruned
 from understudy.actors.journal.sealing import sealed
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
@@ -224,6 +224,30 @@ class Journal:
         self._waiters = []
         if self.on_failure is not None:
             self.on_failure(error)
+
+    async def begin(self, records: Sequence[Record]) -> list[Record]:
+        """Write a whole new stream, `records` from number 1 on, at once; they are there when it returns, or none is.
+
+        Gives the records as they will be read back. Listeners are told of its last fork and what follows. Raises what
+        `append` and the store raise.
+        """
+        self._check_usable()
+        run, made, rows, crc = records[0].run, list[Record](), list[Row](), 0
+        for each in records:
+            record, payload = sealed(each)
+            crc = chain(crc, run, record.seq, payload)
+            made.append(record)
+            rows.append(Row(run, record.seq, payload, len(payload), crc))
+        self._heads[run] = (len(rows), crc)
+        try:
+            await self.store.write(rows, [record.at for record in made])
+        except BaseException:
+            self._heads.pop(run, None)
+            raise
+        told = max((record.seq for record in made if isinstance(record.event, Forked)), default=1)
+        for record in made[told - 1 :]:
+            self.listeners.tell(record)
+        return made
 
     async def prune(self, runs: Mapping[str, int], event: Pruned) -> None:
         """Remove the streams of `runs`, and append `event` to the stream `@pruned`, in one write that is done at once.

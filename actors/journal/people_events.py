@@ -21,12 +21,17 @@ class ApprovalAsked(Event, frozen=True):
 
 
 class ApprovalGiven(Event, frozen=True):
-    """Somebody said yes to exactly `digest`."""
+    """Somebody said yes to exactly `digest`, under the policy as it then was: `version` is a digest of its rule.
+
+    With `arguments` to a call that was changed: with those instead of the ones that were asked for.
+    """
 
     approval: str
     by: str
     digest: str
     policy: str
+    arguments: str = ""
+    version: str = ""
 
 
 class ApprovalRefused(Event, frozen=True):

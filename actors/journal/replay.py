@@ -49,6 +49,7 @@ class ReplayReport(Struct, frozen=True):
 def replay(records: Sequence[Record], policies: Mapping[str, Policy]) -> ReplayReport:
     """Replay one whole stream under `policies` (by agent name). Raises `ValueError` for an empty one.
 
+    Of a fork, what was taken over from the other run is believed: it was decided there, with what the agents were then.
     A run of a session goes on with the window of another: raises `UsageError` unless it was completed (see
     `sessions.completed`).
     """
@@ -57,8 +58,9 @@ def replay(records: Sequence[Record], policies: Mapping[str, Policy]) -> ReplayR
     run = Run(complete(records, {})[0].run)
     steps = sum(isinstance(record.event, ev.ModelAsked) for record in records)
     compared = 0
+    own = max((record.seq for record in records if isinstance(record.event, ev.Forked)), default=0)
     for record in records:
-        if _is_command(record.event):
+        if record.seq > own and _is_command(record.event):
             difference = _compare(run, record, policies)
             if difference is not None:
                 recorded, now = difference
@@ -104,7 +106,8 @@ def _told(run: Run, sub: Sub, event: ev.AnyEvent, command: Command | PlannedCall
     return describe_event(event), describe(command)
 
 
-def _short(text: str, limit: int = 200) -> str:
+def shortened(text: str, limit: int = 200) -> str:
+    """A text of at most so many characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -115,25 +118,25 @@ def describe_event(event: ev.AnyEvent) -> str:
             what = "summarise" if event.covers else "call model"
             return f"{what}, step {event.step}"
         case ev.Compacted():
-            return _short(f"compact by {event.rule}: {event.tokens} → {event.left} tokens; {event.text}")
+            return shortened(f"compact by {event.rule}: {event.tokens} → {event.left} tokens; {event.text}")
         case ev.ToolAsked():
-            return _short(f"call {event.name}({event.arguments})")
+            return shortened(f"call {event.name}({event.arguments})")
         case ev.ToolRejected():
-            return _short(f"reject {event.name}({event.arguments}): {event.error}")
+            return shortened(f"reject {event.name}({event.arguments}): {event.error}")
         case ev.OutputRejected():
-            return _short(f"reject the answer: {event.error}")
+            return shortened(f"reject the answer: {event.error}")
         case ev.ModelSwitched():
-            return _short(f"ask the model {event.model} instead: {event.reason}")
+            return shortened(f"ask the model {event.model} instead: {event.reason}")
         case ev.OutputChecked():
-            return _short(f"check the answer of step {event.step} with {event.check}")
+            return shortened(f"check the answer of step {event.step} with {event.check}")
         case ev.Moved():
             return _move(event.source, event.to, event.cause, event.event)
         case ev.Judged():
             return _verdict(event.verdict.rule, event.verdict.what, type(event.verdict.response).__name__, event.note)
         case ev.ApprovalAsked():
-            return _short(f"ask for a yes to {event.name}({event.arguments})")
+            return shortened(f"ask for a yes to {event.name}({event.arguments})")
         case ev.HandedOff():
-            return _short(f"hand off to {event.to}: {event.message}")
+            return shortened(f"hand off to {event.to}: {event.message}")
         case ev.Finished():
             return _end(event.status, event.output, event.reason)
         case _:
@@ -147,19 +150,19 @@ def describe(command: Command | PlannedCall) -> str:
             what = "summarise" if command.covers else "call model"
             return f"{what}, step {command.step}"
         case cmd.Compact():
-            return _short(f"compact by {command.rule}: {command.tokens} → {command.left} tokens; {command.text}")
+            return shortened(f"compact by {command.rule}: {command.tokens} → {command.left} tokens; {command.text}")
         case cmd.CallTools():
             return "; ".join(describe(call) for call in command.calls)
         case PlannedCall():
-            return _short(f"call {command.name}({command.arguments})")
+            return shortened(f"call {command.name}({command.arguments})")
         case cmd.Reject():
-            return _short(f"reject {command.name}({command.arguments}): {command.error}")
+            return shortened(f"reject {command.name}({command.arguments}): {command.error}")
         case cmd.RejectOutput():
-            return _short(f"reject the answer: {command.error}")
+            return shortened(f"reject the answer: {command.error}")
         case cmd.SwitchModel():
-            return _short(f"ask the model {command.model} instead: {command.reason}")
+            return shortened(f"ask the model {command.model} instead: {command.reason}")
         case cmd.CheckOutput():
-            return _short(f"check the answer of step {command.step} with {command.check}")
+            return shortened(f"check the answer of step {command.step} with {command.check}")
         case cmd.Move():
             seconds = f", for {command.seconds:g} s" if command.seconds is not None else ""
             return _move(command.source, command.to, command.cause, command.event) + seconds
@@ -167,9 +170,9 @@ def describe(command: Command | PlannedCall) -> str:
             verdict = command.verdict
             return _verdict(verdict.rule, verdict.what, type(verdict.response).__name__, command.note)
         case cmd.AskYes():
-            return _short(f"ask for a yes to {command.name}({command.arguments})")
+            return shortened(f"ask for a yes to {command.name}({command.arguments})")
         case cmd.HandOff():
-            return _short(f"hand off to {command.to}: {command.message}")
+            return shortened(f"hand off to {command.to}: {command.message}")
         case cmd.Finish():
             return _end(command.status, command.output, command.reason)
         case _:
@@ -177,7 +180,7 @@ def describe(command: Command | PlannedCall) -> str:
 
 
 def _verdict(rule: str, what: str, response: str, note: str) -> str:
-    return _short(f"verdict {rule} ({what}): {response.lower()}{f', note {note!r}' if note else ''}")
+    return shortened(f"verdict {rule} ({what}): {response.lower()}{f', note {note!r}' if note else ''}")
 
 
 def _move(source: str, to: str, cause: str, event: str) -> str:
@@ -185,6 +188,6 @@ def _move(source: str, to: str, cause: str, event: str) -> str:
 
 
 def _end(status: str, output: str, reason: str) -> str:
-    return _short(
+    return shortened(
         f"finish {status}{f' ({reason})' if reason else ''}: {output}" if output else f"finish {status} ({reason})"
     )

@@ -17,6 +17,10 @@ from understudy.actors.journal.view import View
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9_-]")
 REPAIR: Final = "Your answer is not valid: {error}. Answer again with JSON that fits the schema, and nothing else."
 UNDONE: Final = "error: it has no result, the run ended before it came"
+EDITED: Final = (
+    "Note from the supervisor: {by} approved this call with other arguments than you asked for. It was made with:"
+    " {arguments}"
+)
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -75,6 +79,13 @@ def _calls(states: list[CallState]) -> tuple[ToolCall, ...]:
 
 
 def _told(call: CallState) -> str:
+    said = _outcome(call)
+    if not call.edited:
+        return said
+    return f"{EDITED.format(by=call.editor, arguments=call.edited)}\n{said}"
+
+
+def _outcome(call: CallState) -> str:
     if call.ok:
         return call.outcome
     return f"error: {call.outcome or call.kind}" if call.done else UNDONE

@@ -115,7 +115,10 @@ class Spend(Struct, gc=False):
 
 
 class Yes(Struct):
-    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`."""
+    """An approval as far as it has come: `pending`, `granted`, `refused` or `used`.
+
+    `digest` and `arguments` are those of the yes; no `arguments` are those that were asked for.
+    """
 
     id: str
     sub: int
@@ -125,6 +128,7 @@ class Yes(Struct):
     reason: str = ""
     digest: str = ""
     seq: int = 0
+    arguments: str = ""
 
 
 class Doubt(Struct):
@@ -148,7 +152,10 @@ class Estimate(Struct, frozen=True):
 
 
 class CallState(Struct, gc=False):
-    """One call of a turn. `outcome` is JSON when `ok`, else the error text."""
+    """One call of a turn. `outcome` is JSON when `ok`, else the error text.
+
+    `edited` are the arguments that `editor` put in the place of the model's, "" for none.
+    """
 
     call: ToolCall
     asked: ev.ToolAsked | None = None
@@ -160,6 +167,13 @@ class CallState(Struct, gc=False):
     doubt: str = ""
     recorded: dict[str, str] = field(default_factory=dict[str, str])
     seq: int = 0
+    edited: str = ""
+    editor: str = ""
+
+    @property
+    def arguments(self) -> str:
+        """What it is made with: what the model asked for, or what the person who approved it made of that."""
+        return self.edited or self.call.arguments
 
 
 class Turn(Struct, gc=False):
@@ -225,7 +239,7 @@ class Sub(Struct, gc=False):
     switched: str = ""
     """Why the fallback model is asked, "" while the agent's own is."""
     model: str = ""
-    """The model that a restart has put in the place of the agent's own, by name."""
+    """The model that a restart or a fork has put in the place of the agent's own, by name."""
     last_failure: ev.ModelFailed | None = None
     repairs: int = 0
     closed: dict[str, int] = field(default_factory=dict[str, int])
@@ -248,6 +262,8 @@ class Sub(Struct, gc=False):
     lows: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     children: int = 0
     concluding: bool = False
+    instructions: str | None = None
+    """What a fork has put in the place of the agent's own; None for nothing."""
 
     @property
     def last(self) -> Turn | None:
@@ -276,13 +292,20 @@ class Sub(Struct, gc=False):
         return turn.calls[index] if turn is not None and index < len(turn.calls) else None
 
 
+class Changed(Struct, frozen=True):
+    """What an agent has in place of its own since the run was forked; None and "" for nothing."""
+
+    instructions: str | None = None
+    model: str = ""
+
+
 class Run(Struct, gc=False):
     """The state of a run: its sub-runs by number, and what belongs to all of them.
 
     `tickets` are the reservations of calls in flight, `booked` is what was spent by the pools it was charged to,
     `estimates` are the parts of it that are caps and not bills, by ticket. `before` is the window of the run of its
     `session` before it, given to a fold that is to know what the model is shown. `last_sub` is the highest number of a
-    sub-run that was asked for.
+    sub-run that was asked for. `changed` is what agents have in place of their own, by name.
     """
 
     id: str
@@ -312,6 +335,7 @@ class Run(Struct, gc=False):
     started_at: float = 0.0
     last_at: float = 0.0
     mono: float | None = None
+    changed: dict[str, Changed] = field(default_factory=dict[str, Changed])
 
     @property
     def main(self) -> Sub:

@@ -286,7 +286,7 @@ def check_numbers(streams: Streams) -> list[str]:
 
     Of the events of one path in one stream, none may be of a lower incarnation than one before it. A run that had ended
     and was taken up again by a person (`Resumed` with `reopen`) begins anew in that: a process counts on from the
-    incarnations that unfinished runs know of.
+    incarnations that unfinished runs know of. So does one that was forked: it is another run's until then.
     """
     found: list[str] = []
     for run, rows in streams.items():
@@ -306,7 +306,7 @@ def _misnamed(row: Row, current: dict[str, int]) -> list[str]:
     found = []
     if (record.run, record.seq) != (row.run, row.seq):
         found.append(f"{row.run}:{row.seq} calls itself {record.place}")
-    if isinstance(record.event, ev.Resumed) and record.event.reopen:
+    if isinstance(record.event, ev.Forked) or (isinstance(record.event, ev.Resumed) and record.event.reopen):
         current.clear()
     latest = current.setdefault(record.path, record.incarnation)
     if record.incarnation and record.incarnation < latest:

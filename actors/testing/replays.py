@@ -8,32 +8,29 @@
     states = await record_states(store)                         # and how each run stood, for an understudy of next year
     check_history(histories, System(desk).tree.policies, states=states).check()
 
-A history is text, one event a line, each under the checksum that chains its stream. Cut anywhere it opens to a prefix;
-anything else that was changed is `JournalDamaged`. No model and no tool is run, and nothing is written.
+A history is what `understudy export` writes, see `journal.history`. No model and no tool is run, nothing is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from understudy.actors.agents.policy import Policy
-from understudy.actors.errors import JournalDamaged, UnknownRun, UsageError
-from understudy.actors.journal.events import VERSION, Record, decode, is_run
+from understudy.actors.errors import JournalDamaged, UsageError
+from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.fold import fold
+from understudy.actors.journal.history import read_history as read_history
+from understudy.actors.journal.history import record_history as record_history
+from understudy.actors.journal.history import write_history as write_history
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
 from understudy.actors.journal.sessions import complete
-from understudy.actors.journal.store import JournalStore, Row, chain
+from understudy.actors.journal.store import JournalStore
 from understudy.actors.testing.folded import State, told
 from understudy.actors.testing.journal_checks import check_old
-
-_TITLE: Final = "understudy history"
-_HEADERS: Final = [f"{_TITLE} {version}\n".encode() for version in range(1, VERSION + 1)]
-_HEADER: Final = _HEADERS[-1]
 
 
 class Replays(Struct, frozen=True):
@@ -137,31 +134,6 @@ def fold_all(streams: Mapping[str, Sequence[Record]], runs: Iterable[str] | None
     return {run: told(fold(complete(streams[run], streams))) for run in wanted}
 
 
-# --- histories -------------------------------------------------------------------------------------------
-
-
-async def record_history(store: JournalStore, runs: Iterable[str] | None = None) -> bytes:
-    """The streams of `runs` (default: every finished run) as bytes to keep. `store` is not open, as in `check_replay`.
-
-    They hold what the journal holds: prompts, replies, arguments and results, in clear. Raises `UnknownRun` for a run
-    that is not there, `JournalDamaged` for one that is damaged.
-    """
-    await store.open(owner=False)
-    try:
-        known = [head.run for head in await store.heads() if is_run(head.run)]
-        wanted = known if runs is None else list(runs)
-        lines: list[bytes] = []
-        for run in wanted:
-            if run not in known:
-                raise UnknownRun(f"no run {run!r} in {store.path}")
-            rows = await store.read(run)
-            if runs is not None or fold(decode_rows(store.path, rows)).finished is not None:
-                lines += [_line(row) for row in rows]
-    finally:
-        await store.aclose()
-    return _HEADER + b"".join(lines)
-
-
 async def record_states(store: JournalStore) -> bytes:
     """How every run of a journal stands, ended or not, as JSON to keep beside its history. `store` is not open yet.
 
@@ -181,79 +153,3 @@ def read_states(states: bytes) -> dict[str, State]:
         return dict(msgspec.json.decode(states, type=dict[str, dict[str, object]])) if states else {}
     except msgspec.MsgspecError as error:
         raise UsageError(f"states: not what record_states made: {error}") from error
-
-
-def _line(row: Row) -> bytes:
-    return b"%08x %d %s\n" % (row.crc, row.length, row.payload)
-
-
-def read_history(data: bytes, *, name: str = "history") -> dict[str, list[Record]]:
-    """The streams of a history, verified, in the order in which they were recorded.
-
-    A last line without its end is left out: what is cut anywhere opens to a prefix. Raises `JournalDamaged` with run
-    and number of the first event that is not as it was, under `name`; for the first line or one that says neither, the
-    run is `@line` and the number that of the line.
-    """
-    return {run: decode_rows(name, rows) for run, rows in _verified(data, name).items()}
-
-
-async def write_history(store: JournalStore, data: bytes) -> list[str]:
-    """Put a history into a new journal, so that the commands can be run on it; the ids of its runs.
-
-    `store` is not open yet; it is opened as its owner, and closed. Raises `JournalDamaged` as `read_history`, before
-    anything is written, and `JournalError` for a journal that holds one of the runs, is owned or cannot be written.
-    """
-    read_history(data)
-    streams = _verified(data, "history")
-    await store.open(owner=True)
-    try:
-        for rows in streams.values():
-            await store.write(rows, [decode(row.payload).at for row in rows])
-    finally:
-        await store.aclose()
-    return list(streams)
-
-
-def _verified(data: bytes, name: str) -> dict[str, list[Row]]:
-    lines = data.split(b"\n")[:-1]
-    if not lines:
-        if any(header.startswith(data) for header in _HEADERS):
-            return {}
-        raise JournalDamaged(name, "@line", 1, "not a history")
-    if lines[0] + b"\n" not in _HEADERS:
-        raise JournalDamaged(name, "@line", 1, f"not a history of version 1 to {VERSION}: {_shown(lines[0])}")
-    streams: dict[str, list[Row]] = {}
-    crcs: dict[str, int] = {}
-    for number, line in enumerate(lines[1:], 2):
-        row = _row(name, number, line)
-        stream = streams.setdefault(row.run, [])
-        if row.seq != len(stream) + 1:
-            raise JournalDamaged(name, row.run, len(stream) + 1, f"event {row.seq} is in its place")
-        crcs[row.run] = chain(crcs.get(row.run, 0), row.run, row.seq, row.payload)
-        if crcs[row.run] != row.crc:
-            raise JournalDamaged(name, row.run, row.seq, "checksum does not match")
-        stream.append(row)
-    return streams
-
-
-class _Place(Struct):
-    """What of an event says where it belongs."""
-
-    run: str
-    seq: int
-
-
-def _row(name: str, number: int, line: bytes) -> Row:
-    parts = line.split(b" ", 2)
-    try:
-        crc, length, payload = int(parts[0], 16), int(parts[1]), parts[2]
-        place = msgspec.json.decode(payload, type=_Place)
-    except (IndexError, ValueError, msgspec.MsgspecError) as error:
-        raise JournalDamaged(name, "@line", number, f"not an event: {_shown(line)}") from error
-    if length != len(payload):
-        raise JournalDamaged(name, place.run, place.seq, f"{len(payload)} bytes where {length} were written")
-    return Row(place.run, place.seq, payload, length, crc)
-
-
-def _shown(line: bytes) -> str:
-    return repr(line[:40])

@@ -7,16 +7,19 @@ run; without an app it leaves the answer in the inbox for the next owner, says s
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from understudy.actors.agents.answers import Word
+import msgspec
+
+from understudy.actors.agents.answers import Word, as_json
 from understudy.actors.agents.results import Result, Waiting
 from understudy.actors.errors import JournalOwned, UsageError
 from understudy.actors.journal.state import Doubt, Run
 from understudy.supervisors.operator import ending
 from understudy.supervisors.operator.desk import ConnectOptions, Desk
 from understudy.supervisors.operator.inbox import (
+    changed,
     check_answerable,
     described,
     find_doubt,
@@ -38,20 +41,25 @@ ROUNDS: Final = 100
 
 async def answer(shell: Shell, args: Namespace) -> int:
     """`understudy approve ID` and `understudy refuse ID`."""
-    by = _by(args)
+    by = by_of(args)
     path = await shell.journal(args.journal)
     async with reading(path) as reader:
         run, yes = await find_yes(reader, args.id)
         check_answerable(yes, by, shell.clock.wall())
         shell.fact(*described(yes, shell.clock.wall()))
         options = shell.options(args.app, reader)
-        word = Word(yes.id, by, reason=args.reason, digest=yes.asked.digest)
+        changes = _changes(args)
+        if changes is not None:
+            policies = shell.configured(options, await reader.records(run.id)) if options.runnable else None
+            shell.fact(*changed(run, yes, changes, policies))
+        edit = "" if changes is None else as_json(changes, "--edit")
+        word = Word(yes.id, by, reason=args.reason, digest=yes.asked.digest, arguments=edit)
         if await reader.owned() or not options.runnable:
             return await _post(shell, reader, options, args.command, word, run.id)
 
     async def act(desk: Desk) -> str:
         if args.command == "approve":
-            return await desk.approve(yes.id, by=by)
+            return await desk.approve(yes.id, by=by, arguments=changes)
         return await desk.refuse(yes.id, by=by, reason=args.reason)
 
     try:
@@ -61,7 +69,18 @@ async def answer(shell: Shell, args: Namespace) -> int:
             return await _post(shell, reader, options, args.command, word, run.id)
 
 
-def _by(args: Namespace) -> str:
+def _changes(args: Namespace) -> dict[str, object] | None:
+    """What `--edit` says. Raises `UsageError` for anything but a JSON object."""
+    if args.edit is None:
+        return None
+    try:
+        return msgspec.json.decode(args.edit.encode("utf-8", "replace"), type=dict[str, object])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UsageError(f"--edit is no JSON object of arguments: {error}") from error
+
+
+def by_of(args: Namespace) -> str:
+    """Who answers. Raises `UsageError` for nobody."""
     by: str = login() if args.by is None else args.by
     if not by.strip():
         raise UsageError("--by is empty: say who answers")
@@ -107,26 +126,28 @@ def _answered(run: Run, name: str) -> str:
 async def _drive(shell: Shell, args: Namespace, options: ConnectOptions, act: Callable[[Desk], Awaitable[str]]) -> int:
     """Own the journal, do `act`, and run on to the end of the run it names."""
     async with shell.connect(options) as desk:
-        view = await _view(shell, args, options)
+        view = await view_of(shell, args, options)
         with listening(view, desk.listen):
             run = await act(desk)
             result = await desk.resume(run)
-        await _end(shell, args, options, result)
+        await end(shell, args, options, result)
     return ending.exit_code(result.status)
 
 
-async def _view(shell: Shell, args: Namespace, options: ConnectOptions) -> LiveView:
-    """A view that knows the past of every run that has not ended."""
+async def view_of(
+    shell: Shell, args: Namespace, options: ConnectOptions, upto: Mapping[str, int] | None = None
+) -> LiveView:
+    """A view that knows the past of every run; of those in `upto`, up to that event."""
     async with reading(options.journal) as reader:
         known = tuple(reader.runs)
         view = LiveView(shell.stderr, plain=args.plain, short=lambda run: shorten(run, known))
         for run in known:
             records = await reader.records(run)
-            view.learn(records)
+            view.learn(records[: (upto or {}).get(run)])
     return view
 
 
-async def _end(shell: Shell, args: Namespace, options: ConnectOptions, result: Result[Any]) -> None:  # Any: see Desk
+async def end(shell: Shell, args: Namespace, options: ConnectOptions, result: Result[Any]) -> None:  # Any: see Desk
     """The last lines of a run; the result itself as data if it was asked for."""
     async with reading(options.journal) as reader:
         short = reader.short(result.run)
@@ -164,7 +185,7 @@ async def doubts(shell: Shell, args: Namespace) -> int:
     path = await shell.journal(args.journal)
     if args.id is None:
         return await _list_doubts(shell, path)
-    by = _by(args)
+    by = by_of(args)
     async with reading(path) as reader:
         run, doubt = await find_doubt(reader, args.id)
         if doubt.settled is not None:
@@ -206,7 +227,7 @@ async def _list_doubts(shell: Shell, path: str) -> int:
 async def release(shell: Shell, args: Namespace) -> int:
     """`understudy release`: list the agents that take no requests; with a name, let one of them take them again."""
     path = await shell.journal(args.journal)
-    by = _by(args)
+    by = by_of(args)
     async with reading(path) as reader:
         held = await quarantined(reader)
         if args.agent is None:
@@ -255,7 +276,7 @@ async def _post_release(shell: Shell, reader: Reader, options: ConnectOptions, w
 
 async def resume(shell: Shell, args: Namespace) -> int:
     """`understudy resume [RUN]`: drive one run, or every unfinished one, on until it ends or waits for somebody."""
-    by = _by(args)
+    by = by_of(args)
     async with reading(await shell.journal(args.journal)) as reader:
         wanted = reader.resolve(args.run) if args.run is not None else None
         if wanted is not None and wanted.seq:
@@ -277,13 +298,13 @@ async def resume(shell: Shell, args: Namespace) -> int:
 
 
 async def _resume_one(shell: Shell, args: Namespace, options: ConnectOptions, desk: Desk, run: str, by: str) -> int:
-    with listening(await _view(shell, args, options), desk.listen):
+    with listening(await view_of(shell, args, options), desk.listen):
         result = await desk.resume(run)
         for _ in range(ROUNDS):
             if not args.yes or not await _agreed(shell, desk, result, by):
                 break
             result = await desk.resume(run)
-    await _end(shell, args, options, result)
+    await end(shell, args, options, result)
     return ending.exit_code(result.status)
 
 

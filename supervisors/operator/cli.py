@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, TextIO
 
 from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
-from understudy.supervisors.operator import answering, keeping, looking
+from understudy.supervisors.operator import answering, comparing, exporting, forking, keeping, looking
 from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
@@ -37,6 +37,9 @@ _ABOUT: Final[Mapping[str, str]] = {
     "why": "what went wrong in a run, with proof",
     "machine": "the state machine of a run's agent and the way it took, as a Mermaid diagram",
     "replay": "decide a run again from its journal and compare",
+    "export": "whole runs as one file that replays without the journal",
+    "diff": "where two runs part, or a run and today's code, and what it costs",
+    "fork": "a new run that goes on from an event of another, with something changed",
     "guards": "the guards of the agents: armed, or fired in a run, and when last",
     "prune": "remove runs that ended long ago, and that nobody needs",
     "salvage": "what verifies of a damaged journal, in a new file",
@@ -103,9 +106,11 @@ def _parser(command: str) -> _Parser:
     match command:
         case "approve" | "refuse":
             parser.answers().add_argument("id", metavar="ID", help="the approval: a1, or 7f3a-a1")
-            parser.set_defaults(reason="")
+            parser.set_defaults(reason="", edit=None)
             if command == "refuse":
                 parser.add_argument("--reason", metavar="TEXT", help="why not; the agent is told")
+            else:
+                parser.add_argument("--edit", metavar="JSON", help='arguments to change, as {"cents": 5}')
         case "resume":
             parser.answers().place(default=None)
             parser.add_argument("--yes", action="store_true", help="say yes to everything that is asked")
@@ -124,8 +129,26 @@ def _parser(command: str) -> _Parser:
             how.add_argument("--json", action="store_true", help="every event as JSON, one a line")
             parser.add_argument("--actor", metavar="NAME", help="of one actor or pool only")
             parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
-        case "replay" | "machine":
+        case "replay":
             parser.place().app()
+            parser.add_argument("--guards", metavar="MODULE:ATTR", help="what these guards would have stopped instead")
+        case "machine":
+            parser.place().app()
+        case "export":
+            parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUN)
+            parser.add_argument("--to", metavar="FILE", required=True, help="the file to make")
+        case "diff":
+            parser.add_argument("run", metavar="RUN", help=_RUN)
+            parser.add_argument("other", metavar="RUN2", nargs="?", help="the run to compare it with")
+            parser.app().add_argument("--now", action="store_true", help="compare it with what today's code decides")
+            parser.add_argument("--json", action="store_true", help="as one line of JSON")
+        case "fork":
+            parser.answers().add_argument("run", metavar="RUN", help=_RUN)
+            parser.add_argument("--at", metavar="EVENT", help="the last event that is taken over; or RUN:EVENT")
+            parser.add_argument("--agent", metavar="NAME", help="whose; by default the one that the event belongs to")
+            parser.add_argument("--instructions", metavar="TEXT", help="other instructions, from there on")
+            parser.add_argument("--model", metavar="NAME", help="another model that the agent has, from there on")
+            parser.add_argument("--result", metavar="JSON", help="another result of the call that the event ends")
         case "prune":
             parser.add_argument("--ended-before", metavar="AGE", required=True, help="30d, 12h, 90m: so long ago")
             parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
@@ -152,6 +175,9 @@ _COMMANDS: Final[Mapping[str, Command]] = {
     "why": looking.show_why,
     "machine": looking.show_machine,
     "replay": looking.replay,
+    "fork": forking.fork,
+    "diff": comparing.diff,
+    "export": exporting.export,
     "guards": looking.show_guards,
     "prune": keeping.prune_journal,
     "salvage": keeping.salvage_file,

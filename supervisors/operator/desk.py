@@ -17,11 +17,15 @@ DEMO: Final = "understudy.demo"
 
 @dataclass(frozen=True)
 class ConnectOptions:
-    """Where to connect: the journal's file, the app as `module:attribute` (None: see `meta`), the journal's meta."""
+    """Where to connect: the journal's file, the app as `module:attribute` (None: see `meta`), the journal's meta.
+
+    `guards`: whose guards the agents are under, as `module:attribute`; None for those of the app.
+    """
 
     journal: str
     app: str | None
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
+    guards: str | None = None
 
     @property
     def runnable(self) -> bool:
@@ -32,8 +36,11 @@ class ConnectOptions:
 class Desk(Protocol):
     """A system that owns the journal, as far as people need it."""
 
-    async def approve(self, approval: str, *, by: str) -> str:
-        """Say yes; the run it belongs to. Raises `UnknownRun`, `UsageError` (not allowed, expired, answered)."""
+    async def approve(self, approval: str, *, by: str, arguments: Mapping[str, object] | None = None) -> str:
+        """Say yes, to the call with changed `arguments` if there are any; the run it belongs to.
+
+        Raises `UnknownRun`, `UsageError` (not allowed, expired, answered, arguments that do not fit).
+        """
         ...
 
     async def refuse(self, approval: str, *, by: str, reason: str = "") -> str:
@@ -42,6 +49,20 @@ class Desk(Protocol):
 
     async def settle(self, doubt: str, *, did: bool, by: str) -> str:
         """Say whether a call in doubt happened; the run it belongs to. Raises `UnknownRun`, `UsageError`."""
+        ...
+
+    async def fork(
+        self,
+        run: str,
+        *,
+        at: int,
+        instructions: str | None = None,
+        model: str = "",
+        result: object = ...,
+        agent: str = "",
+        by: str = "",
+    ) -> str:
+        """Begin a run that goes on from an event of another; its id. Raises `UnknownRun`, `UsageError`."""
         ...
 
     async def release(self, agent: str, *, by: str) -> None:
@@ -115,7 +136,10 @@ Connect = Callable[[ConnectOptions], AbstractAsyncContextManager[Desk]]
 """Opens the journal as its owner. Raises `JournalOwned` when a live process has it."""
 
 Configured = Callable[[ConnectOptions, list[Record]], Mapping[str, Policy]]
-"""The policies of the app's agents, by name, for a run. Raises `UsageError` for an app that cannot be had."""
+"""The policies of the app's agents, by name, for a run, under the guards that the options name.
+
+Raises `UsageError` for an app or guards that cannot be had.
+"""
 
 Replayer = Callable[[ConnectOptions, list[Record]], Replayed]
 """Replays a run without owning the journal and without network. Raises `UsageError` for an app that cannot be had."""

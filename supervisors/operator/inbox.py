@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 import anyio
 import msgspec
 
-from understudy.actors.agents.answers import Word
+from understudy.actors.agents.answers import Word, as_json, edited
+from understudy.actors.agents.commands import call_digest
+from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import held_in
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import QUARANTINE, Quarantined
@@ -82,6 +84,20 @@ def described(yes: Yes, now: float) -> list[str]:
         f"{'':>12}  digest {asked.digest} · policy {clean(asked.policy) or 'none'} · by {clean(who)} ·"
         f" expires in {hours}:{minutes:02} h",
     ]
+
+
+def changed(run: Run, yes: Yes, changes: Mapping[str, object], policies: Mapping[str, Policy] | None) -> list[str]:
+    """What a person must see who changes the arguments: what is changed; if the agents are known, the whole call that
+    the yes will be bound to.
+
+    Raises `UsageError` when it does not fit then; else the owner finds out.
+    """
+    edit = as_json(changes, "--edit")
+    if policies is None:
+        return [f"{'Changed':>12}  {call_text(yes.asked.name, edit, 0)}, the rest as asked"]
+    made = edited(policies.get(run.subs[yes.sub].agent), yes, edit) or yes.asked.arguments
+    digest = call_digest(yes.asked.name, made)
+    return [f"{'Changed':>12}  {call_text(yes.asked.name, made, 0)}", f"{'':>12}  digest {digest}"]
 
 
 async def post(reader: Reader, kind: str, word: Word, at: float) -> int:

@@ -216,7 +216,7 @@ def _status(sub: Sub, down: frozenset[str]) -> str:
 
 def _row(sub: Sub, status: str) -> str:
     call = next((c for c in sub.calls() if c.asked is not None and not c.done), None)
-    doing = call_text(call.call.name, call.call.arguments, 40) if call is not None and sub.finished is None else ""
+    doing = call_text(call.call.name, call.arguments, 40) if call is not None and sub.finished is None else ""
     if sub.parked is not None:
         doing = f"{sub.parked.on} {', '.join(each.rpartition('-')[2] for each in sub.parked.ids)}"
     name = name_of(sub.path or sub.agent)

@@ -13,7 +13,7 @@ from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record, encode
 from understudy.supervisors.operator.paths import Paths, is_actor
 from understudy.supervisors.operator.text import call_text, clean, count, duration, many, name_of, table
-from understudy.supervisors.operator.words import altered, correction, denial, nearing
+from understudy.supervisors.operator.words import altered, changes, correction, denial, nearing
 
 WHAT: Final = 56
 OUTCOME: Final = 40
@@ -142,6 +142,8 @@ class Log:
                 return self._new(record, path, "escalate", what, "× gave up")
             case ev.Resumed(by=by, reopen=reopen):
                 return self._new(record, path, "resume", "reopened" if reopen else "by another process", by)
+            case ev.Forked() as event:
+                return self._new(record, path, "fork", f"from {event.run}:{event.at}", changes(event))
             case ev.StopAsked(reason=reason, how=how, by=by):
                 return self._new(record, path, how, reason, by)
             case ev.Finished(status=status, reason=reason):
@@ -183,8 +185,9 @@ class Log:
                 return self._doubt(("call", sub, step, index), doubt)
             case ev.DoubtSettled(doubt=doubt, did=did, by=by):
                 return self._close(("doubt", doubt), f"{'did' if did else 'did not'} happen, says {by}")
-            case ev.ApprovalGiven(approval=approval, by=by):
-                return self._close(("approval", approval), f"✓ approved by {by}", since=record)
+            case ev.ApprovalGiven(approval=approval, by=by, arguments=changed):
+                text = f"✓ approved by {by}" + (f", changed to {changed}" if changed else "")
+                return self._close(("approval", approval), text, since=record)
             case ev.ApprovalRefused(approval=approval, by=by, reason=reason):
                 text = f"× refused by {by}" + (f": {reason}" if reason else "")
                 return self._close(("approval", approval), text, since=record)

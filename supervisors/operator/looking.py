@@ -15,11 +15,14 @@ import msgspec
 from understudy.actors.agents.diagram import mermaid, path_of
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import Record, RunStarted
+from understudy.actors.journal.history import HistoryStore
 from understudy.actors.journal.sessions import completed
 from understudy.supervisors.guards.listing import Armed, armed
+from understudy.supervisors.guards.whatif import WhatIf, what_if
 from understudy.supervisors.operator import log as logs
 from understudy.supervisors.operator import tree as trees
 from understudy.supervisors.operator import why as whys
+from understudy.supervisors.operator.comparing import spent
 from understudy.supervisors.operator.desk import Replayed
 from understudy.supervisors.operator.ending import COMPLETE, DIVERGED
 from understudy.supervisors.operator.reading import Place, Reader, folded, listed, reading
@@ -74,6 +77,8 @@ async def show_log(shell: Shell, args: Namespace) -> int:
         if args.follow:
             if place.seq:
                 raise UsageError("--follow shows a run as it grows; leave the event out")
+            if isinstance(reader.store, HistoryStore):
+                raise UsageError("--follow shows a run as it grows; a history does not grow")
             await _follow(shell, args, reader, place.run)
         else:
             _print_log(shell, args, place, records)
@@ -185,11 +190,13 @@ async def replay(shell: Shell, args: Namespace) -> int:
         place, records = await _stream(reader, args.run)
         if place.seq:
             raise UsageError(f"replay takes a whole run, {args.run!r} names an event")
-        options = shell.options(args.app, reader)
-        if not options.runnable:
+        options = shell.options(args.app, reader, args.guards)
+        if not options.runnable and options.guards is None:
             raise no_app(options, "replay")
         short = reader.short(place.run)
         records = await completed(records, reader.records)
+    if options.guards is not None:
+        return _under(shell, what_if(records, shell.configured(options, records)), short)
     began = shell.clock.monotonic()
     report = shell.replayer(options, records)
     return _replayed(shell, report, short, shell.clock.monotonic() - began)
@@ -208,6 +215,25 @@ def _replayed(shell: Shell, report: Replayed, short: str, seconds: float) -> int
         f"{'Diverged':>12}  at {short}:{report.at}, {name_of(report.path)} step {report.step}, after {before}",
         f"{'recorded':>12}  {clean(report.recorded, 400)}",
         f"{'now':>12}  {clean(report.now, 400)}",
-        f"{'Next':>12}  understudy log {short}:{report.at} --raw · why {short}",
+        f"{'Next':>12}  understudy fork {short} --at {max(1, (report.at or 1) - 1)} · diff {short} --now",
     )
     return DIVERGED
+
+
+def _under(shell: Shell, found: WhatIf, short: str) -> int:
+    """What other guards would have made of a run."""
+    lines: list[str] = []
+    if found.at is not None:
+        lines.append(f"{'Diverged':>12}  at {short}:{found.at}, {name_of(found.path)} step {found.step}")
+        lines += [f"{'recorded':>12}  {clean(found.recorded, 400)}", f"{'now':>12}  {clean(found.now, 400)}"]
+        most = "" if found.ends else "at most "
+        lines.append(f"{'saved':>12}  {most}{spent(found.saved)}")
+    else:
+        lines.append(f"{'Replayed':>12}  {short} · {many(found.events, 'event')}, {many(found.equal, 'verdict')}")
+    if found.unknown:
+        lines.append(f"{'unknown':>12}  no guards are given for {clean(listed(found.unknown))}")
+    if found.shared:
+        lines.append(f"{'shared':>12}  of {clean(listed(found.shared))} only what this run spent is known")
+    shell.data("identical" if found.at is None else f"diverged {short}:{found.at}")
+    shell.fact(*lines)
+    return COMPLETE if found.same else DIVERGED

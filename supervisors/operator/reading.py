@@ -17,6 +17,7 @@ from msgspec import Struct
 from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed, JournalForeign, UnknownRun, UsageError
 from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.fold import fold
+from understudy.actors.journal.history import TITLE, HistoryStore
 from understudy.actors.journal.journal import check_version, decode_rows
 from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import Head
@@ -52,7 +53,7 @@ class _Project(Struct, frozen=True):
 class Reader:
     """A journal opened without owning it. Nothing here writes events."""
 
-    def __init__(self, store: SQLiteStore, heads: Sequence[Head], meta: Mapping[str, str]) -> None:
+    def __init__(self, store: SQLiteStore | HistoryStore, heads: Sequence[Head], meta: Mapping[str, str]) -> None:
         self.store = store
         self.runs = [head.run for head in heads if is_run(head.run)]
         self.meta = meta
@@ -124,12 +125,18 @@ def folded(path: str, records: list[Record]) -> Run:
 
 @asynccontextmanager
 async def reading(path: str) -> AsyncGenerator[Reader, None]:
-    """Open the journal at `path` beside its owner, if any. Raises `JournalError`, and `UsageError` for a bad path."""
-    store = SQLiteStore(checked_path(path))
+    """Open the journal at `path` beside its owner, if any, or a history that was exported.
+
+    Raises `JournalError`, and `UsageError` for a bad path.
+    """
+    store: SQLiteStore | HistoryStore = SQLiteStore(checked_path(path))
     if not await anyio.to_thread.run_sync(os.path.exists, path):
         raise UsageError(f"{path}: no such journal")
     if await anyio.to_thread.run_sync(_is_empty, path):
         raise UsageError(f"{path}: an empty file, not a journal")
+    history = await anyio.to_thread.run_sync(_history, path)
+    if history is not None:
+        store = HistoryStore(path, history)
     await store.open(owner=False)
     try:
         meta = await store.meta()
@@ -137,6 +144,13 @@ async def reading(path: str) -> AsyncGenerator[Reader, None]:
         yield Reader(store, await store.heads(), meta)
     finally:
         await store.aclose()
+
+
+def _history(path: str) -> bytes | None:
+    """The bytes of a history, None for any other file."""
+    with open(path, "rb") as file:
+        begin = file.read(len(TITLE))
+        return begin + file.read() if begin == TITLE.encode() else None
 
 
 def _is_empty(path: str) -> bool:
@@ -191,11 +205,11 @@ def find_app(given: str | None, environ: Mapping[str, str], folder: Path) -> str
     Raises `UsageError` for one that is not `module:attribute` or a pyproject.toml that cannot be read.
     """
     if given is not None:
-        return _checked_app(given, "--app")
+        return checked_app(given, "--app")
     if environ.get("UNDERSTUDY_APP"):
-        return _checked_app(environ["UNDERSTUDY_APP"], "UNDERSTUDY_APP")
+        return checked_app(environ["UNDERSTUDY_APP"], "UNDERSTUDY_APP")
     app = _configured(folder / "pyproject.toml")
-    return None if app is None else _checked_app(app, "pyproject.toml [tool.understudy] app")
+    return None if app is None else checked_app(app, "pyproject.toml [tool.understudy] app")
 
 
 def _configured(file: Path) -> object:
@@ -207,7 +221,8 @@ def _configured(file: Path) -> object:
         raise UsageError(f"pyproject.toml cannot be read: {error}") from error
 
 
-def _checked_app(app: object, where: str) -> str:
+def checked_app(app: object, where: str) -> str:
+    """`app`, if it is written as module:attribute. Raises `UsageError` naming `where` it stands."""
     if isinstance(app, str):
         module, _, attribute = app.partition(":")
         if all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):

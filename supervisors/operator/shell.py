@@ -13,7 +13,7 @@ from typing import TextIO
 from understudy.actors.clock import Clock
 from understudy.actors.errors import UsageError
 from understudy.supervisors.operator.desk import Configured, Connect, ConnectOptions, Replayer
-from understudy.supervisors.operator.reading import Reader, find_app, find_journal
+from understudy.supervisors.operator.reading import Reader, checked_app, find_app, find_journal
 from understudy.supervisors.operator.text import say
 
 
@@ -43,9 +43,11 @@ class Shell:
         """The journal that is meant. Raises `UsageError`."""
         return await find_journal(given, self.environ, self.folder)
 
-    def options(self, app: str | None, reader: Reader) -> ConnectOptions:
-        """How to connect to the journal of `reader`. Raises `UsageError` for a malformed app."""
-        return ConnectOptions(reader.path, find_app(app, self.environ, self.folder), dict(reader.meta))
+    def options(self, app: str | None, reader: Reader, guards: str | None = None) -> ConnectOptions:
+        """How to connect to the journal of `reader`. Raises `UsageError` for a malformed app or name of guards."""
+        found = find_app(app, self.environ, self.folder)
+        other = None if guards is None else checked_app(guards, "--guards")
+        return ConnectOptions(reader.path, found, dict(reader.meta), other)
 
 
 def no_app(options: ConnectOptions, what: str) -> UsageError:

@@ -135,8 +135,8 @@ def _count(actor: _Actor, record: Record) -> None:
             actor.notes.append(f"{clean(str(exit), 40)} at :{record.seq}")
         case ev.BudgetDenied(unit=unit):
             actor.notes.append(f"budget of {said(unit)} used up")
-        case ev.ApprovalGiven(approval=name, by=by):
-            actor.notes.append(f"{_tail(name)} approved by {clean(by)}")
+        case ev.ApprovalGiven(approval=name, by=by, arguments=changed):
+            actor.notes.append(f"{_tail(name)} approved by {clean(by)}{', changed' if changed else ''}")
         case ev.ApprovalRefused(approval=name, by=by):
             actor.notes.append(f"{_tail(name)} refused by {clean(by)}")
         case ev.HandedOff(to=to):
@@ -221,7 +221,7 @@ def _standing(actor: _Actor, held: Sequence[int], run: Run, live: bool) -> tuple
         if sub.parked is not None:
             return "waiting", f"for {sub.parked.on} {', '.join(_tail(i) for i in sub.parked.ids)}".rstrip()
         call = next((c for c in sub.calls() if c.asked is not None and not c.done), None)
-        doing = call_text(call.call.name, call.call.arguments, 32) if call is not None else ""
+        doing = call_text(call.call.name, call.arguments, 32) if call is not None else ""
         status = ("restarting" if actor.down else "running") if live else "interrupted"
         return status, doing
     ends = [run.subs[number].finished for number in held if number in run.subs]

@@ -105,6 +105,13 @@ class Narrator:
         text = self._opening or f"{event.type} {clean(event.message, 48)}"
         return [Fact("Started", who, text, f"run {self._short(record.run)}")]
 
+    def forked(self, record: Record, who: str, run: Run | None) -> list[Fact]:
+        """It goes on from another run."""
+        event = _typed(record, ev.Forked)
+        changed = f", {changes(event)}" if changes(event) else ""
+        text = f"from {self._short(event.run)}:{event.at}{changed}"
+        return [Fact("Forked", who, text, f"run {self._short(record.run)}")]
+
     def resumed(self, record: Record, who: str, run: Run | None) -> list[Fact]:
         """A process took the run up again."""
         event = _typed(record, ev.Resumed)
@@ -195,6 +202,7 @@ class Narrator:
         """A person said yes."""
         event = _typed(record, ev.ApprovalGiven)
         text = f"{self.handle(event.approval)} by {clean(event.by)}"
+        text += f", changed to {clean(event.arguments, 120)}" if event.arguments else ""
         return [Fact("Approved", who, text, self._at(record))]
 
     def refused(self, record: Record, who: str, run: Run | None) -> list[Fact]:
@@ -282,6 +290,14 @@ def altered(restart: Record | None) -> list[str]:
     return changes
 
 
+def changes(event: ev.Forked) -> str:
+    """What is different from a fork on, in words; "" for nothing but what the code now says."""
+    told = [f"result of :{event.changed} changed"] if event.changed else []
+    told += [f"{clean(event.agent)} has other instructions"] if event.instructions is not None else []
+    told += [f"{clean(event.agent)} asks {clean(event.model)}"] if event.model else []
+    return ", ".join(told)
+
+
 def denial(event: ev.BudgetDenied) -> str:
     """What the ledger refused, with its numbers."""
     unit = event.unit
@@ -317,6 +333,7 @@ Teller = Callable[[Narrator, Record, str, "Run | None"], list[Fact]]
 _TELLERS: Final[Mapping[type[ev.Event], Teller]] = {
     ev.RunStarted: Narrator.started,
     ev.Resumed: Narrator.resumed,
+    ev.Forked: Narrator.forked,
     ev.Finished: Narrator.finished,
     ev.HandedOff: Narrator.handed_off,
     ev.Judged: Narrator.judged,

@@ -25,6 +25,11 @@ class _Yes(Struct):
     refused: bool = False
     used: bool = False
 
+    @property
+    def agreed(self) -> str:
+        """The arguments that were said yes to: those asked for, or what the person made of them."""
+        return self.given.arguments if self.given is not None and self.given.arguments else self.asked.arguments
+
 
 class _Known(Struct):
     """What the journal has said so far."""
@@ -91,8 +96,8 @@ def gated(evidence: Evidence) -> Iterator[str]:
             yes = known.yeses.get(intent.approval) if intent is not None else None
             if yes is None or yes.given is None:
                 yield f"{what} without a yes"
-            elif yes.asked.name != each.tool or not _equal(yes.asked.arguments, each.arguments):
-                yield f"{what}, and approved was {yes.asked.name}({yes.asked.arguments})"
+            elif yes.asked.name != each.tool or not _equal(yes.agreed, each.arguments):
+                yield f"{what}, and approved was {yes.asked.name}({yes.agreed})"
 
 
 def _intent(evidence: Evidence, known: _Known, record: Record, asked: ev.ToolAsked) -> Iterator[str]:
@@ -108,9 +113,9 @@ def _intent(evidence: Evidence, known: _Known, record: Record, asked: ev.ToolAsk
     name = yes.asked.approval
     if yes.at != (record.run, record.sub, asked.step, asked.index):
         yield f"{what} uses {name}, which was asked for another call"
-    if yes.asked.name != asked.name or given(yes.asked.arguments) != arguments:
-        yield f"{what} uses {name}, which is for {yes.asked.name}({yes.asked.arguments})"
-    if yes.given.digest != yes.asked.digest:
+    if yes.asked.name != asked.name or given(yes.agreed) != arguments:
+        yield f"{what} uses {name}, which is for {yes.asked.name}({yes.agreed})"
+    if yes.given.digest != yes.asked.digest and not yes.given.arguments:
         yield f"{what} uses {name}, given for digest {yes.given.digest}, asked for {yes.asked.digest}"
     if yes.used:
         yield f"{what} uses {name} a second time"
@@ -193,10 +198,10 @@ def _declared_call(evidence: Evidence, known: _Known, record: Record, asked: ev.
     declared = evidence.declared.get(known.agents.get(key, ""))
     reply = known.replies.get((*key, asked.step))
     calls = reply.reply.calls if reply is not None else ()
-    if asked.index >= len(calls) or (calls[asked.index].name, calls[asked.index].arguments) != (
-        asked.name,
-        asked.arguments,
-    ):
+    yes = known.yeses.get(asked.approval)
+    changed = yes.given.arguments if yes is not None and yes.given is not None else ""
+    wanted = (calls[asked.index].name, changed or calls[asked.index].arguments) if asked.index < len(calls) else None
+    if wanted != (asked.name, asked.arguments):
         yield f"{what} is not what the model asked for"
     if declared is None or (asked.name not in declared.tools and asked.name not in declared.delegates):
         yield f"{what} is begun, and there is no such tool"

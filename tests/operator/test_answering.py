@@ -23,6 +23,8 @@ from understudy.actors.agents.tools import tool
 from understudy.actors.clock import SystemClock
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
+from understudy.actors.journal.replay import replay
+from understudy.supervisors import tree
 from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.operator.cli import main
 from understudy.supervisors.operator.desk import ConnectOptions, Desk, Replayed
@@ -65,12 +67,12 @@ async def connect(options: ConnectOptions) -> AsyncIterator[Desk]:
         yield system
 
 
-def no_replay(options: ConnectOptions, records: list[Record]) -> Replayed:
-    raise AssertionError
+def replayed(options: ConnectOptions, records: list[Record]) -> Replayed:
+    return replay(records, policies(options, records))
 
 
-def no_policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
-    raise AssertionError("nothing here lists guards")
+def policies(options: ConnectOptions, records: list[Record]) -> Mapping[str, Policy]:
+    return tree.plan(tree.root_of(desk())).policies
 
 
 class LaterClock(SystemClock):
@@ -89,8 +91,8 @@ def call(*argv: str, ahead: float = 0.0) -> tuple[int, str, str]:
     code = main(
         argv,
         connect=connect,
-        replayer=no_replay,
-        configured=no_policies,
+        replayer=replayed,
+        configured=policies,
         commands=commands,
         clock=LaterClock(ahead),
         stdin=io.StringIO(),
@@ -181,6 +183,114 @@ def test_a_live_owner_is_told_through_its_inbox(asked: Path) -> None:
     (code, out, err), status = asyncio.run(own())
     assert (code, out, status) == (0, "", "complete")
     assert "Approved" in err.splitlines()[-1]
+
+
+@pytest.mark.promise(284)
+def test_approve_shows_the_call_as_changed_and_makes_it_so(asked: Path) -> None:
+    code, out, err = call("approve", "a1", "--by", "ana", "--edit", '{"path": "b.md"}', "--json")
+    assert code == 0, err
+    lines = err.splitlines()
+    assert [line[:12].strip() for line in lines][:5] == ["Asked", "", "Changed", "", "Approved"]
+    assert lines[2].endswith('publish("b.md")')
+    assert 'changed to {"path":"b.md"}' in lines[4]
+    assert '"published b.md"' in msgspec.json.decode(out)["output"]
+
+
+@pytest.mark.promise(284)
+def test_a_live_owner_takes_a_change_from_its_inbox(asked: Path) -> None:
+    async def own() -> tuple[tuple[int, str, str], object]:
+        async with System(desk(), journal=asked) as system:
+            [run] = system.unfinished()
+            told = await asyncio.to_thread(call, "approve", "a1", "--by", "li", "--edit", '{"path": "c.md"}')
+            result = await system.resume(run)
+            return told, result.output
+
+    (code, _, err), output = asyncio.run(own())
+    assert (code, "Approved" in err.splitlines()[-1]) == (0, True)
+    assert str(output).endswith('"published c.md"')
+
+
+@pytest.mark.promise(284)
+def test_without_an_app_a_change_waits_in_the_inbox_and_the_next_owner_checks_it(
+    asked: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("UNDERSTUDY_APP")
+    code, _, err = call("approve", "a1", "--by", "ana", "--edit", '{"path": 5}')
+    assert (code, "the rest as asked" in err) == (3, True)
+    assert [word.arguments for _, word in inbox(asked)] == ['{"path":5}']
+
+    async def own() -> int:
+        async with System(desk(), journal=asked) as system:
+            return len(system.approvals())
+
+    assert asyncio.run(own()) == 1
+    assert "approve was not taken" in caplog.text
+    assert "the changed arguments of publish do not fit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("b.md", "--edit is no JSON object of arguments: "),
+        ('["b.md"]', "--edit is no JSON object of arguments: "),
+        ('{"path": 5}', "the changed arguments of publish do not fit: Expected `str`, got `int`"),
+        ('{"file": "b.md"}', "do not fit: Object contains unknown field `file`"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_one_line_and_changes_nothing(asked: Path, edit: str, said: str) -> None:
+    before = len(call("log", "--json")[1].splitlines())
+    code, out, err = call("approve", "a1", "--by", "ana", "--edit", edit)
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert len(call("log", "--json")[1].splitlines()) == before
+
+
+@pytest.mark.promise(285)
+def test_fork_runs_a_new_run_on_from_an_event_and_says_what_is_changed(asked: Path) -> None:
+    code, out, err = call("fork", "@", "--at", "4", "--instructions", "Be quick.", "--by", "ana", "--json")
+    assert code == 3, err
+    result = msgspec.json.decode(out)
+    [first] = [line for line in err.splitlines() if line.startswith("      Forked")]
+    assert f"run {result['run'][:4]}" in first
+    assert "desk has other instructions" in first
+    assert call("replay", "@")[0] == 0
+    [row] = [line for line in call("log", "@")[1].splitlines() if " fork " in line]
+    assert "desk has other instructions" in row
+    code, _, err = call("approve", f"{result['run'][:6]}-a1", "--by", "ana")
+    assert code == 0, err
+    assert call("tree", "@2")[1].count("waiting") > 0  # the run that it was forked from still waits
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["@"], "fork needs an event: --at EVENT, or RUN:EVENT"),
+        (["@:3", "--at", "4"], "--at '4' is no event; it is a number, given once"),
+        (["@", "--at", "four"], "--at 'four' is no event"),
+        (["@", "--at", "0"], "cannot be forked at event 0: it has 6"),
+        (["@:6"], "publish waits for approval a1 there, or for its use; fork it at :4 or before"),
+        (["@:4", "--result", "{"], "--result is no JSON: "),
+        (["@:4", "--result", "{}"], "has no result to change: it is a ModelAnswered, not a tool's outcome"),
+        (["@:4", "--model", "large"], "agent 'desk' has no model 'large'; its models are: clerk"),
+        (["@:4", "--agent", "nobody", "--instructions", ""], "agent 'nobody' is not part of this system"),
+    ],
+)
+def test_a_fork_that_cannot_be_had_is_one_line_and_no_run_is_begun(asked: Path, argv: list[str], said: str) -> None:
+    code, out, err = call("fork", *argv)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert call("log", "@2")[0] == 2
+
+
+def test_fork_beside_a_live_owner_is_refused(asked: Path) -> None:
+    async def own() -> tuple[int, str, str]:
+        async with System(desk(), journal=asked):
+            return await asyncio.to_thread(call, "fork", "@", "--at", "4")
+
+    code, _, err = asyncio.run(own())
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "a live process owns this journal" in err
 
 
 def test_resume_beside_a_live_owner_is_refused(asked: Path) -> None:
