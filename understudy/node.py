@@ -24,7 +24,7 @@ from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
-from understudy.actors.errors import JournalError, SpecError, UsageError
+from understudy.actors.errors import JournalDamaged, JournalError, SpecError, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.durability import PROFILES, Durability, OnDisk, Place, check_effects, chosen, profile_of
 from understudy.actors.journal.journal import Journal
@@ -39,6 +39,7 @@ from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
 from understudy.supervisors.guards.accounts import Accounts
+from understudy.supervisors.history import LONG, READ, History
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.routing import Pool
 from understudy.supervisors.specs import Supervisor
@@ -48,6 +49,8 @@ POLL_SECONDS: Final = 0.2
 WALL_SECONDS: Final = 60.0
 """How often, when nothing but the wall clock is waited for, that is looked at: it may be set."""
 GRACE_SECONDS: Final = 10.0
+GUARDIAN: Final = "spawned"
+"""The supervisor of the actors that `System.spawn` starts."""
 
 JournalPath = PathLike[str] | str
 
@@ -133,6 +136,7 @@ class Node:
                 if (pool := budget.pool(owner, "")).key == owner:
                     self.ledger.declare(pool)
         loaded = await self.runs.load()
+        self._history = await self._remembered()
         self.runs.sessions = {id(model): await stack.enter_async_context(model.session()) for model in self.tree.models}
         stack.callback(self.kernel.telemetry.close)
         if self._watchdog is not None:
@@ -151,6 +155,19 @@ class Node:
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)
+
+    async def _remembered(self) -> History:
+        """The restarts that a former process counted. One that cannot be read is no reason not to start."""
+        records: list[ev.Record] = []
+        wall = self._clock.wall()
+        try:
+            for many in READ if self.journal.knows(ev.NODE_STREAM) else ():
+                records = await self.journal.recent(ev.NODE_STREAM, many)
+                if len(records) < many or records[0].at < wall - LONG:
+                    break
+        except JournalDamaged as error:
+            log.error("restarts of the former process are not counted: %s", error)
+        return History(records, wall=wall, now=asyncio.get_running_loop().time())
 
     def _make_ledger(self) -> Accounts:
         return Accounts()
@@ -190,7 +207,11 @@ class Node:
             extra = {"code": finding.code, "place": finding.place}
             log.warning("%s: %s; %s", finding.place, finding.text, finding.cure, extra=extra)
         making = trees.Making(
-            lambda policy: AgentActor(self.runs, policy), self.runs.supervised, self._dice, self.runs.incarnation
+            lambda policy: AgentActor(self.runs, policy),
+            self.runs.supervised,
+            self._dice,
+            self.runs.incarnation,
+            self._history.take,
         )
         factory = trees.factory_of(self.tree, root, root.name, making)
         cell = self.kernel.spawn(factory, name=root.name)
@@ -256,8 +277,9 @@ class Node:
         if self._spawned is None:
             template = dataclasses.replace(TEMPLATE, intensity=Intensity())
             plan = DynamicPlan(template, None, Backoff(first=0.05), self._dice, self.runs.supervised, top=True)
+            plan = dataclasses.replace(plan, past=self._history.take(GUARDIAN))
             self._spawned = DynamicActor(plan)
-            cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name="spawned")
+            cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name=GUARDIAN)
             self.kernel.bind(self._spawned, cell)
         return self._spawned
 

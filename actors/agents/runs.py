@@ -18,7 +18,7 @@ from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
-from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
+from understudy.actors.agents.outcomes import approval_of, counted_of, decoded, delegate_outcome, has_ended, over
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
@@ -482,7 +482,9 @@ class Runs(Books):
         culprits = [key for key in assigned if key in self.crashed or self._runs[key[0]].subs[key[1]].restart]
         try:
             for run, sub in culprits or assigned:
-                self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
+                record = self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
+                if not self.journal.volatile and (counted := counted_of(record)) is not None:
+                    self.journal.append(ev.NODE_STREAM, counted, path=child)
                 return
             self.append(ev.NODE_STREAM, event, path=child)
         except JournalError as error:

@@ -46,6 +46,7 @@ from understudy.actors.journal.supervision_events import ChildExited as ChildExi
 from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
 from understudy.actors.journal.supervision_events import Escalated as Escalated
 from understudy.actors.journal.supervision_events import GaveUp as GaveUp
+from understudy.actors.journal.supervision_events import RestartCounted as RestartCounted
 from understudy.actors.journal.view import Spans
 from understudy.actors.journal.window_events import Compacted as Compacted
 from understudy.actors.journal.window_events import InSession as InSession
@@ -372,6 +373,7 @@ AnyEvent = (
     | BackedOff
     | Escalated
     | GaveUp
+    | RestartCounted
     | Pruned
 )
 

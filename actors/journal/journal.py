@@ -28,7 +28,7 @@ from understudy.actors.errors import (
 from understudy.actors.journal.durability import profile_of
 from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Record, decode, sealed
 from understudy.actors.journal.pruned_events import PRUNED, Pruned
-from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
+from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain, recent_of
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
 
@@ -103,6 +103,10 @@ class Journal:
         if not self.profile.waits:
             await self.commit()
         return decode_rows(self.store.path, await self.store.read(run))
+
+    async def recent(self, run: str, many: int) -> list[Record]:
+        """The last `many` records of a stream, oldest first. Raises `JournalDamaged`."""
+        return decode_rows(self.store.path, await recent_of(self.store, run, many))
 
     def knows(self, run: str) -> bool:
         """Whether there is a stream of this name."""

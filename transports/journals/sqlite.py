@@ -49,8 +49,8 @@ File = tuple[str, int, int]
 _INSERT: Final = "INSERT INTO events (run, seq, at, length, crc, payload, refs) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REMOVE: Final = ("DELETE FROM events WHERE run = ?", "DELETE FROM streams WHERE run = ?")
 _ROWS: Final = (
-    "SELECT seq, payload, length, crc, NULL FROM events WHERE run = ? ORDER BY seq",
-    "SELECT seq, payload, length, crc, refs FROM events WHERE run = ? ORDER BY seq",
+    "SELECT seq, payload, length, crc, NULL FROM events WHERE run = ? AND seq > ? ORDER BY seq",
+    "SELECT seq, payload, length, crc, refs FROM events WHERE run = ? AND seq > ? ORDER BY seq",
 )
 _TAILS: Final = (
     "SELECT e.run, e.seq, e.payload, e.length, e.crc, NULL"
@@ -166,6 +166,10 @@ class SQLiteStore:
     async def read(self, run: str) -> list[Row]:
         """The whole stream, verified against its checksums and its head. Raises `JournalDamaged` with the place."""
         return await self._call(partial(_read, self._path, run))
+
+    async def recent(self, run: str, many: int) -> list[Row]:
+        """The last `many` rows of a stream, oldest first, as far as they can be fetched; not verified."""
+        return await self._call(partial(_recent, self._path, run, many))
 
     async def heads(self) -> list[Head]:
         """Every stream, in the order in which they began; reads no event."""
@@ -301,12 +305,20 @@ def _read(path: str, run: str, db: sqlite3.Connection) -> list[Row]:
     return rows
 
 
-def _rows(run: str, db: sqlite3.Connection) -> tuple[list[Row], Exception | None]:
-    """The rows up to the first that cannot be fetched or put together, and the error there."""
+def _recent(path: str, run: str, many: int, db: sqlite3.Connection) -> list[Row]:
+    with transaction(db, "DEFERRED"):
+        head = head_of(path, run, db)
+        rows, _ = _rows(run, db, 0 if head is None else head[0] - many)
+    _check_types(path, rows)
+    return rows
+
+
+def _rows(run: str, db: sqlite3.Connection, after: int = 0) -> tuple[list[Row], Exception | None]:
+    """The rows behind `after` up to the first that cannot be fetched or put together, and the error there."""
     rows: list[Row] = []
     body_of = stored(db)
     try:
-        for seq, payload, length, crc, refs in db.execute(_ROWS[_has_refs(db)], (run,)):
+        for seq, payload, length, crc, refs in db.execute(_ROWS[_has_refs(db)], (run, after)):
             rows.append(Row(run, seq, payload if refs is None else together(payload, refs, body_of), length, crc))
     except sqlite3.Error as error:
         if is_named(error, *ENVIRONMENT):
