@@ -8,7 +8,7 @@ DynamicSupervisor: `one_for_one` only, `max_children` counts those that wait to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, ClassVar, Final
 
@@ -47,7 +47,7 @@ class DynamicPlan:
     observe: Observer | None = None
     max_children: int | None = None
     top: bool = False
-    past: Past | None = None
+    past: Past = field(default_factory=Past)
 
 
 class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
@@ -61,9 +61,8 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         self._plan = plan
         self._observe = plan.observe
         self._window = RestartWindow(plan.intensity) if plan.intensity is not None else None
-        self._past = plan.past or Past()
         if self._window is not None:
-            self._window.restore(self._past.stamps)
+            self._window.restore(plan.past.stamps)
         self._records: dict[Cell, Record] = {}  # of those that have failed
         self._plans: dict[Cell, ChildPlan] = {}  # of those that do not follow the template
         self._by_hand: dict[Cell, None] = {}  # whose first start somebody waits for
@@ -176,7 +175,7 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         record = self._records.get(cell)
         if record is None:
             record = self._records[cell] = Record(now, plan.intensity)
-            if (past := self._past.children.pop(cell.path, None)) is not None:
+            if (past := self._plan.past.children.pop(cell.path, None)) is not None:
                 record.remember(past, self._plan.backoff, now)
         if record.window is not None and not record.window.admit(now):
             text = self._too_many(cell, record.window.intensity, exit, alone=True)

@@ -49,9 +49,9 @@ class History:
                 child.stamps = _moved(child.stamps, wall, now)
                 child.up_at = now - max(0.0, wall - child.up_at)
 
-    def take(self, path: str) -> Past | None:
-        """What the supervisor at `path` remembers; None when there is nothing, and from then on."""
-        return self._pasts.pop(path, None)
+    def take(self, path: str) -> Past:
+        """What the supervisor at `path` remembers; nothing from then on."""
+        return self._pasts.pop(path, None) or Past()
 
     def _apply(self, record: ev.Record) -> None:
         match record.event:

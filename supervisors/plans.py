@@ -74,7 +74,7 @@ class SupervisorPlan:
     strategy: Strategy = "one_for_one"
     auto_shutdown: AutoShutdown = "never"
     numbers: Callable[[str], int] = field(default=_from_zero)
-    past: Past | None = None
+    past: Past = field(default_factory=Past)
 
 
 ChildState = Literal["starting", "running", "suspended", "restarting", "stopping", "stopped"]

@@ -21,7 +21,6 @@ from understudy.actors.journal.events import BackedOff, ChildExited, ChildStarte
 from understudy.actors.lifecycle import ALIVE, DECLINED, SHUTDOWN, Exit
 from understudy.actors.timers import Timer
 from understudy.supervisors.groups import Group
-from understudy.supervisors.history import Past
 from understudy.supervisors.intensity import Intensity, RestartWindow
 from understudy.supervisors.keeping import Keeper, Kept, StartLimits, in_order, late_start
 from understudy.supervisors.plans import (
@@ -56,8 +55,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         self._alone = plan.strategy == "one_for_one"
         self._kept: dict[str, Kept] = {}  # in start order
         self._window = RestartWindow(plan.intensity)
-        self._past = plan.past or Past()
-        self._window.restore(self._past.stamps)
+        self._window.restore(plan.past.stamps)
         self._limits = StartLimits(self)
         self._group: Group | None = None
         self._turn = 0
@@ -94,7 +92,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         now = self._kernel.loop.time()
         kept = Kept(plan, self._address(plan, self._plan.numbers(f"{self._own.path}/{plan.name}")), now)
         self._kept[plan.name] = kept
-        if (past := self._past.children.pop(kept.cell.path, None)) is not None:
+        if (past := self._plan.past.children.pop(kept.cell.path, None)) is not None:
             kept.remember(past, self._plan.backoff, now)
         self._say_started(kept)
         return kept
@@ -273,8 +271,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._begin(kept)
 
     def _give_up(self, kept: Kept, exit: Exit) -> NoReturn:
-        text = self._too_many(kept, self._plan.intensity, exit, alone=False)
-        raise Leave(Exit("shutdown", text))
+        raise Leave(Exit("shutdown", self._too_many(kept, self._plan.intensity, exit, alone=False)))
 
     def _escalate(self, kept: Kept, exit: Exit) -> NoReturn:
         """A guard wants our own supervisor to decide about this failure: we end, as past the intensity."""

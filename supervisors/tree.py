@@ -174,6 +174,7 @@ def _policy(builder: _Builder, place: Place) -> Policy:
         own + guards.budgets,
         routes,
         agent.approvals if agent.approvals is not None else guards.approvals,
+        memory=place.spec.memory,
     )
 
 
@@ -317,7 +318,7 @@ class Making:
     observe: Observer | None
     dice: Dice
     numbers: Callable[[str], int]
-    past: Callable[[str], Past | None]
+    past: Callable[[str], Past]
 
 
 def factory_of(tree: Tree, supervisor: Supervisor, path: str, making: Making) -> Callable[[], SupervisorActor]:

@@ -64,7 +64,7 @@ class Runs(Books):
         self.addresses: Callable[[str], Cell] = self._nobody
         self.sessions: Mapping[int, Any] = {}  # open model sessions by id of their model; opaque here
         self.driving: dict[tuple[str, int], tuple[str, int]] = {}  # by whom: path and incarnation
-        self.crashed: set[tuple[str, int]] = set()
+        self.crashed: dict[tuple[str, int], str] = {}  # with what
         self.again: set[tuple[str, int]] = set()
         self._ids = ids
         self._runs: dict[str, Run] = {}

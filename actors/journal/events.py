@@ -101,10 +101,24 @@ class SubStarted(Event, frozen=True):
 
 
 class AttemptStarted(Event, frozen=True):
-    """An incarnation took the (sub-)run up. `altered` names the verdict (its event) whose alteration applies now."""
+    """An incarnation took the (sub-)run up. `altered` names the verdict (its event) whose alteration applies now.
+
+    `crash`: the error with which the former incarnation crashed on it, "" when it did not.
+    """
 
     attempt: int
     altered: int = 0
+    crash: str = ""
+
+
+class Recalled(Event, frozen=True):
+    """What the (sub-)run keeps of itself after a crash, by the memory policy of its agent (see `agents.recall`)."""
+
+    memory: str
+    note: str
+    rewind_to: int
+    dropped: int
+    command: str = ""
 
 
 class Resumed(Event, frozen=True):
@@ -335,6 +349,7 @@ AnyEvent = (
     | InSession
     | SubStarted
     | AttemptStarted
+    | Recalled
     | Resumed
     | StopAsked
     | Finished
@@ -388,6 +403,7 @@ COMMANDS: Final = (
     OutputChecked,
     Moved,
     Judged,
+    Recalled,
     ApprovalAsked,
     Finished,
 )

@@ -248,6 +248,8 @@ class Sub(Struct, gc=False):
     lows: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     children: int = 0
     concluding: bool = False
+    crash: str = ""
+    """With what its agent crashed on it, until it has taken the consequence."""
 
     @property
     def last(self) -> Turn | None:

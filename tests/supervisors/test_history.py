@@ -17,7 +17,7 @@ from understudy import Actor, Agent, Backoff, ChildSpec, Intensity, Message, Pro
 from understudy.actors.agents.outcomes import counted_of
 from understudy.actors.journal import events as ev
 from understudy.actors.lifecycle import Exit
-from understudy.supervisors.history import History
+from understudy.supervisors.history import History, Past
 from understudy.supervisors.keeping import Record
 
 BROKEN = Exit("error", "LookupError: broken")
@@ -181,10 +181,9 @@ def test_the_past_of_a_supervisor_is_taken_once_and_in_the_time_of_the_new_loop(
     ]
     history = History(events, wall=110.0, now=5.0)
     past = history.take("desk")
-    assert past is not None
     assert past.stamps == [-5.0, -2.0]
     assert (past.children["desk/a"].failures, past.children["desk/a"].up_at) == (2, 2.0)
-    assert history.take("desk") is None
+    assert history.take("desk") == Past()
 
 
 def test_a_wall_clock_that_was_set_back_puts_no_restart_into_the_future() -> None:
@@ -192,7 +191,6 @@ def test_a_wall_clock_that_was_set_back_puts_no_restart_into_the_future() -> Non
         [record(100.0 - n, ev.BackedOff("desk", "desk/a", 0.0, 1, 1)) for n in range(3)], wall=50.0, now=7.0
     )
     past = history.take("desk")
-    assert past is not None
     assert past.stamps == [7.0, 7.0, 7.0]
 
 
@@ -205,8 +203,8 @@ def test_a_supervisor_that_ended_takes_its_history_and_that_of_those_below_with_
         record(2.0, ev.ChildExited("top/desk", 1, BROKEN)),
     ]
     history = History(events, wall=3.0, now=3.0)
-    assert history.take("top") is not None
-    assert (history.take("top/desk"), history.take("top/desk/in")) == (None, None)
+    assert history.take("top") != Past()
+    assert (history.take("top/desk"), history.take("top/desk/in")) == (Past(), Past())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,6 @@ def test_a_supervisor_that_ended_takes_its_history_and_that_of_those_below_with_
 def test_failures_count_on_until_the_child_has_been_up_for_a_healthy_period(up_for: float, counts: bool) -> None:
     history = History([record(0.0, ev.BackedOff("desk", "desk/a", 3.0, 5, 1))], wall=3.0 + up_for, now=0.0)
     past = history.take("desk")
-    assert past is not None
     kept = Record(0.0, None)
     kept.remember(past.children["desk/a"], Backoff(healthy=15.0), 0.0)
     assert kept.failures == (5 if counts else 0)
@@ -240,9 +237,8 @@ def test_what_is_remembered_of_a_restart_is_the_same_whether_it_was_in_a_run_or_
     for path in ("top", "top/desk", "top/desk/a", "top/b"):
         past = one.take(path)
         assert past == other.take(path)
-        if past is not None:
-            assert past.stamps == sorted(past.stamps)
-            assert all(stamp <= now for stamp in past.stamps)
+        assert past.stamps == sorted(past.stamps)
+        assert all(stamp <= now for stamp in past.stamps)
 
 
 def test_the_end_of_a_stream_is_read_without_the_rest(tmp_path: Path) -> None:
