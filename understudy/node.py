@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
@@ -24,8 +24,9 @@ from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
-from understudy.actors.errors import JournalDamaged, JournalError, SpecError, UsageError
+from understudy.actors.errors import JournalDamaged, JournalError, SpecError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.committed import Committed, Hears
 from understudy.actors.journal.durability import PROFILES, Durability, OnDisk, Place, check_effects, chosen, profile_of
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.store import JournalStore, MemoryStore, posted_of
@@ -72,6 +73,7 @@ class Node:
         dice: Dice | None = None,
         scheduler: Scheduler | None = None,
         watchdog: float | None = THRESHOLD,
+        listeners: Sequence[Hears] = (),
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
@@ -84,6 +86,7 @@ class Node:
         self._given = clock, ids, dice
         self._scheduler = scheduler
         self._watchdog = watchdog
+        self._listeners = tuple(listeners)
         if watchdog is not None:
             check_threshold(watchdog)
         self._stack: AsyncExitStack | None = None
@@ -119,7 +122,13 @@ class Node:
         self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
         self.journal = Journal(self._store(), self._clock)
         await self.journal.open()
+        loop = asyncio.get_running_loop()
+        inline = loop if getattr(loop, "virtual", False) else None  # a simulated run has no threads
+        self._committed = Committed(self.journal, self._traceparent, loop=inline)
+        stack.push_async_callback(self._committed.aclose)  # after the last commit
         stack.push_async_callback(self.journal.aclose)
+        for listener in self._listeners:
+            self._committed.attach(listener)
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
         self.ledger = self._make_ledger()
@@ -179,6 +188,12 @@ class Node:
         self._clock: Clock = clock or (SystemClock() if simulation is None else simulation.clock)
         self._ids: Ids = ids or (RandomIds() if simulation is None else simulation.ids)
         self._dice: Dice = dice or (system_dice() if simulation is None else simulation.dice)
+
+    def _traceparent(self, run: str) -> str:
+        """What is journalled of a run's trace, "" for a run that is not in memory."""
+        with contextlib.suppress(UnknownRun):
+            return self.runs.get(run).traceparent
+        return ""
 
     def _interrupt(self, error: BaseException) -> None:
         """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where we were entered."""

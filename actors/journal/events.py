@@ -76,7 +76,7 @@ class RunStarted(Event, frozen=True):
     """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked.
 
     A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that
-    run's event `upto`; or with `window`, where that was written down.
+    run's event `upto`; or with `window`, where that was written down. `traceparent`: see `trace.Trace.kept`.
     """
 
     agent: str
@@ -87,6 +87,7 @@ class RunStarted(Event, frozen=True):
     continues: str = ""
     upto: int = 0
     window: Kept | None = None
+    traceparent: str = ""
 
 
 class SubStarted(Event, frozen=True):

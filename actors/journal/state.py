@@ -17,6 +17,7 @@ from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.view import View
+from understudy.actors.trace import Trace, trace_of
 
 KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
 
@@ -308,10 +309,20 @@ class Run(Struct, gc=False):
     fruitless: int = 0
     repairs: int = 0
     """Answers handed back, of all its sub-runs together."""
+    traceparent: str = ""
     seq: int = 0
     started_at: float = 0.0
     last_at: float = 0.0
     mono: float | None = None
+
+    @property
+    def trace(self) -> Trace:
+        """The trace it belongs to."""
+        return trace_of(self.id, self.traceparent)
+
+    def traced(self, sub: int) -> str:
+        """The `traceparent` for what the newest event of a sub-run causes."""
+        return self.trace.header(self.id, self.subs[sub].seq if sub in self.subs else 1)
 
     @property
     def main(self) -> Sub:
