@@ -47,6 +47,10 @@ class RandomIds:
         """See `Ids.run`."""
         return secrets.token_hex(4)
 
+    def trace(self) -> str:
+        """A trace id: 32 hexadecimal digits. Of ids that have none, traces are made from the run's name."""
+        return secrets.token_hex(16)
+
 
 class Dice(Protocol):
     """A source of jitter."""

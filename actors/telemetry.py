@@ -12,6 +12,7 @@ came from: the ring and the exit are text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import traceback
 from collections import deque
@@ -31,8 +32,42 @@ LINES_PER_SECOND: Final = 10
 SUPERVISORS_LIMITED: Final = 256
 """Supervisors whose lines are counted apart; beyond, the one that was quiet longest is forgotten."""
 
-log = logging.getLogger("understudy.actors")
-log.addHandler(logging.NullHandler())
+
+class _Safe(logging.Logger):
+    """A logger whose handlers and filters cannot break who logs: what they raise is reported as `logging` does it."""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        try:
+            super().handle(record)
+        except Exception:
+            logging.Handler().handleError(record)
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        logger: logging.Logger | None = self
+        while logger is not None:
+            for handler in logger.handlers:
+                if record.levelno >= handler.level:
+                    _handle(handler, record)
+            logger = logger.parent if logger.propagate else None
+
+
+def _handle(handler: logging.Handler, record: logging.LogRecord) -> None:
+    try:
+        handler.handle(record)
+    except Exception:
+        with contextlib.suppress(Exception):
+            handler.handleError(record)
+
+
+def logger_of(name: str) -> logging.Logger:
+    """The logger of this name, made safe. The class is changed: somebody may have configured it before."""
+    found = logging.getLogger(name)
+    found.__class__ = _Safe
+    found.addHandler(logging.NullHandler())
+    return found
+
+
+log = logger_of("understudy.actors")
 
 LetterReason = Literal["full", "dropped", "stopped", "unknown", "expired", "late", "failed"]
 

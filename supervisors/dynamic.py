@@ -8,7 +8,7 @@ DynamicSupervisor: `one_for_one` only, `max_children` counts those that wait to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, ClassVar, Final
 
@@ -19,6 +19,7 @@ from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.journal.events import BackedOff, ChildExited, ChildStarted, GaveUp
 from understudy.actors.lifecycle import ALIVE, DECLINED, SHUTDOWN, Exit
 from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.history import Past
 from understudy.supervisors.intensity import Intensity, RestartWindow
 from understudy.supervisors.keeping import Keeper, Record, StartLimits
 from understudy.supervisors.plans import ChildDown, ChildInfo, ChildPlan, Observer, StartAgain, SweepStarts, state_of
@@ -36,6 +37,7 @@ class DynamicPlan:
 
     `template`: how children are kept that bring no plan of their own. `intensity`: None never gives up. `max_children`:
     None is any number. `top`: children stand at the top of the tree instead of below (the guardian of `System.spawn`).
+    `past`: what it remembers of a former process.
     """
 
     template: ChildPlan
@@ -45,6 +47,7 @@ class DynamicPlan:
     observe: Observer | None = None
     max_children: int | None = None
     top: bool = False
+    past: Past = field(default_factory=Past)
 
 
 class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
@@ -58,6 +61,8 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         self._plan = plan
         self._observe = plan.observe
         self._window = RestartWindow(plan.intensity) if plan.intensity is not None else None
+        if self._window is not None:
+            self._window.restore(plan.past.stamps)
         self._records: dict[Cell, Record] = {}  # of those that have failed
         self._plans: dict[Cell, ChildPlan] = {}  # of those that do not follow the template
         self._by_hand: dict[Cell, None] = {}  # whose first start somebody waits for
@@ -170,12 +175,14 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         record = self._records.get(cell)
         if record is None:
             record = self._records[cell] = Record(now, plan.intensity)
+            if (past := self._plan.past.children.pop(cell.path, None)) is not None:
+                record.remember(past, self._plan.backoff, now)
         if record.window is not None and not record.window.admit(now):
-            text = self._too_many(cell, record.window.intensity, exit)
+            text = self._too_many(cell, record.window.intensity, exit, alone=True)
             self._remove(cell, Exit("shutdown", text))
             return
         if self._window is not None and not self._window.admit(now):
-            raise Leave(Exit("shutdown", self._too_many(cell, self._window.intensity, exit)))
+            raise Leave(Exit("shutdown", self._too_many(cell, self._window.intensity, exit, alone=False)))
         delay = record.next_delay(self._plan.backoff, self._plan.dice, exit, now)
         if self._observe is not None:
             window = record.window or self._window
@@ -190,11 +197,10 @@ class DynamicActor(Keeper[ChildDown | StartAgain | SweepStarts]):
         else:  # the child has its turn before it can fail again, and that comes as a message: others are served
             self._again(cell, plan, record)
 
-    def _too_many(self, cell: Cell, intensity: Intensity, exit: Exit) -> str:
+    def _too_many(self, cell: Cell, intensity: Intensity, exit: Exit, *, alone: bool) -> str:
         if self._observe is not None:
-            self._observe(
-                cell, lambda: GaveUp(self._own.path, cell.path, intensity.restarts, intensity.within, exit), True
-            )
+            limit = intensity.restarts, intensity.within
+            self._observe(cell, lambda: GaveUp(self._own.path, cell.path, *limit, exit, alone), True)
         return f"gave up: more than {intensity}, the last {cell.path}: {exit}"
 
     def start_again(self, m: StartAgain) -> None:

@@ -19,6 +19,7 @@ from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.telemetry import log
 from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.history import ChildPast
 from understudy.supervisors.intensity import Intensity, RestartWindow
 from understudy.supervisors.plans import ChildPlan, SweepStarts
 
@@ -52,6 +53,12 @@ class Record:
         self.began = began
         self.failures = 0
         self.window = RestartWindow(intensity) if intensity is not None else None
+
+    def remember(self, past: ChildPast, backoff: Backoff, now: float) -> None:
+        """Go on from a former process: its failures, unless it has been up for a healthy period, and its window."""
+        self.failures = backoff.failures_after(past.failures, now - past.up_at)
+        if self.window is not None:
+            self.window.restore(past.stamps)
 
     def next_delay(self, backoff: Backoff, dice: Dice, exit: Exit, now: float) -> float:
         """Note one more failure; the seconds to wait before the next start."""

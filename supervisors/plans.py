@@ -19,6 +19,7 @@ from understudy.actors.journal.events import AnyEvent
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.supervisors.backoff import Backoff
+from understudy.supervisors.history import Past
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.strategies import AutoShutdown, RestartType, Strategy
 
@@ -62,7 +63,7 @@ class SupervisorPlan:
     """Everything a supervisor's actor needs.
 
     `observe` is told of what happens; None when nobody listens, and then no event is made. `numbers` gives the
-    incarnation that a path continues from, after a former process.
+    incarnation that a path continues from, after a former process; `past` is what its supervisor remembered there.
     """
 
     children: Sequence[ChildPlan]
@@ -73,6 +74,7 @@ class SupervisorPlan:
     strategy: Strategy = "one_for_one"
     auto_shutdown: AutoShutdown = "never"
     numbers: Callable[[str], int] = field(default=_from_zero)
+    past: Past = field(default_factory=Past)
 
 
 ChildState = Literal["starting", "running", "suspended", "restarting", "stopping", "stopped"]

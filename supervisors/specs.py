@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
+from understudy.actors.agents.recall import Memory, check_memory
 from understudy.actors.errors import SpecError
 from understudy.actors.messages import Message
 from understudy.actors.refs import Key
@@ -48,10 +49,12 @@ class ChildSpec(Generic[M]):
     message, default 5. `start_within`: seconds its `on_start` has, default 30; later is a failed start. `intensity`:
     restarts allowed to this child (each member of a pool) alone, beside the supervisor's own; past it the child
     stays stopped and the others go on; default None, only the supervisor's counts. `significant`: its end for good
-    is looked at by the supervisor's `auto_shutdown`. Raises `SpecError`.
+    is looked at by the supervisor's `auto_shutdown`. `memory`, of an agent: what a run keeps of itself when the agent
+    crashed on it: `last_step` (default: everything), `note`, `checkpoint` or `fresh`; see `agents.recall`. Raises
+    `SpecError`.
     """
 
-    __slots__ = ("child", "count", "intensity", "name", "restart", "shutdown", "significant", "start_within")
+    __slots__ = ("child", "count", "intensity", "memory", "name", "restart", "shutdown", "significant", "start_within")
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class ChildSpec(Generic[M]):
         start_within: float = START_SECONDS,
         intensity: Intensity | None = None,
         significant: bool = False,
+        memory: Memory = "last_step",
     ) -> None:
         self.child = child
         self.name = name or _name_of(child)
@@ -80,6 +84,12 @@ class ChildSpec(Generic[M]):
             check_kind(f"{where}: intensity", intensity, Intensity, "an Intensity")
         if significant and restart == "permanent":
             check_significant(where, restart, "any_significant")
+        check_memory(where, memory)
+        if memory != "last_step" and not isinstance(child, Agent):
+            raise SpecError(f"{where}: memory {memory!r} is for agents; a plain actor begins anew")
+        if memory == "checkpoint" and isinstance(child, Agent) and child.checkpoint is None:
+            raise SpecError(f"{where}: memory 'checkpoint' needs an agent with checkpoint=")
+        self.memory: Memory = memory
         self.restart: RestartType = restart
         self.shutdown = shutdown
         self.count = count

@@ -55,6 +55,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         self._alone = plan.strategy == "one_for_one"
         self._kept: dict[str, Kept] = {}  # in start order
         self._window = RestartWindow(plan.intensity)
+        self._window.restore(plan.past.stamps)
         self._limits = StartLimits(self)
         self._group: Group | None = None
         self._turn = 0
@@ -91,6 +92,8 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
         now = self._kernel.loop.time()
         kept = Kept(plan, self._address(plan, self._plan.numbers(f"{self._own.path}/{plan.name}")), now)
         self._kept[plan.name] = kept
+        if (past := self._plan.past.children.pop(kept.cell.path, None)) is not None:
+            kept.remember(past, self._plan.backoff, now)
         self._say_started(kept)
         return kept
 
@@ -268,8 +271,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
             self._begin(kept)
 
     def _give_up(self, kept: Kept, exit: Exit) -> NoReturn:
-        text = self._too_many(kept, self._plan.intensity, exit)
-        raise Leave(Exit("shutdown", text))
+        raise Leave(Exit("shutdown", self._too_many(kept, self._plan.intensity, exit, alone=False)))
 
     def _escalate(self, kept: Kept, exit: Exit) -> NoReturn:
         """A guard wants our own supervisor to decide about this failure: we end, as past the intensity."""
@@ -280,17 +282,16 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     def _set_aside(self, kept: Kept, intensity: Intensity, exit: Exit) -> None:
         """It alone failed too often: it stays stopped until somebody starts it by hand."""
-        text = self._too_many(kept, intensity, exit)
+        text = self._too_many(kept, intensity, exit, alone=True)
         self._let_go(kept, Exit("shutdown", text), forget=False)
         self._ended_for_good(kept)
         self._go_on()
 
-    def _too_many(self, kept: Kept, intensity: Intensity, exit: Exit) -> str:
+    def _too_many(self, kept: Kept, intensity: Intensity, exit: Exit, *, alone: bool) -> str:
         path = kept.cell.path
         if self._observe is not None:
-            self._observe(
-                kept.cell, lambda: GaveUp(self._own.path, path, intensity.restarts, intensity.within, exit), True
-            )
+            limit = intensity.restarts, intensity.within
+            self._observe(kept.cell, lambda: GaveUp(self._own.path, path, *limit, exit, alone), True)
         return f"gave up: more than {intensity}, the last {path}: {exit}"
 
     def start_again(self, m: StartAgain) -> None:

@@ -23,6 +23,7 @@ from understudy.supervisors.guards.approvals import Approvals
 from understudy.supervisors.guards.budgets import Budget
 from understudy.supervisors.guards.loops import Loops
 from understudy.supervisors.guards.tried import check_budget
+from understudy.supervisors.history import Past
 from understudy.supervisors.plans import UNLIMITED, ChildPlan, Observer, SupervisorPlan
 from understudy.supervisors.specs import By, ChildSpec, DynamicSupervisor, Route, Spread, Supervisor
 from understudy.supervisors.supervisor import SupervisorActor
@@ -198,6 +199,7 @@ def _policy(builder: _Builder, place: Place) -> Policy:
         own + guards.budgets,
         routes,
         agent.approvals if agent.approvals is not None else guards.approvals,
+        memory=place.spec.memory,
     )
 
 
@@ -341,6 +343,7 @@ class Making:
     observe: Observer | None
     dice: Dice
     numbers: Callable[[str], int]
+    past: Callable[[str], Past]
 
 
 def factory_of(tree: Tree, supervisor: Supervisor, path: str, making: Making) -> Callable[[], SupervisorActor]:
@@ -356,6 +359,7 @@ def factory_of(tree: Tree, supervisor: Supervisor, path: str, making: Making) ->
             supervisor.strategy,
             supervisor.auto_shutdown,
             making.numbers,
+            making.past(path),
         )
         return SupervisorActor(plan_)
 
@@ -372,13 +376,13 @@ def _child_plans(tree: Tree, supervisor: Supervisor, path: str, making: Making) 
         if isinstance(child, Supervisor):
             below = factory_of(tree, child, f"{path}/{child.name}", making)
         else:
-            below = _dynamic_factory(child, making)
+            below = _dynamic_factory(child, f"{path}/{child.name}", making)
         yield ChildPlan(child.name, below, child.restart, 60.0, start_within=UNLIMITED, significant=child.significant)
 
 
-def _dynamic_factory(child: DynamicSupervisor, making: Making) -> Callable[[], DynamicActor]:
+def _dynamic_factory(child: DynamicSupervisor, path: str, making: Making) -> Callable[[], DynamicActor]:
     plan_ = DynamicPlan(child.template, child.intensity, child.backoff, making.dice, making.observe, child.max_children)
-    return lambda: DynamicActor(plan_)
+    return lambda: DynamicActor(replace(plan_, past=making.past(path)))
 
 
 def _child_plan(tree: Tree, spec: ChildSpec[Any], name: str, agent_actor: Callable[[Policy], Actor[Any]]) -> ChildPlan:

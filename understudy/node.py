@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
 from types import TracebackType
@@ -24,8 +24,9 @@ from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
-from understudy.actors.errors import JournalError, SpecError, UsageError
+from understudy.actors.errors import JournalDamaged, JournalError, SpecError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.committed import Committed, Hears
 from understudy.actors.journal.durability import PROFILES, Durability, OnDisk, Place, check_effects, chosen, profile_of
 from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.store import JournalStore, MemoryStore, posted_of
@@ -39,6 +40,7 @@ from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
 from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
 from understudy.supervisors.guards.accounts import Accounts
+from understudy.supervisors.history import LONG, READ, History
 from understudy.supervisors.intensity import Intensity
 from understudy.supervisors.routing import Pool
 from understudy.supervisors.specs import Supervisor
@@ -48,6 +50,8 @@ POLL_SECONDS: Final = 0.2
 WALL_SECONDS: Final = 60.0
 """How often, when nothing but the wall clock is waited for, that is looked at: it may be set."""
 GRACE_SECONDS: Final = 10.0
+GUARDIAN: Final = "spawned"
+"""The supervisor of the actors that `System.spawn` starts."""
 
 JournalPath = PathLike[str] | str
 
@@ -69,6 +73,7 @@ class Node:
         dice: Dice | None = None,
         scheduler: Scheduler | None = None,
         watchdog: float | None = THRESHOLD,
+        listeners: Sequence[Hears] = (),
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
@@ -81,6 +86,7 @@ class Node:
         self._given = clock, ids, dice
         self._scheduler = scheduler
         self._watchdog = watchdog
+        self._listeners = tuple(listeners)
         if watchdog is not None:
             check_threshold(watchdog)
         self._stack: AsyncExitStack | None = None
@@ -116,7 +122,13 @@ class Node:
         self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
         self.journal = Journal(self._store(), self._clock)
         await self.journal.open()
+        loop = asyncio.get_running_loop()
+        inline = loop if getattr(loop, "virtual", False) else None  # a simulated run has no threads
+        self._committed = Committed(self.journal, self._traceparent, loop=inline)
+        stack.push_async_callback(self._committed.aclose)  # after the last commit
         stack.push_async_callback(self.journal.aclose)
+        for listener in self._listeners:
+            self._committed.attach(listener)
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
         self.ledger = self._make_ledger()
@@ -133,6 +145,7 @@ class Node:
                 if (pool := budget.pool(owner, "")).key == owner:
                     self.ledger.declare(pool)
         loaded = await self.runs.load()
+        self._history = await self._remembered()
         self.runs.sessions = {id(model): await stack.enter_async_context(model.session()) for model in self.tree.models}
         stack.callback(self.kernel.telemetry.close)
         if self._watchdog is not None:
@@ -152,6 +165,19 @@ class Node:
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)
 
+    async def _remembered(self) -> History:
+        """The restarts that a former process counted. One that cannot be read is no reason not to start."""
+        records: list[ev.Record] = []
+        wall = self._clock.wall()
+        try:
+            for many in READ if self.journal.knows(ev.NODE_STREAM) else ():
+                records = await self.journal.recent(ev.NODE_STREAM, many)
+                if len(records) < many or records[0].at < wall - LONG:
+                    break
+        except JournalDamaged as error:
+            log.error("restarts of the former process are not counted: %s", error)
+        return History(records, wall=wall, now=asyncio.get_running_loop().time())
+
     def _make_ledger(self) -> Accounts:
         return Accounts()
 
@@ -162,6 +188,12 @@ class Node:
         self._clock: Clock = clock or (SystemClock() if simulation is None else simulation.clock)
         self._ids: Ids = ids or (RandomIds() if simulation is None else simulation.ids)
         self._dice: Dice = dice or (system_dice() if simulation is None else simulation.dice)
+
+    def _traceparent(self, run: str) -> str:
+        """What is journalled of a run's trace, "" for a run that is not in memory."""
+        with contextlib.suppress(UnknownRun):
+            return self.runs.get(run).traceparent
+        return ""
 
     def _interrupt(self, error: BaseException) -> None:
         """A handler raised KeyboardInterrupt or SystemExit: leave in order, and raise it where we were entered."""
@@ -190,7 +222,11 @@ class Node:
             extra = {"code": finding.code, "place": finding.place}
             log.warning("%s: %s; %s", finding.place, finding.text, finding.cure, extra=extra)
         making = trees.Making(
-            lambda policy: AgentActor(self.runs, policy), self.runs.supervised, self._dice, self.runs.incarnation
+            lambda policy: AgentActor(self.runs, policy),
+            self.runs.supervised,
+            self._dice,
+            self.runs.incarnation,
+            self._history.take,
         )
         factory = trees.factory_of(self.tree, root, root.name, making)
         cell = self.kernel.spawn(factory, name=root.name)
@@ -256,8 +292,9 @@ class Node:
         if self._spawned is None:
             template = dataclasses.replace(TEMPLATE, intensity=Intensity())
             plan = DynamicPlan(template, None, Backoff(first=0.05), self._dice, self.runs.supervised, top=True)
+            plan = dataclasses.replace(plan, past=self._history.take(GUARDIAN))
             self._spawned = DynamicActor(plan)
-            cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name="spawned")
+            cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name=GUARDIAN)
             self.kernel.bind(self._spawned, cell)
         return self._spawned
 

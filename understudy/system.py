@@ -25,6 +25,7 @@ from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waitin
 from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
+from understudy.actors.journal.committed import Attached, Hears
 from understudy.actors.journal.differences import Difference, difference
 from understudy.actors.journal.forks import Change
 from understudy.actors.journal.pruning import Prunable, prune
@@ -32,6 +33,7 @@ from understudy.actors.journal.replay import ReplayReport, replay
 from understudy.actors.journal.sessions import completed
 from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
+from understudy.actors.outlet import BUFFER, FLUSH_SECONDS
 from understudy.actors.refs import Key, Ref
 from understudy.actors.suspension import SUSPEND_SECONDS
 from understudy.actors.telemetry import Telemetry
@@ -62,6 +64,7 @@ class System(Node):
     (SQLite), a `JournalStore`, or None for memory. `durability` says what a kill and a power cut can lose (see
     docs/journal.md): `normal` (default), `full` or `relaxed` with a path, `memory` (default) or `off` without. `check`:
     pass every local message through the codec. `grace`: seconds that running steps have when the system is left.
+    `listeners`: see `attach`.
     `meta`: kept in the journal beside the events. `watchdog`: seconds after which a handler that blocks the event loop
     is reported (see `actors.watchdog`); None for no watchdog. `clock`, `ids`, `dice` and `scheduler` are seams for
     tests.
@@ -188,9 +191,18 @@ class System(Node):
         return gone
 
     async def run(
-        self, agent: Agent[O, M], task: str | M, *, timeout: float | None = None, session: str | None = None
+        self,
+        agent: Agent[O, M],
+        task: str | M,
+        *,
+        timeout: float | None = None,
+        session: str | None = None,
+        traceparent: str = "",
     ) -> Result[O]:
         """Ask an agent and wait for its result; `Waiting` as soon as it parks for a person.
+
+        `traceparent`: the W3C header of the request that this serves; the run joins its trace. Without a valid one it
+        has a trace of its own.
 
         `session`: a name of your own, of 1 to 200 characters. The run goes on with the context window that the
         session's last run left, whatever its end, also of a former process. A session has one run at a time and one
@@ -198,9 +210,10 @@ class System(Node):
         """
         ref, message = self._agent_ref(agent), agent.decode(agent.encode(task))
         if session is None:
-            result: Result[O] = await ref.ask(cast("Asks[Any, Any]", message), timeout=timeout)
+            asked = cast("Asks[Any, Any]", message)
+            result: Result[O] = await ref.ask(asked, timeout=timeout, traceparent=traceparent)
         else:
-            result = await ref.wait_for(await ref.begin_in(session, message), timeout=timeout)
+            result = await ref.wait_for(await ref.begin_in(session, message, traceparent), timeout=timeout)
         return self._warned(result)
 
     def _agent_ref(self, agent: Agent[Any, Any]) -> AgentRef:
@@ -215,7 +228,7 @@ class System(Node):
         return result
 
     async def stream(
-        self, agent: Agent[O, M], task: str | M, *, session: str | None = None
+        self, agent: Agent[O, M], task: str | M, *, session: str | None = None, traceparent: str = ""
     ) -> AsyncIterator[ev.Record | Result[O]]:
         """As `run`, giving every journalled event of the run as it happens; the last item is the result.
 
@@ -237,7 +250,8 @@ class System(Node):
         stop = self.listen(hear)
         try:
             message = agent.decode(agent.encode(task))
-            name = ref.begin(message) if session is None else await ref.begin_in(session, message)
+            began = ref.begin(message, traceparent) if session is None else ref.begin_in(session, message, traceparent)
+            name = began if isinstance(began, str) else await began
         except BaseException:
             stop()
             raise
@@ -348,8 +362,25 @@ class System(Node):
         return self.runs.get(run)
 
     def listen(self, listener: Callable[[ev.Record], None]) -> Callable[[], None]:
-        """Call `listener` with every journalled event from now on; the returned function takes it off."""
+        """Call `listener` with every journalled event from now on; the returned function takes it off.
+
+        It is called in the loop, at once, and before the event is committed: for what must be quick and near. What
+        exports events is attached (see `attach`).
+        """
         return self.journal.listeners.add(listener)
+
+    def attach(self, listener: Hears, *, size: int = BUFFER, flush: float = FLUSH_SECONDS) -> Attached:
+        """Give a listener every event that is committed from now on, with its trace: for exporters.
+
+        It is called with batches of `Seen`, in order, in a thread of its own. At most `size` events (default 10,000)
+        wait for it; more are dropped and counted. What it raises is logged once and counted. When the system is left it
+        has `flush` seconds (default 5) for the rest; its `close()`, if it has one, is called last. Raises
+        `UsageError` for a size below 1 and seconds below 0.
+        """
+        self._running()
+        if size < 1 or not flush >= 0:
+            raise UsageError(f"attach: size {size!r} must be at least 1, flush {flush!r} at least 0 seconds")
+        return self._committed.attach(listener, size=size, flush=flush)
 
     async def estimates(self, run: str) -> list[Estimate]:
         """The model calls of a run that are counted with their caps: nobody knows their cost. Raises `UnknownRun`."""

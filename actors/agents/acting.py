@@ -114,7 +114,7 @@ class Acts(Paying):
     async def _send(
         self, command: CallModel, ticket: str, model: Model, request: ModelRequest, reserved: dict[str, int]
     ) -> None:
-        self.append(
+        record = self.append(
             ev.ModelAsked(
                 command.step,
                 command.parts,
@@ -134,6 +134,7 @@ class Acts(Paying):
         except BaseException:  # no byte has left
             self._interrupted(command.step, ticket, reserved, {"steps": reserved["steps"]})
             raise
+        request = msgspec.structs.replace(request, traceparent=self._run.trace.header(record.run, record.seq))
         await self._ask_model(command.step, ticket, model, request, reserved)
 
     def _model_of(self, command: CallModel) -> Model:
@@ -296,7 +297,8 @@ class Acts(Paying):
             await self.commit()
 
         recorded = state.recorded if state is not None else {}
-        return Call(event.key, self._sub.attempt, recorded, record, self._spilled)
+        trace = self._run.trace.header(self._run.id, state.seq if state is not None else self._sub.seq)
+        return Call(event.key, self._sub.attempt, recorded, record, self._spilled, trace)
 
     async def _spilled(self, handle: str) -> str:
         return await self._runs.windows.spilled(self._run, self._sub, handle)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, cast
 
 from understudy.actors.agents.policy import Policy
-from understudy.actors.agents.runs import Runs
+from understudy.actors.agents.runs import Runs, Work
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope, current_entry
 from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError
@@ -73,32 +73,44 @@ class AgentRef(Ref[Any]):
         cancel: bool = False,
         on_restart: Literal["wait", "fail"] = "wait",
         wait: bool = False,
+        traceparent: str = "",
     ) -> T:
         """Begin a run and wait for its result, `timeout` seconds at most (default: the run's budget in seconds).
+
+        `traceparent`: the W3C header of who asks; without one, the run that this is called from (in a tool), else a
+        trace of its own.
 
         Raises `AskTimeout`, `ActorStopped`, `MailboxFull`, `NotHandled`; how the run itself ends is a result.
         """
         self._runs.kernel.check_thread()
-        name = self._begin(message)
+        name = self._begin(message, traceparent)
         return cast("T", await self.wait_for(name, timeout=timeout, cancel=cancel, wait=wait))
 
-    def begin(self, message: object) -> str:
+    def begin(self, message: object, traceparent: str = "") -> str:
         """Begin a run; its id. Durable with the next commit. Raises as `ask`."""
         self._runs.kernel.check_thread()
-        return self._begin(message)
+        return self._begin(message, traceparent)
 
-    async def begin_in(self, session: str, message: object) -> str:
+    async def begin_in(self, session: str, message: object, traceparent: str = "") -> str:
         """Begin the next run of a session, which goes on with the window of the one before; its id.
 
         Raises as `ask`, `SessionBusy` while that one has not ended, and `UsageError` for a session of another agent.
         """
         self._runs.kernel.check_thread()
         text = self._encoded(message)
-        return await self._runs.accept_in(session, self._policy.name, self._policy.agent.accepts.__name__, text)
+        type_ = self._policy.agent.accepts.__name__
+        return await self._runs.accept_in(session, self._policy.name, type_, text, traceparent or self._here())
 
-    def _begin(self, message: object) -> str:
+    def _begin(self, message: object, traceparent: str = "") -> str:
         text = self._encoded(message)
-        return self._runs.accept(self._policy.name, self._policy.agent.accepts.__name__, text)
+        type_ = self._policy.agent.accepts.__name__
+        return self._runs.accept(self._policy.name, type_, text, traceparent or self._here())
+
+    def _here(self) -> str:
+        """The `traceparent` of the run that this is called from, as a tool does; "" outside of one."""
+        entry = current_entry()
+        work = entry.message if isinstance(entry, Envelope) else None
+        return self._runs.get(work.run).traced(work.sub) if isinstance(work, Work) else ""
 
     def _encoded(self, message: object) -> str:
         agent = self._policy.agent

@@ -124,6 +124,15 @@ class Judge(Struct, frozen=True, tag=True, tag_field="$"):
     temperature: float | None
 
 
+class Recall(Struct, frozen=True, tag=True, tag_field="$"):
+    """After a crash: drop the exchanges from step `rewind_to` on, and tell the agent `note`. See `recall`."""
+
+    memory: str
+    note: str
+    rewind_to: int
+    dropped: int
+
+
 class AskYes(Struct, frozen=True, tag=True, tag_field="$"):
     """Ask a person for a yes to exactly this call."""
 
@@ -189,6 +198,7 @@ Command = (
     | CheckOutput
     | Move
     | Judge
+    | Recall
     | AskYes
     | RefuseYes
     | HandOff

@@ -1,9 +1,9 @@
 """The next act of a (sub-)run: `decide(run, sub, policy) -> Command`. Pure.
 
 Order of the questions, the first that applies wins: is it over; was it asked to stop; did a guard end it; does the
-agent's machine move by itself; has the newest reply open calls; is there an answer; does the loop guard object; did
-the model fail too often; else one more call of the model. All calls of one reply are settled in its order:
-neighbouring `read` calls and delegations run together, every other call alone.
+agent's machine move by itself; has the newest reply open calls; has the agent crashed; is there an answer; does the
+loop guard object; did the model fail too often; else one more call of the model. All calls of one reply are settled in
+its order: neighbouring `read` calls and delegations run together, every other call alone.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from understudy.actors.agents.guards import (
 from understudy.actors.agents.machine import MOVE, Row, Table, arrived, event_of, refusal
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.recall import landed, recall
 from understudy.actors.agents.tools import described
 from understudy.actors.journal.events import BudgetDenied
 from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes
@@ -96,6 +97,10 @@ def decide(run: Run, sub: Sub, policy: Policy) -> Command:
         return act
     if turn is not None:
         return _settle_calls(run, sub, policy, turn)
+    if sub.crash and policy.memory != "last_step":
+        kept = checkpoint(run, sub, policy) if policy.memory == "checkpoint" else ""
+        if (act := recall(sub, policy.memory, kept)) is not None:
+            return act
     return _answer(run, sub, policy) or judge(sub, policy) or _ask_model(run, sub, policy)
 
 
@@ -363,18 +368,10 @@ def judge(sub: Sub, policy: Policy) -> Judge | None:
         response = Restart(temperature=None)  # what applies when somebody takes the request up again
     if not isinstance(response, Restart):
         return Judge(verdict, "", 0, 0, None)
-    rewind_to = max(verdict.since, _landed(sub)) if response.rewind else sub.step + 1
+    rewind_to = max(verdict.since, landed(sub)) if response.rewind else sub.step + 1
     dropped = sum(1 for turn in sub.turns if turn.step >= rewind_to)
     note = NOTE.format(what=verdict.what, tried=_tried(sub, verdict)) if response.note else ""
     return Judge(verdict, note, rewind_to, dropped, response.temperature)
-
-
-def _landed(sub: Sub) -> int:
-    """The first step that may be rewound: the one after the last call that changed the world, which a loop may hold."""
-    for turn in reversed(sub.turns):
-        if any(call.ok and call.asked is not None and call.asked.effect != "read" for call in turn.calls):
-            return turn.step + 1
-    return 0
 
 
 def _tried(sub: Sub, verdict: Verdict) -> str:

@@ -26,6 +26,7 @@ from understudy.actors.agents.commands import (
     Judge,
     Move,
     Park,
+    Recall,
     RefuseYes,
     Reject,
     RejectOutput,
@@ -36,6 +37,7 @@ from understudy.actors.agents.decide import decide_safely
 from understudy.actors.agents.guards import Quarantine
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, Work
+from understudy.actors.agents.tools import described
 from understudy.actors.errors import JournalError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.state import Run, Sub
@@ -86,8 +88,8 @@ class AgentActor(Actor[Work]):
         except JournalError:
             if not self._runs.closing:  # a journal that failed has said so, and a restart would not cure it
                 raise
-        except Exception:
-            self._runs.crashed.add(key)
+        except Exception as error:
+            self._runs.crashed[key] = described(error)
             raise
         finally:
             if self._runs.driving.get(key) == me:
@@ -151,13 +153,12 @@ class _Drive:
         if sub.path == self._path and sub.incarnation == self._incarnation:
             return True
         altered = sub.restart.seq if sub.restart is not None else 0
-        crashed = (self._run.id, sub.id) in self._runs.crashed
-        self._runs.crashed.discard((self._run.id, sub.id))
+        crashed = self._runs.crashed.pop((self._run.id, sub.id), "")
         if sub.attempt >= ATTEMPTS and crashed:
             self._runs.end(self._run.id, sub.id, "failed", f"{self._path} crashed on it {sub.attempt} times")
             return False
         attempt = sub.attempt + 1 if altered or crashed or not sub.attempt else sub.attempt
-        self._acts.append(ev.AttemptStarted(attempt, altered), cause=altered)
+        self._acts.append(ev.AttemptStarted(attempt, altered, "" if altered else crashed), cause=altered)
         return True
 
     async def _carry_out(self, command: Command) -> bool:
@@ -167,7 +168,7 @@ class _Drive:
                 await self._acts.call_model(command)
             case CallTools():
                 await self._acts.call_tools(command)
-            case Compact() | Judge() | Reject() | RejectOutput() | RefuseYes() | SwitchModel() | Move():
+            case Compact() | Judge() | Recall() | Reject() | RejectOutput() | RefuseYes() | SwitchModel() | Move():
                 self._note(command)
             case CheckOutput():
                 await check_output(self._acts, command)
@@ -189,7 +190,7 @@ class _Drive:
                 return await self._acts.await_open()
         return True
 
-    def _note(self, command: Compact | Judge | Reject | RejectOutput | RefuseYes | SwitchModel | Move) -> None:
+    def _note(self, command: Compact | Judge | Recall | Reject | RejectOutput | RefuseYes | SwitchModel | Move) -> None:
         """Commands that are nothing but their event."""
         digest = command_digest(command)
         match command:
@@ -207,6 +208,8 @@ class _Drive:
                 if isinstance(command.verdict.response, Quarantine):
                     at = self._run.id, self._sub.seq
                     self._runs.quarantine.begin(self._policy.name, *at, command.verdict)
+            case Recall():
+                self._acts.append(ev.Recalled(command.memory, command.note, command.rewind_to, command.dropped, digest))
             case Reject():
                 self._acts.append(
                     ev.ToolRejected(command.step, command.index, command.name, command.arguments, command.error, digest)

@@ -46,13 +46,17 @@ class ToolSchema(Struct, frozen=True):
 
 
 class ModelRequest(Struct, frozen=True):
-    """One call. `max_tokens` caps the answer; `output_schema` asks for JSON of that schema."""
+    """One call. `max_tokens` caps the answer; `output_schema` asks for JSON of that schema.
+
+    `traceparent`: the W3C header that an adapter sends along, "" for none.
+    """
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolSchema, ...] = ()
     output_schema: Mapping[str, object] | None = None
     temperature: float | None = None
     max_tokens: int = 1024
+    traceparent: str = ""
 
 
 class Usage(Struct, frozen=True, gc=False):

@@ -1,57 +1,113 @@
-"""What an operator must see without looking: the events of a run that are written to the log, one line each.
+"""The events of runs and of supervision in the log: one line each, through the standard `logging`.
 
-Through the standard `logging`, logger `understudy.runs`, level WARNING: a loop, a restart, a supervisor that gave up, a
-doubt, a refused budget, and every run that ended `failed` or `stopped`. The record carries `run`, `seq` and `path`.
+Logger `understudy.runs`. By level: WARNING for what an operator must see without looking (a loop, a restart, a
+supervisor that gave up, a doubt, a refused budget, every run that ended `failed` or `stopped`), INFO for how runs
+come and go and what people say, DEBUG for every step. Each line carries `run`, `seq`, `sub`, `path`, `incarnation`,
+`cause`, `event`, and of a run `trace_id`, `span_id` and `parent_id` (see `actors.trace`). What nobody listens to is not
+made; a handler that raises breaks nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from understudy.actors.agents.guards import said
 from understudy.actors.journal import events as ev
-from understudy.actors.telemetry import LineLimit, heard
+from understudy.actors.journal.replay import describe_event
+from understudy.actors.journal.state import Run
+from understudy.actors.telemetry import LineLimit, heard, logger_of
 
-log: Final = logging.getLogger("understudy.runs")
-log.addHandler(logging.NullHandler())
+log: Final = logger_of("understudy.runs")
+
+_LEVELS: Final[Mapping[type[ev.Event], int]] = {
+    **dict.fromkeys(
+        (
+            ev.Judged,
+            ev.BackedOff,
+            ev.Quarantined,
+            ev.Released,
+            ev.Escalated,
+            ev.GaveUp,
+            ev.BudgetDenied,
+            ev.InDoubt,
+            ev.Finished,
+        ),
+        logging.WARNING,
+    ),
+    **dict.fromkeys(
+        (
+            ev.RunStarted,
+            ev.SubStarted,
+            ev.AttemptStarted,
+            ev.Recalled,
+            ev.Resumed,
+            ev.StopAsked,
+            ev.HandedOff,
+            ev.Parked,
+            ev.Unparked,
+            ev.ModelSwitched,
+            ev.Compacted,
+            ev.Moved,
+            ev.StateTimedOut,
+            ev.BudgetLow,
+            ev.BudgetBreached,
+            ev.SpendCorrected,
+            ev.ApprovalAsked,
+            ev.ApprovalGiven,
+            ev.ApprovalRefused,
+            ev.DoubtSettled,
+            ev.ChildStarted,
+            ev.ChildExited,
+            ev.Pruned,
+        ),
+        logging.INFO,
+    ),
+}
+"""Whatever is not here is DEBUG; a run that ended well is INFO."""
 
 
-_TELLING: Final = frozenset(
-    {
-        ev.Judged,
-        ev.BackedOff,
-        ev.Quarantined,
-        ev.Released,
-        ev.Escalated,
-        ev.GaveUp,
-        ev.BudgetDenied,
-        ev.InDoubt,
-        ev.Finished,
-    }
-)
-"""What `_told` has words for."""
-
-
-def notice(record: ev.Record, lines: LineLimit) -> None:
-    """Log a record that somebody should know of, if anybody listens; pass over the others.
+def notice(record: ev.Record, lines: LineLimit, run: Run | None = None) -> None:
+    """Log a record, if anybody listens at its level. `run`: the run it belongs to, if any.
 
     Of back-offs that belong to no run at most 10 a second and supervisor are told.
     """
-    if type(record.event) not in _TELLING or not heard(log):
+    level = _LEVELS.get(type(record.event), logging.DEBUG)
+    if not log.isEnabledFor(level):  # most are not: asked before anything else
         return
-    text = _told(record.event)
+    text = _told(record.event) if level == logging.WARNING else describe_event(record.event)
+    if not text:
+        level, text = logging.INFO, describe_event(record.event)
+    if not heard(log, level):
+        return
     if isinstance(record.event, ev.BackedOff) and record.run == ev.NODE_STREAM:
         admitted = lines.admit(record.event.supervisor, time.monotonic())
         lines.evict()
         if admitted is None:
             return
         text += f" (and {admitted[0]:,} more not told)" if admitted[0] else ""
-    if text:
-        where = f"{record.place} {record.path}".rstrip()
-        extra = {"run": record.run, "seq": record.seq, "path": record.path}
-        log.warning("%s: %s", where, text, extra=extra)
+    where = f"{record.place} {record.path}".rstrip()
+    log.log(level, "%s: %s", where, text, extra=_extra(record, run))
+
+
+def _extra(record: ev.Record, run: Run | None) -> dict[str, object]:
+    extra: dict[str, object] = {
+        "run": record.run,
+        "seq": record.seq,
+        "sub": record.sub,
+        "path": record.path,
+        "incarnation": record.incarnation,
+        "cause": record.cause,
+        "event": type(record.event).__name__,
+    }
+    if run is not None:
+        trace = run.trace
+        extra["trace_id"] = trace.id
+        extra["span_id"] = trace.span(record.run, record.seq)
+        extra["parent_id"] = trace.span(record.run, record.cause) if record.cause else trace.parent
+    return extra
 
 
 def _told(event: ev.AnyEvent) -> str:

@@ -60,3 +60,16 @@ def approval_of(run: str, asked: ev.ApprovalAsked) -> Approval:
     return Approval(
         asked.approval, run, asked.name, asked.arguments, asked.digest, asked.policy, asked.expires, asked.who
     )
+
+
+def counted_of(record: ev.Record) -> ev.RestartCounted | None:
+    """What the node's stream says of a supervision event that went into a run; None of one that counts no restart."""
+    match record.event:
+        case ev.BackedOff(supervisor=path, child=child, delay=delay, failures=failures):
+            return ev.RestartCounted(path, child, record.run, record.seq, "restart", delay, failures)
+        case ev.GaveUp(supervisor=path, child=child, alone=alone):
+            return ev.RestartCounted(path, child, record.run, record.seq, "aside" if alone else "over")
+        case ev.Escalated(supervisor=path, child=child):
+            return ev.RestartCounted(path, child, record.run, record.seq, "over")
+        case _:
+            return None

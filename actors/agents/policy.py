@@ -13,6 +13,7 @@ from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.machine import Row, Table, move_schema, offered
 from understudy.actors.agents.models import Model, ToolSchema, schema_size, tool_size
+from understudy.actors.agents.recall import Memory
 from understudy.actors.agents.spilled import read_spilled
 from understudy.actors.agents.tools import Tool
 from understudy.actors.agents.window import ContextWindow
@@ -48,7 +49,7 @@ def _offer(acts: Mapping[str, Act], general: Sequence[str], row: Row | None) -> 
 class Policy:
     """`name` is the agent's; `path` the address requests to it go to; `budgets` the executor chain, nearest first.
 
-    `routes` maps classes of its output to the names of the agents they are handed to.
+    `routes` maps classes of its output to the names of the agents they are handed to. `memory`: see `recall`.
     """
 
     agent: Agent[Any, Any]
@@ -58,6 +59,7 @@ class Policy:
     routes: Mapping[type, str] = field(default_factory=dict[type, str])
     approvals: ApprovalRule | None = None
     hops: int = HOPS
+    memory: Memory = "last_step"
 
     def __post_init__(self) -> None:
         agent = self.agent

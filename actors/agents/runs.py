@@ -18,13 +18,13 @@ from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
-from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
+from understudy.actors.agents.outcomes import approval_of, counted_of, decoded, delegate_outcome, has_ended, over
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
-from understudy.actors.clock import Dice, Ids
+from understudy.actors.clock import Dice, Ids, RandomIds
 from understudy.actors.delivery import Envelope
 from understudy.actors.errors import ActorStopped, JournalError, MailboxFull, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
@@ -38,6 +38,7 @@ from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import LineLimit, heard, log
+from understudy.actors.trace import joined
 
 RESUMES: Final = 8
 """Processes in a row in which an agent may take a run up without one outcome; the next one leaves it parked."""
@@ -64,9 +65,10 @@ class Runs(Books):
         self.addresses: Callable[[str], Cell] = self._nobody
         self.sessions: Mapping[int, Any] = {}  # open model sessions by id of their model; opaque here
         self.driving: dict[tuple[str, int], tuple[str, int]] = {}  # by whom: path and incarnation
-        self.crashed: set[tuple[str, int]] = set()
+        self.crashed: dict[tuple[str, int], str] = {}  # with what
         self.again: set[tuple[str, int]] = set()
         self._ids = ids
+        self._traces = ids.trace if isinstance(ids, RandomIds) else str  # else they are made from the names of runs
         self._runs: dict[str, Run] = {}
         self._live: dict[str, Run] = {}
         """Those of `_runs` that have not ended: there may be many more that have."""
@@ -92,16 +94,16 @@ class Runs(Books):
 
     # -- accepting -----------------------------------------------------------------------------------------
 
-    async def accept_in(self, session: str, agent: str, type_: str, message: str) -> str:
+    async def accept_in(self, session: str, agent: str, type_: str, message: str, traceparent: str = "") -> str:
         """As `accept`, for the next run of a session. Raises also `SessionBusy`, `UsageError`; see `Windows.open`."""
         self.quarantine.check(agent, self.policy(agent).path)
         opened = await self.windows.open(session, agent)
-        started = ev.RunStarted(agent, type_, message)
+        started = ev.RunStarted(agent, type_, message, traceparent=joined(traceparent, self._traces))
         return self._accept(*self.windows.begin(session, started, opened))
 
-    def accept(self, agent: str, type_: str, message: str) -> str:
+    def accept(self, agent: str, type_: str, message: str, traceparent: str = "") -> str:
         """Begin a run; its id. Durable after the next barrier. Raises `ActorStopped` or `MailboxFull`."""
-        return self._accept(ev.RunStarted(agent, type_, message))
+        return self._accept(ev.RunStarted(agent, type_, message, traceparent=joined(traceparent, self._traces)))
 
     def _accept(self, started: ev.RunStarted, before: View | None = None) -> str:
         agent = started.agent
@@ -131,7 +133,8 @@ class Runs(Books):
 
     def begin_sub(self, run: Run, number: int, event: ev.SubStarted) -> None:
         """Begin the sub-run of a delegation and send it to its agent."""
-        self.append(run.id, event, sub=number)
+        call = run.subs[event.parent].find(event.step, event.index)
+        self.append(run.id, event, sub=number, cause=call.seq if call is not None else 0)
         self.dispatch(run.id, number)
 
     def next_sub(self, run: Run) -> int:
@@ -198,9 +201,10 @@ class Runs(Books):
     ) -> ev.Record:
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
+        state: Run | None = None
         if ev.is_run(run):
-            self.keep(apply(self._runs.get(run) or Run(run, before=before), record))
-        notice(record, self._lines)
+            self.keep(state := apply(self._runs.get(run) or Run(run, before=before), record))
+        notice(record, self._lines, state)
         return record
 
     def keep(self, run: Run) -> None:
@@ -487,7 +491,9 @@ class Runs(Books):
         culprits = [key for key in assigned if key in self.crashed or self._runs[key[0]].subs[key[1]].restart]
         try:
             for run, sub in culprits or assigned:
-                self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
+                record = self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
+                if not self.journal.volatile and (counted := counted_of(record)) is not None:
+                    self.journal.append(ev.NODE_STREAM, counted, path=child)
                 return
             self.append(ev.NODE_STREAM, event, path=child)
         except JournalError as error:

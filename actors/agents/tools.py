@@ -53,7 +53,8 @@ def described(error: BaseException) -> str:
 class Call:
     """What a tool may know of its own call: `key` (stable across tries), `attempt` (from 1) and recorded steps.
 
-    `said` is its last word of `progress`. Outside a run, as in unit tests, it keeps steps in memory.
+    `traceparent` is the W3C header for requests it makes. `said` is its last word of `progress`. Outside a run, as in
+    unit tests, it keeps steps in memory.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Call:
         recorded: Mapping[str, str] | None = None,
         record: Callable[[str, str], Awaitable[None]] | None = None,
         spilled: Callable[[str], Awaitable[str]] | None = None,
+        traceparent: str = "",
     ) -> None:
         self.key = key
+        self.traceparent = traceparent
         self.attempt = attempt
         self._recorded = dict(recorded or {})
         self._record = record

@@ -44,6 +44,7 @@ from understudy.actors.journal.supervision_events import ChildExited as ChildExi
 from understudy.actors.journal.supervision_events import ChildStarted as ChildStarted
 from understudy.actors.journal.supervision_events import Escalated as Escalated
 from understudy.actors.journal.supervision_events import GaveUp as GaveUp
+from understudy.actors.journal.supervision_events import RestartCounted as RestartCounted
 from understudy.actors.journal.view import Spans
 from understudy.actors.journal.window_events import Compacted as Compacted
 from understudy.actors.journal.window_events import InSession as InSession
@@ -73,7 +74,7 @@ class RunStarted(Event, frozen=True):
     """A request from outside was accepted. `message` is its JSON, `type` its tag, `agent` the name asked.
 
     A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that
-    run's event `upto`; or with `window`, where that was written down.
+    run's event `upto`; or with `window`, where that was written down. `traceparent`: see `trace.Trace.kept`.
     """
 
     agent: str
@@ -84,6 +85,7 @@ class RunStarted(Event, frozen=True):
     continues: str = ""
     upto: int = 0
     window: Kept | None = None
+    traceparent: str = ""
 
 
 class SubStarted(Event, frozen=True):
@@ -98,10 +100,24 @@ class SubStarted(Event, frozen=True):
 
 
 class AttemptStarted(Event, frozen=True):
-    """An incarnation took the (sub-)run up. `altered` names the verdict (its event) whose alteration applies now."""
+    """An incarnation took the (sub-)run up. `altered` names the verdict (its event) whose alteration applies now.
+
+    `crash`: the error with which the former incarnation crashed on it, "" when it did not.
+    """
 
     attempt: int
     altered: int = 0
+    crash: str = ""
+
+
+class Recalled(Event, frozen=True):
+    """What the (sub-)run keeps of itself after a crash, by the memory policy of its agent (see `agents.recall`)."""
+
+    memory: str
+    note: str
+    rewind_to: int
+    dropped: int
+    command: str = ""
 
 
 class Resumed(Event, frozen=True):
@@ -332,6 +348,7 @@ AnyEvent = (
     | InSession
     | SubStarted
     | AttemptStarted
+    | Recalled
     | Resumed
     | StopAsked
     | Finished
@@ -370,6 +387,7 @@ AnyEvent = (
     | BackedOff
     | Escalated
     | GaveUp
+    | RestartCounted
     | Pruned
     | Forked
 )
@@ -385,6 +403,7 @@ COMMANDS: Final = (
     OutputChecked,
     Moved,
     Judged,
+    Recalled,
     ApprovalAsked,
     Finished,
 )

@@ -79,6 +79,7 @@ def _tick(run: Run, record: Record, kind: type[ev.Event]) -> None:
 def _run_started(run: Run, record: Record, event: ev.RunStarted) -> None:
     sub = run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
     run.asked_agent, run.pools, run.session = event.agent, event.pools, event.session
+    run.traceparent = event.traceparent
     if event.window is not None:
         kept = event.window
         sub.view = View.of(
@@ -117,6 +118,7 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
     sub = run.subs[record.sub]
     sub.attempt, sub.path, sub.incarnation = event.attempt, record.path, record.incarnation
     sub.rest_until = 0.0
+    sub.crash = event.crash or sub.crash
     if event.altered and sub.restart is not None:
         judged = sub.restart.event
         assert isinstance(judged, ev.Judged)  # noqa: S101  # set by _judged only
@@ -125,16 +127,29 @@ def _attempt_started(run: Run, record: Record, event: ev.AttemptStarted) -> None
 
 
 def _alter(sub: Sub, judged: ev.Judged, seq: int) -> None:
-    sub.turns = [turn for turn in sub.turns if turn.step < judged.rewind_to]
-    sub.view.rewind(judged.rewind_to)
-    _move_back(sub, judged.rewind_to)
-    sub.lows = set()  # what the agent was told of its budgets may have been among what is dropped
+    _rewind(sub, judged.rewind_to)
     if judged.note:
         add_note(sub, judged.note, seq)
     if judged.temperature is not None:
         sub.temperature = judged.temperature
     if isinstance(judged.verdict.response, Restart) and judged.verdict.response.model:
         sub.model, sub.switched = judged.verdict.response.model, ""
+
+
+def _recalled(run: Run, record: Record, event: ev.Recalled) -> None:
+    sub = run.subs[record.sub]
+    sub.crash = ""
+    if event.rewind_to <= sub.step:
+        _rewind(sub, event.rewind_to)
+    if event.note:
+        add_note(sub, event.note, record.seq)
+
+
+def _rewind(sub: Sub, step: int) -> None:
+    sub.turns = [turn for turn in sub.turns if turn.step < step]
+    sub.view.rewind(step)
+    _move_back(sub, step)
+    sub.lows = set()  # what the agent was told of its budgets may have been among what is dropped
 
 
 def _move_back(sub: Sub, step: int) -> None:
@@ -184,7 +199,7 @@ def _handed_off(run: Run, record: Record, event: ev.HandedOff) -> None:
     show_task(sub)
     sub.turns, sub.path, sub.incarnation = [], "", 0
     sub.attempt = sub.failures = sub.repairs = sub.changed = 0
-    sub.temperature, sub.switched, sub.model = None, "", ""
+    sub.temperature, sub.switched, sub.model, sub.crash = None, "", "", ""
     sub.lows, sub.closed = set(), {}
     sub.state, sub.until, sub.expired, sub.stood = "", 0.0, False, []
     _take_over(run, sub)
@@ -365,6 +380,7 @@ _HANDLERS: Final[Mapping[type[ev.Event], Handler]] = {
     ev.RunStarted: _run_started,
     ev.SubStarted: _sub_started,
     ev.AttemptStarted: _attempt_started,
+    ev.Recalled: _recalled,
     ev.Resumed: _resumed,
     ev.StopAsked: _stop_asked,
     ev.Finished: _finished,

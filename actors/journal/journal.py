@@ -29,7 +29,7 @@ from understudy.actors.journal.durability import profile_of
 from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Forked, Record, decode
 from understudy.actors.journal.pruned_events import PRUNED, Pruned
 from understudy.actors.journal.sealing import sealed
-from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain
+from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain, recent_of
 from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import Listeners
 
@@ -49,6 +49,8 @@ class Journal:
         self.volatile = not self.profile.on_disk or store.path == MemoryStore.path
         """Whether it is gone with the process."""
         self.listeners = Listeners[Record]("journal")
+        self.commits = Listeners[int]("commit")
+        """Told how many of the events appended here are committed, after each commit."""
         self.kept: Mapping[str, str] = {}
         """What was kept beside the events when it was opened."""
         self._clock = clock
@@ -104,6 +106,15 @@ class Journal:
         if not self.profile.waits:
             await self.commit()
         return decode_rows(self.store.path, await self.store.read(run))
+
+    async def recent(self, run: str, many: int) -> list[Record]:
+        """The last `many` records of a stream, oldest first. Raises `JournalDamaged`."""
+        return decode_rows(self.store.path, await recent_of(self.store, run, many))
+
+    @property
+    def appended(self) -> int:
+        """How many events were appended here so far."""
+        return self._appended
 
     def knows(self, run: str) -> bool:
         """Whether there is a stream of this name."""
@@ -199,6 +210,7 @@ class Journal:
                 await self.store.write([row for row, _ in batch], [at for _, at in batch])
                 self._committed += len(batch)
                 self._release()
+                self.commits.tell(self._committed)
         except JournalError as error:
             self._fail(error)
         except BaseException as error:

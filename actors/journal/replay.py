@@ -133,6 +133,8 @@ def describe_event(event: ev.AnyEvent) -> str:
             return _move(event.source, event.to, event.cause, event.event)
         case ev.Judged():
             return _verdict(event.verdict.rule, event.verdict.what, type(event.verdict.response).__name__, event.note)
+        case ev.Recalled():
+            return _recall(event.memory, event.dropped, event.note)
         case ev.ApprovalAsked():
             return shortened(f"ask for a yes to {event.name}({event.arguments})")
         case ev.HandedOff():
@@ -169,6 +171,8 @@ def describe(command: Command | PlannedCall) -> str:
         case cmd.Judge():
             verdict = command.verdict
             return _verdict(verdict.rule, verdict.what, type(verdict.response).__name__, command.note)
+        case cmd.Recall():
+            return _recall(command.memory, command.dropped, command.note)
         case cmd.AskYes():
             return shortened(f"ask for a yes to {command.name}({command.arguments})")
         case cmd.HandOff():
@@ -181,6 +185,10 @@ def describe(command: Command | PlannedCall) -> str:
 
 def _verdict(rule: str, what: str, response: str, note: str) -> str:
     return shortened(f"verdict {rule} ({what}): {response.lower()}{f', note {note!r}' if note else ''}")
+
+
+def _recall(memory: str, dropped: int, note: str) -> str:
+    return shortened(f"after the crash, keep by {memory!r}: drop {dropped} exchanges{f', note {note!r}' if note else ''}")
 
 
 def _move(source: str, to: str, cause: str, event: str) -> str:

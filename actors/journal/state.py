@@ -17,6 +17,7 @@ from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.view import View
+from understudy.actors.trace import Trace, trace_of
 
 KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
 
@@ -264,6 +265,8 @@ class Sub(Struct, gc=False):
     concluding: bool = False
     instructions: str | None = None
     """What a fork has put in the place of the agent's own; None for nothing."""
+    crash: str = ""
+    """With what its agent crashed on it, until it has taken the consequence."""
 
     @property
     def last(self) -> Turn | None:
@@ -331,11 +334,21 @@ class Run(Struct, gc=False):
     """Whether an agent took it up since the last process did."""
     repairs: int = 0
     """Answers handed back, of all its sub-runs together."""
+    traceparent: str = ""
     seq: int = 0
     started_at: float = 0.0
     last_at: float = 0.0
     mono: float | None = None
     changed: dict[str, Changed] = field(default_factory=dict[str, Changed])
+
+    @property
+    def trace(self) -> Trace:
+        """The trace it belongs to."""
+        return trace_of(self.id, self.traceparent)
+
+    def traced(self, sub: int) -> str:
+        """The `traceparent` for what the newest event of a sub-run causes."""
+        return self.trace.header(self.id, self.subs[sub].seq if sub in self.subs else 1)
 
     @property
     def main(self) -> Sub:

@@ -8,7 +8,8 @@ first. One process owns a store for writing; others only add to the insert-only 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from msgspec import Struct
@@ -65,6 +66,15 @@ def verify(path: str, rows: Sequence[Row]) -> None:
             raise JournalDamaged(path, row.run, number, "checksum does not match")
 
 
+def verify_tail(path: str, rows: Sequence[Row]) -> None:
+    """Check the end of a stream: its first row is believed, the others must follow it. Raises `JournalDamaged`."""
+    for before, row in pairwise(rows):
+        if row.seq != before.seq + 1:
+            raise JournalDamaged(path, row.run, before.seq + 1, f"event {before.seq + 1} is missing, {row.seq} follows")
+        if row.length != len(row.payload) or row.crc != chain(before.crc, row.run, row.seq, row.payload):
+            raise JournalDamaged(path, row.run, row.seq, "checksum does not match")
+
+
 class JournalStore(Protocol):
     """A place for rows. Every method may raise `JournalError`; none retries.
 
@@ -73,7 +83,8 @@ class JournalStore(Protocol):
 
     A store through which every word of others comes, so that it can tell, has `posted`, a `Listeners[InboxRow]`, as
     `MemoryStore` has; the inbox of any other is looked at every 0.2 s (see `posted_of`). One whose `durability` names
-    a profile is treated as that says (see `durability.profile_of`), any other as "normal".
+    a profile is treated as that says (see `durability.profile_of`), any other as "normal". One that can read the end
+    of a stream without the rest has `recent(run, many)`, the last `many` rows (see `recent_of`).
     """
 
     @property
@@ -141,6 +152,14 @@ def posted_of(store: JournalStore) -> Listeners[InboxRow] | None:
     """Who is told of every word that is put into the store's inbox; None if the store cannot tell."""
     found = getattr(store, "posted", None)
     return found if isinstance(found, Listeners) else None
+
+
+async def recent_of(store: JournalStore, run: str, many: int) -> list[Row]:
+    """The last `many` rows of a stream, oldest first; of a store that cannot tell, all of them are read."""
+    recent: Callable[[str, int], Awaitable[list[Row]]] | None = getattr(store, "recent", None)
+    rows = await recent(run, many) if recent is not None else (await store.read(run))[-many:]
+    verify_tail(store.path, rows)
+    return rows
 
 
 class MemoryStore:

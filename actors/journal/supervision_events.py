@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from understudy.actors.journal.event import Event
 from understudy.actors.lifecycle import Exit
 
@@ -42,10 +44,31 @@ class Escalated(Event, frozen=True):
 
 
 class GaveUp(Event, frozen=True):
-    """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw."""
+    """More restarts than the intensity allows; the supervisor ends, and `child` was the last straw.
+
+    `alone`: the intensity was that of `child` itself, which stays stopped; its supervisor goes on.
+    """
 
     supervisor: str
     child: str
     intensity: int
     within: float
     exit: Exit
+    alone: bool = False
+
+
+class RestartCounted(Event, frozen=True):
+    """In the stream of the node: what `supervisor` remembers of an event that is in a run, at `run:seq`.
+
+    So the next process finds the history of its windows in one stream, whatever became of the runs. `what` is
+    `restart` (`BackedOff`, with its `delay` and `failures`), `aside` (`GaveUp`, the child alone) or `over` (the
+    supervisor ends).
+    """
+
+    supervisor: str
+    child: str
+    run: str
+    seq: int
+    what: Literal["restart", "aside", "over"] = "restart"
+    delay: float = 0.0
+    failures: int = 0

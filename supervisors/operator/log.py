@@ -118,6 +118,8 @@ class Log:
                 return self._new(record, path, "window", f"{rule}: {tokens} → {left} tokens, about")
             case ev.SummaryDenied(pool=pool, unit=unit):
                 return self._new(record, path, "window", "no summary", f"× {pool}: no {unit} left for one")
+            case ev.Recalled(memory=memory, dropped=dropped):
+                return self._new(record, path, "restart", f"keeps by {memory}", f"{many(dropped, 'exchange')} dropped")
             case ev.Moved(source=source, to=to, event=moved_by, cause=cause):
                 what = f"{source} → {to}" if source else f"begins in {to}"
                 return self._new(record, path, "state", what, f"on {moved_by or cause}" if source else "")

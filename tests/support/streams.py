@@ -166,6 +166,7 @@ class Play:
             if self.state.finished is not None:
                 break
             self._clock()
+            self._crash()
             self.step(decide(self.state, self.state.main, self.policy))
         return self.records
 
@@ -174,6 +175,12 @@ class Play:
         main = self.state.main
         if main.until and not main.expired and self.choose("clock", ["wait", "wait", "pass"]) == "pass":
             self.add(ev.StateTimedOut(main.state, main.until))
+
+    def _crash(self) -> None:
+        """Under a memory policy an incarnation crashes now and then."""
+        if self.policy.memory != "last_step" and self.choose("crash", ["on", "on", "on", "crash"]) == "crash":
+            self.incarnation += 1
+            self.add(ev.AttemptStarted(self.state.main.attempt + 1, 0, "RuntimeError: broke"))
 
     def step(self, command: cmd.Command) -> None:
         self.look(command)
@@ -222,6 +229,8 @@ class Play:
                         command.verdict, command.note, command.rewind_to, command.dropped, command.temperature, digest
                     )
                 )
+            case cmd.Recall():
+                self.add(ev.Recalled(command.memory, command.note, command.rewind_to, command.dropped, digest))
             case cmd.EndIncarnation():
                 restart = self.state.main.restart
                 assert restart is not None

@@ -53,7 +53,7 @@ _REMOVE: Final = ("DELETE FROM events WHERE run = ?", "DELETE FROM streams WHERE
 _OLD: Final = "e.run, e.seq, e.at, e.length, e.crc, e.payload, NULL, NULL"
 _NEW: Final = "e.run, e.seq, e.at, e.length, e.crc, e.payload, e.cuts, e.refs"
 """Columns of a file of version 1, which only an owner upgrades, and of the present one."""
-_ROWS: Final = "SELECT {} FROM events AS e WHERE e.run = ? ORDER BY e.seq"
+_ROWS: Final = "SELECT {} FROM events AS e WHERE e.run = ? AND e.seq > ? ORDER BY e.seq"
 _TAILS: Final = "SELECT {} FROM streams AS s JOIN events AS e ON e.run = s.run AND e.seq = s.seq ORDER BY s.id"
 _SET_META: Final = (
     "INSERT INTO meta (name, value, seal) VALUES (?, ?, ?)"
@@ -163,6 +163,10 @@ class SQLiteStore:
     async def read(self, run: str) -> list[Row]:
         """The whole stream, verified against its checksums and its head. Raises `JournalDamaged` with the place."""
         return await self._call(partial(_read, self._path, run))
+
+    async def recent(self, run: str, many: int) -> list[Row]:
+        """The last `many` rows of a stream, oldest first, as far as they can be fetched; not verified."""
+        return await self._call(partial(_recent, self._path, run, many))
 
     async def heads(self) -> list[Head]:
         """Every stream, in the order in which they began; reads no event."""
@@ -300,13 +304,21 @@ def _read(path: str, run: str, db: sqlite3.Connection) -> list[Row]:
     return rows
 
 
-def _rows(run: str, db: sqlite3.Connection) -> tuple[list[Row], Exception | None]:
-    """The rows up to the first that cannot be fetched or put together, and the error there."""
+def _recent(path: str, run: str, many: int, db: sqlite3.Connection) -> list[Row]:
+    with transaction(db, "DEFERRED"):
+        head = head_of(path, run, db)
+        rows, _ = _rows(run, db, 0 if head is None else head[0] - many)
+    _check_types(path, rows)
+    return rows
+
+
+def _rows(run: str, db: sqlite3.Connection, after: int = 0) -> tuple[list[Row], Exception | None]:
+    """The rows behind `after` up to the first that cannot be fetched or put together, and the error there."""
     rows: list[Row] = []
     body_of = stored(db)
     try:
-        for found in db.execute(_ROWS.format(_columns(db)), (run,)):
-            rows += _unpacked(found, body_of)
+        for found in db.execute(_ROWS.format(_columns(db)), (run, after)):
+            rows += [row for row in _unpacked(found, body_of) if row.seq > after]
     except sqlite3.Error as error:
         if is_named(error, *ENVIRONMENT):
             raise

@@ -67,11 +67,14 @@ class _Endpoint(Struct, frozen=True):
     strict: bool
     limit_field: LimitField
     user: str
+    trace: bool
 
-    def headers(self) -> dict[str, str]:
+    def headers(self, traceparent: str) -> dict[str, str]:
         # No compression: the size limit then holds for the bytes that are held in memory.
-        common = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
-        return common | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        sent = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        if traceparent and self.trace:
+            sent["traceparent"] = traceparent
+        return sent | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
     def explain(self, error: ModelError) -> ModelError:
         """The same error with the model in front, without the key, on one line and of bounded length."""
@@ -116,7 +119,7 @@ class _Session:
         try:
             body = encode(request, end.model, strict=end.strict, limit_field=end.limit_field, user=end.user)
             with anyio.move_on_after(timeout):
-                return decode(await self._exchange(body, timeout, progress))
+                return decode(await self._exchange(body, timeout, progress, request.traceparent))
         except ModelError as error:
             raise end.explain(error) from error.__cause__
         except Exception as error:
@@ -126,14 +129,14 @@ class _Session:
             raise end.explain(known) from error
         raise end.explain(ModelTimeout(f"no answer within {timeout:g} s", sent=progress.sent))
 
-    async def _exchange(self, body: bytes, timeout: float, progress: _Progress) -> bytes:
+    async def _exchange(self, body: bytes, timeout: float, progress: _Progress, traceparent: str) -> bytes:
         if self._client.is_closed:
             raise ModelUnreachable("the session is closed", sent=False)
         async with self._client.stream(
             "POST",
             self._endpoint.url,
             content=body,
-            headers=self._endpoint.headers(),
+            headers=self._endpoint.headers(traceparent),
             timeout=timeout if isfinite(timeout) else None,
             follow_redirects=False,
             extensions={"trace": progress},
@@ -194,6 +197,7 @@ class OpenAIChat:
         limit_field: The field that carries the cap of the answer. Default `max_completion_tokens` for
             api.openai.com and `max_tokens` elsewhere.
         user: Sent as `user`: a label that the provider counts by. Default: none.
+        trace: Send the W3C header `traceparent` of each call along. Default True.
 
     Raises `UsageError` for a bad option, here or, when it comes from the environment, when the session opens.
     """
@@ -211,6 +215,7 @@ class OpenAIChat:
         strict: bool = False,
         limit_field: LimitField | None = None,
         user: str = "",
+        trace: bool = True,
     ) -> None:
         if not model:
             raise UsageError("OpenAIChat: model is empty")
@@ -231,6 +236,7 @@ class OpenAIChat:
         self._strict = strict
         self._limit_field: LimitField | None = limit_field
         self._user = user
+        self._trace = trace
 
     @property
     def name(self) -> str:
@@ -278,6 +284,7 @@ class OpenAIChat:
             strict=self._strict,
             limit_field=self._limit_field or ("max_completion_tokens" if openai else "max_tokens"),
             user=self._user,
+            trace=self._trace,
         )
 
     def _client_has_key(self) -> bool:

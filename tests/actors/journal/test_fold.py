@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from understudy.actors.agents.decide import decide
 from understudy.actors.agents.guards import Restart, Verdict
 from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.recall import Memory
 from understudy.actors.agents.window import ContextWindow, DropFailed, Slide, Summarise, Trim
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -39,9 +41,14 @@ def chooser(seed: int) -> Choice:
 
 
 def policy_of(seed: int) -> Policy:
-    """Every other agent has a machine; of the others, every other a small window, or checks and a fallback."""
+    """Every other agent has a machine; of the others, every other a small window, or checks and a fallback.
+
+    Two of three keep what a crash leaves by a policy of their own.
+    """
     window = ContextWindow(1_500, compact=[DropFailed(), Trim(), Summarise(keep=2), Slide()]) if seed % 4 else None
-    return make_machine_policy() if seed % 2 else make_policy(window=window, checked=seed % 4 == 0)
+    policy = make_machine_policy() if seed % 2 else make_policy(window=window, checked=seed % 4 == 0)
+    memories: list[Memory] = ["last_step", "note", "fresh" if seed % 2 else "checkpoint"]
+    return replace(policy, memory=memories[seed % 3])
 
 
 def played(seed: int) -> list[Record]:
