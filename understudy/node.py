@@ -24,6 +24,7 @@ from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
+from understudy.actors.durable.office import Office
 from understudy.actors.errors import JournalError, SpecError, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.durability import PROFILES, Durability, OnDisk, Place, check_effects, chosen, profile_of
@@ -72,6 +73,7 @@ class Node:
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
+        self._chose_memory = durability == "memory"
         self._durability = chosen(durability, _kind(journal))
         profile = profile_of(journal) if _kind(journal) == "store" else PROFILES[self._durability]
         check_effects(profile, (tool for policy in self.tree.policies.values() for tool in policy.agent.all_tools))
@@ -115,8 +117,11 @@ class Node:
         self._choose()
         self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
         self.journal = Journal(self._store(), self._clock)
-        await self.journal.open()
+        heads = await self.journal.open()
         stack.push_async_callback(self.journal.aclose)
+        office = self.kernel.office = Office(self.kernel, self.journal, self._no_posts())
+        stack.push_async_callback(office.aclose)
+        await office.load([head.run for head in heads])
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
         self.ledger = self._make_ledger()
@@ -152,6 +157,14 @@ class Node:
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)
 
+    def _no_posts(self) -> str:
+        """Why durable messages are refused, "" where they are kept as long as anybody could expect."""
+        if not self.journal.profile.kept:
+            return f"with durability {self._durability!r} nothing is kept; a durable message needs a journal"
+        if self._journal_at is None and not self._chose_memory:
+            return "a durable message needs a journal: System(journal=...), or durability='memory' in a test"
+        return ""
+
     def _make_ledger(self) -> Accounts:
         return Accounts()
 
@@ -171,6 +184,8 @@ class Node:
     def _released(self, cell: Cell, exit: Exit) -> None:
         if cell.kind is None or cell.kind is AgentActor:
             self.runs.gone(cell.path, exit)
+        if self.kernel.office is not None:
+            self.kernel.office.released(cell)
         if self._spawned is not None and cell.parent is None:
             self._spawned.forget(cell)
 

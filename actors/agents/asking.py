@@ -65,6 +65,14 @@ class AgentRef(Ref[Any]):
             await self._runs.journal.barrier()
         return told
 
+    async def post(self, message: Any, *, timeout: float = 5.0) -> Literal[True] | Refused:
+        """As `send`: requests to agents are durable."""
+        return await self.send(message, timeout=timeout)
+
+    def post_to(self, message: Any) -> Cell:
+        """Raises `UsageError`: a request is in the journal of its run, not with the end of a handler."""
+        raise UsageError(f"{self.path} is an agent, whose requests are durable by themselves: use tell, send or ask")
+
     async def ask(
         self,
         message: Asks[Any, T],

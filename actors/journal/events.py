@@ -24,6 +24,8 @@ from msgspec import Struct, field
 
 from understudy.actors.agents.models import ModelReply
 from understudy.actors.errors import UsageError
+from understudy.actors.journal.durable_events import ActorsKept as ActorsKept
+from understudy.actors.journal.durable_events import ActorsWorked as ActorsWorked
 from understudy.actors.journal.event import Effect as Effect
 from understudy.actors.journal.event import Event as Event
 from understudy.actors.journal.event import Status as Status
@@ -373,6 +375,8 @@ AnyEvent = (
     | Escalated
     | GaveUp
     | Pruned
+    | ActorsWorked
+    | ActorsKept
 )
 
 COMMANDS: Final = (

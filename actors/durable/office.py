@@ -1,0 +1,358 @@
+"""The office of a node: takes durable messages in, journals what handlers did, and delivers what is committed.
+
+Everything that comes up while the journal is busy is one event: so many messages cost one commit. An event is put into
+the journal whole, and what follows from it (a sender is told, a message is delivered, an asker gets the answer) is done
+when it is committed, in the order of the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from understudy.actors.actor import Leave
+from understudy.actors.delivery import Life, current_entry, current_life, path_of
+from understudy.actors.durable.declared import Form
+from understudy.actors.durable.desk import Desk, Posted, encoded
+from understudy.actors.durable.segments import Segments
+from understudy.actors.errors import ActorStopped, JournalError, JournalFailed, NotHandled, SpecError, UsageError
+from understudy.actors.journal.durable_events import ActorsWorked, Handled, Sent, Tried
+from understudy.actors.messages import Message, tag_of
+from understudy.actors.refs import Refused, check_seconds
+from understudy.actors.tasks import new_task
+
+if TYPE_CHECKING:
+    from understudy.actors.actor import Actor
+    from understudy.actors.cell import Cell
+    from understudy.actors.durable.book import Book
+    from understudy.actors.journal.journal import Journal
+    from understudy.actors.kernel import Kernel
+
+AHEAD: Final = 2
+"""Events that may be on their way to the disk; what comes up then waits for the next one."""
+
+Committed = Callable[[BaseException | None], None]
+"""Told None when something is committed, else why it is not."""
+
+
+class _Turn:
+    """What is to go into one event, and what follows from it."""
+
+    __slots__ = ("after", "desks", "number", "posted", "sent", "tried")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.sent: list[tuple[Desk, Posted, Sent, asyncio.Future[bool]]] = []
+        self.desks: list[Desk] = []
+        self.tried: list[Tried] = []
+        self.posted: list[Posted] = []
+        self.after: list[Committed] = []
+
+
+class Office:
+    """See the module. `refusal`: why this node takes no durable messages, "" when it does.
+
+    `former`: ids of messages of a former process that were not tried in this one. `absent`: paths for which something
+    waits and that are to be looked at when they start. `committed`: the number of the last turn that is.
+    """
+
+    def __init__(self, kernel: Kernel, journal: Journal, refusal: str = "") -> None:
+        self.kernel = kernel
+        self.segments = Segments(journal)
+        self.refusal = refusal
+        self.leave = Leave
+        self.failure: JournalError | None = None
+        self.former: set[int] = set()
+        self.absent: set[str] = set()
+        self.committed = 0
+        self._journal = journal
+        self._desks: dict[Cell, Desk] = {}
+        self._paths: dict[str, Desk] = {}
+        self._forms: dict[type, Form | None] = {}
+        self._next = 1
+        self._turn = _Turn(1)
+        self._armed = False
+        self._under_way: deque[_Turn] = deque()
+        self._committer: asyncio.Task[None] | None = None
+
+    @property
+    def book(self) -> Book:
+        """What the journal says, and will say."""
+        return self.segments.book
+
+    async def load(self, streams: Iterable[str]) -> None:
+        """Take up what a former process left. Raises `JournalError`."""
+        await self.segments.load(streams)
+        self._next = self.book.next
+        self.former = {id for waiting in self.book.waiting.values() for id in waiting}
+        self.absent = set(self.book.waiting)
+        if self.absent:
+            self._watch()
+
+    async def aclose(self) -> None:
+        """Commit what came up last. What is being tried of a former process was not in vain."""
+        for desk in self._desks.values():
+            desk.rest()
+        if self._armed:
+            self._take_turn()
+        while self._committer is not None:
+            await asyncio.wait([self._committer])
+
+    # -- addresses ---------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        self.kernel.on_started = self._started
+
+    def form(self, kind: type[Actor[Any]]) -> Form | None:
+        """How the state of a class is kept; None if it declares none."""
+        if kind not in self._forms:
+            self._forms[kind] = Form(kind._keeps) if kind._keeps is not None else None
+        return self._forms[kind]
+
+    def begin(self, cell: Cell, actor: Actor[Any]) -> None:
+        """A life of an actor with declared state begins. Raises `SpecError`, `UsageError`; then it has not started."""
+        self._desk(cell).begin(actor)
+
+    def _started(self, cell: Cell, life: Life) -> None:
+        desk = self._desks.get(cell)
+        if desk is None and self.absent and cell.path in self.absent:
+            desk = self._desk(cell)
+        if desk is not None:
+            self.absent.discard(desk.path)
+            desk.open(life)
+
+    def _desk(self, cell: Cell) -> Desk:
+        """The desk of an address, which takes up what waits for it. Raises `SpecError` for one that cannot have any."""
+        desk = self._desks.get(cell)
+        if desk is None:
+            path = cell.path
+            _check_address(cell, path)
+            desk = self._desks[cell] = self._paths[path] = Desk(self, cell, path)
+            desk.take_up(self.book.of(path).values())
+            self._watch()
+        return desk
+
+    def released(self, cell: Cell) -> None:
+        """An address is gone."""
+        desk = self._desks.pop(cell, None)
+        if desk is None:
+            return
+        self._paths.pop(desk.path, None)
+        desk.close()
+        if self.book.of(desk.path):
+            self.absent.add(desk.path)
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    async def post(self, cell: Cell, message: Message[Any], timeout: float) -> Literal[True] | Refused:
+        """See `Ref.post`."""
+        check_seconds(cell, timeout, "post")
+        life = current_life()
+        if life is not None and life.kit is not None and life.kit.desk is not None and life.kit.desk.handles(current_entry()):
+            text = "what it posts now would be out even if it fails"
+            raise UsageError(f"{life.cell.path}: post to {cell.path} in a handler: {text}; use self.context.post(ref, message)")
+        until = self.kernel.loop.time() + timeout
+        desk = await self._wait_for_desk(cell, message, timeout)
+        if isinstance(desk, Refused):
+            return desk
+        body, copy = encoded(message)
+        if (desk.taken >= desk.limit or desk.rooms) and not await self._room(desk, until):
+            return Refused("dead" if desk.closed else "full", desk.path)
+        envelope = self._envelope(desk, copy, body, life)
+        told: asyncio.Future[bool] = self.kernel.loop.create_future()
+        self._turn.sent.append((desk, envelope, envelope.sent, told))
+        if not self._armed:
+            self._arm()
+        await told
+        return True
+
+    async def _wait_for_desk(self, cell: Cell, message: Message[Any], timeout: float) -> Desk | Refused:
+        if self.refusal or self.failure is not None:
+            raise self.failure or UsageError(f"post to {cell.path}: {self.refusal}")
+        desk = self._desks.get(cell)
+        if desk is None:
+            if cell.kind is None and cell.state == "starting":
+                started = asyncio.shield(self.kernel.when_started(cell))
+                await asyncio.wait([started], timeout=timeout)
+            return self._desk_for(cell, message)
+        return desk if type(message) in desk.takes and not desk.closed else self._desk_for(cell, message)
+
+    def _desk_for(self, cell: Cell, message: Message[Any]) -> Desk | Refused:
+        """The desk of an address that takes the message."""
+        if cell.state in ("stopping", "stopped"):
+            return Refused("dead", cell.path)
+        kind = cell.kind
+        if kind is None:
+            return Refused("full", cell.path)  # it has not started in time
+        if type(message) not in kind.handlers:
+            return Refused("unknown", cell.path)
+        if kind.overflow == "drop_oldest":
+            raise UsageError(f"post to {cell.path}: it drops the oldest message when it is full, and may not drop this one")
+        fresh = cell not in self._desks
+        desk = self._desk(cell)
+        if fresh and cell.life is not None and cell.life.ready:
+            desk.open(cell.life)
+        return desk
+
+    async def _room(self, desk: Desk, until: float) -> bool:
+        """Wait for room, in turn."""
+        room: asyncio.Future[bool] = self.kernel.loop.create_future()
+        desk.rooms.append(room)
+        timer = self.kernel.timers.at(until, lambda: room.done() or room.set_result(False))
+        try:
+            return await room
+        except asyncio.CancelledError:
+            desk.grant()
+            raise
+        finally:
+            timer.cancel()
+
+    def _envelope(self, desk: Desk, message: Message[Any], body: str, life: Life | None) -> Posted:
+        desk.taken += 1
+        sender = None if life is None else life.cell
+        sent = Sent(self._next, desk.path, path_of(sender), tag_of(type(message)), body)
+        self._next += 1
+        return Posted(message, sender, sent=sent)
+
+    def ride(self, cell: Cell, message: Message[Any]) -> Literal[True] | Refused:
+        """See `ActorContext.post`."""
+        life = current_life()
+        own = life.kit.desk if life is not None and life.kit is not None else None
+        if own is None or not own.handles(current_entry()):
+            where = life.cell.path if life is not None else "outside of an actor"
+            raise UsageError(
+                f"{where}: context.post rides with the end of a handler that is journalled: of an actor with declared"
+                " `state`, or of a message that was posted; else use `await ref.post(message)`"
+            )
+        if self.refusal:
+            raise UsageError(f"post to {cell.path}: {self.refusal}")
+        desk = self._desk_for(cell, message)
+        if isinstance(desk, Refused):
+            return desk
+        if desk.taken >= desk.limit:
+            return Refused("full", desk.path)
+        body, copy = encoded(message)
+        own.post(self._envelope(desk, copy, body, life))
+        return True
+
+    def withdraw(self, envelope: Posted) -> None:
+        """A message is not sent after all: its handler failed."""
+        desk = self._paths.get(envelope.sent.to) if envelope.sent is not None else None
+        if desk is not None:
+            desk.leave()
+
+    # -- what goes into the journal ------------------------------------------------------------------------------
+
+    def worked(self, desk: Desk) -> None:
+        """A desk has something for the next event."""
+        self._turn.desks.append(desk)
+        desk.turn = self._turn.number
+        self._arm()
+
+    def tried(self, tried: Tried) -> None:
+        """A message was handled in vain, or is not to count as that any more."""
+        self._turn.tried.append(tried)
+        self._arm()
+
+    def after(self, committed: Committed) -> None:
+        """Tell when everything so far is committed."""
+        self._turn.after.append(committed)
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._armed and len(self._under_way) < AHEAD:
+            self._armed = True
+            self.kernel.loop.call_soon(self._take_turn, context=self.kernel.context.copy())
+
+    def _take_turn(self) -> None:
+        """Put what came up into the journal."""
+        self._armed = False
+        turn, self._turn = self._turn, _Turn(self._turn.number + 1)
+        handled: list[Handled] = []
+        for desk in turn.desks:
+            entry, desk.entry = desk.entry, None
+            if entry is not None:
+                sent = tuple([each.sent for each in entry.posted if each.sent is not None])
+                handled.append(Handled(desk.path, entry.state, tuple(entry.consumed), sent))
+                turn.posted += entry.posted
+        if turn.sent or handled or turn.tried:
+            event = ActorsWorked(tuple([each[2] for each in turn.sent]), tuple(handled), tuple(turn.tried))
+            try:
+                self.segments.append(event)
+            except Exception as error:  # nothing that came up is kept, and nothing that comes may be
+                self._fail(error, [turn])
+                return
+        self._under_way.append(turn)
+        if self._committer is None:
+            self._committer = new_task(self._commit(), self.kernel.loop, name="understudy-durable")
+
+    async def _commit(self) -> None:
+        try:
+            while self._under_way:
+                last = self._under_way[-1].number
+                await self._journal.barrier()
+                while self._under_way and self._under_way[0].number <= last:
+                    self._finish(self._under_way.popleft())
+                if self._has_more():
+                    self._arm()
+                if self.segments.cluttered and not self._under_way:
+                    await self.segments.clear()
+        except JournalError as error:
+            self._fail(error, [])
+        finally:
+            self._committer = None
+
+    def _has_more(self) -> bool:
+        turn = self._turn
+        return bool(turn.sent or turn.desks or turn.tried or turn.after)
+
+    def _finish(self, turn: _Turn) -> None:
+        """A turn is committed: do what follows from it."""
+        self.committed = turn.number
+        for desk, envelope, _, told in turn.sent:
+            desk.deliver(envelope)
+            if not told.done():
+                told.set_result(True)
+        for envelope in turn.posted:
+            self._deliver(envelope)
+        for committed in turn.after:
+            committed(None)
+
+    def _deliver(self, envelope: Posted) -> None:
+        sent = envelope.sent
+        assert sent is not None  # noqa: S101  # a posted message has one
+        desk = self._paths.get(sent.to)
+        if desk is not None:
+            desk.deliver(envelope)
+        else:
+            self.absent.add(sent.to)
+
+    def _fail(self, error: Exception, turns: list[_Turn]) -> None:
+        """The journal takes nothing any more: everybody who waits is told."""
+        if not isinstance(error, JournalError):
+            error = JournalFailed(self._journal.store.path, f"{type(error).__name__}: {error}")
+        self.failure = self.failure or error
+        turns = [*self._under_way, *turns]
+        self._under_way.clear()
+        if self._has_more():
+            turns.append(self._turn)
+            self._turn = _Turn(self._turn.number + 1)
+        for turn in turns:
+            for _, _, _, told in turn.sent:
+                if not told.done():
+                    told.set_exception(error)
+            for committed in turn.after:
+                committed(error)
+
+
+def _check_address(cell: Cell, path: str) -> None:
+    """Raise `SpecError` for an address that the next process would not know, or that handles several at once."""
+    above: Cell | None = cell
+    while above is not None:
+        if isinstance(above.name, int):
+            raise SpecError(f"{path}: what is kept is found by its path, and {above.label} is a name that nobody chose")
+        above = above.parent
+    if cell.concurrency != 1:
+        raise SpecError(f"{path}: an actor with declared state or durable messages handles one message at a time")
