@@ -146,7 +146,11 @@ class Ref(Generic[Mr]):
         that is cancelled.
         """
         cell = self.post_to(message)
-        return await cell.kernel.the_office(cell.path).post(cell, message, timeout)
+        office = cell.kernel.office
+        if office is None or get_ident() != cell.kernel.thread:
+            office = cell.kernel.the_office(cell.path)
+        told = office.accept(cell, message)
+        return await (told if told is not None else office.post(cell, message, timeout))
 
     def post_to(self, message: Mr) -> Cell:
         """The cell that a durable message goes to."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
-from understudy.actors.journal.durable_events import ActorsKept, ActorsWorked, Handled, Sent, Tried
+from understudy.actors.journal.durable_events import ActorsKept, ActorsWorked, Sent, Tried, packed, unpacked
 
 T = TypeVar("T")
 
@@ -17,9 +17,9 @@ _NONE: Final[dict[int, Sent]] = {}
 
 
 class Book:
-    """See the module. `waiting` is by target and id, oldest first; `states` by path; `tried` by id.
+    """See the module. `waiting` is by target and id; `states` by path; `dead` and `tried` by id. Ids follow the time.
 
-    `size` is about what a snapshot would take, in bytes.
+    `size` is that of the states and bodies, in characters.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Book:
         self.complete = False
 
     def of(self, path: str) -> dict[int, Sent]:
-        """The messages that wait for an actor, by id, oldest first."""
+        """The messages that wait for an actor, by id; in no order."""
         return self.waiting.get(path, _NONE)
 
     def tries(self, id: int) -> int:
@@ -45,54 +45,57 @@ class Book:
         if isinstance(event, ActorsKept):
             self._begin(event)
             return
-        for sent in event.sent:
-            self._wait(sent)
-        for tried in event.tried:
-            self._try(tried)
+        self.take(unpacked(event.sent))
+        self.note(event.tried)
         for handled in event.handled:
-            self._handled(handled)
+            self.keep(handled.actor, handled.state, handled.consumed)
+            self.take(unpacked(handled.sent))
 
     def _begin(self, event: ActorsKept) -> None:
         self.next, self.complete = event.next, not event.more
         for path, state in event.states:
-            self._keep(path, state)
-        for sent in event.waiting:
-            self._wait(sent)
-        for sent in event.dead:
+            self.keep(path, state, ())
+        self.take(unpacked(event.waiting))
+        for sent in unpacked(event.dead):
             self.dead[sent.id] = sent
-            self.size += _size(sent)
+            self.size += len(sent.body)
         self.tried.update((tried.id, tried) for tried in event.tried)
 
-    def _wait(self, sent: Sent) -> None:
-        waiting = self.waiting.get(sent.to)
-        if waiting is None:
-            waiting = self.waiting[sent.to] = {}
-        waiting[sent.id] = sent
-        self.size += _size(sent)
-        if sent.id >= self.next:
-            self.next = sent.id + 1
+    def take(self, messages: Iterable[Sent]) -> None:
+        """Messages are accepted."""
+        waiting, size, next = self.waiting, 0, self.next
+        for sent in messages:
+            mine = waiting.get(sent.to)
+            if mine is None:
+                mine = waiting[sent.to] = {}
+            mine[sent.id] = sent
+            size += len(sent.body)
+            if sent.id >= next:
+                next = sent.id + 1
+        self.size += size
+        self.next = next
 
-    def _keep(self, path: str, state: str) -> None:
-        self.size += len(state) - len(self.states.get(path, "")) + (path not in self.states) * len(path)
-        self.states[path] = state
-
-    def _handled(self, handled: Handled) -> None:
-        if handled.state:
-            self._keep(handled.actor, handled.state)
-        if handled.consumed:
-            waiting = self.waiting.get(handled.actor, _NONE)
-            for id in handled.consumed:
-                self._done(waiting.pop(id, None) or self.dead.pop(id, None))
-            if not waiting:
-                self.waiting.pop(handled.actor, None)
-        for sent in handled.sent:
-            self._wait(sent)
+    def keep(self, path: str, state: str, consumed: Iterable[int]) -> None:
+        """Handlers of an actor ended well: its state, "" if it is as it was, and what it is done with."""
+        if state:
+            self.size += len(state) - len(self.states.get(path, ""))
+            self.states[path] = state
+        waiting = self.waiting.get(path, _NONE)
+        for id in consumed:
+            self._done(waiting.pop(id, None) or self.dead.pop(id, None))
+        if not waiting:
+            self.waiting.pop(path, None)
 
     def _done(self, sent: Sent | None) -> None:
         if sent is not None:
-            self.size -= _size(sent)
+            self.size -= len(sent.body)
             if self.tried:
                 self.tried.pop(sent.id, None)
+
+    def note(self, tried: Iterable[Tried]) -> None:
+        """Messages were handled in vain, or are not to count as that any more."""
+        for each in tried:
+            self._try(each)
 
     def _try(self, tried: Tried) -> None:
         waiting = self.waiting.get(tried.to, _NONE)
@@ -103,26 +106,21 @@ class Book:
             if len(self.dead) > DEAD:
                 self._done(self.dead.pop(next(iter(self.dead))))
         elif not tried.dead and tried.id in self.dead:
-            self._again(self.dead.pop(tried.id))
+            self.waiting.setdefault(tried.to, {})[tried.id] = self.dead.pop(tried.id)
         if tried.tries or tried.dead:
             self.tried[tried.id] = tried
         else:
             self.tried.pop(tried.id, None)
 
-    def _again(self, sent: Sent) -> None:
-        """A dead message waits again, in its old place."""
-        waiting = [*self.of(sent.to).values(), sent]
-        self.waiting[sent.to] = {each.id: each for each in sorted(waiting, key=lambda each: each.id)}
-
     def snapshot(self) -> Iterator[ActorsKept]:
         """Events from which a book like this one is folded."""
-        waiting = sorted((sent for each in self.waiting.values() for sent in each.values()), key=lambda sent: sent.id)
+        waiting = [sent for each in self.waiting.values() for sent in each.values()]
         for states in _parts(tuple(self.states.items())):
             yield ActorsKept(self.next, states=states, more=True)
         for sent in _parts(tuple(waiting)):
-            yield ActorsKept(self.next, waiting=sent, more=True)
+            yield ActorsKept(self.next, waiting=packed(sent), more=True)
         for dead in _parts(tuple(self.dead.values())):
-            yield ActorsKept(self.next, dead=dead, more=True)
+            yield ActorsKept(self.next, dead=packed(dead), more=True)
         for tried in _parts(tuple(self.tried.values())):
             yield ActorsKept(self.next, tried=tried, more=True)
         yield ActorsKept(self.next)
@@ -130,7 +128,3 @@ class Book:
 
 def _parts(items: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
     return (items[begin : begin + CHUNK] for begin in range(0, len(items), CHUNK))
-
-
-def _size(sent: Sent) -> int:
-    return len(sent.body) + len(sent.to) + len(sent.by) + 40

@@ -18,7 +18,7 @@ import msgspec
 from understudy.actors.cell import QUEUED
 from understudy.actors.delivery import Envelope, Life, fenced
 from understudy.actors.errors import JournalError, UsageError
-from understudy.actors.journal.durable_events import Sent, Tried
+from understudy.actors.journal.durable_events import Batch, Sent, Tried, packed
 from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import ALIVE
 from understudy.actors.messages import Message, tag_of
@@ -57,6 +57,11 @@ class Entry:
         self.state = ""
         self.consumed: list[int] = []
         self.posted: list[Posted] = []
+
+    def kept(self) -> tuple[str, tuple[int, ...], tuple[Batch, ...]]:
+        """As it is journalled: see `Handled`."""
+        sent = packed([each.sent for each in self.posted if each.sent is not None]) if self.posted else ()
+        return self.state, tuple(self.consumed), sent
 
 
 class _Later:
@@ -164,8 +169,8 @@ class Desk:
     # -- messages that wait ------------------------------------------------------------------------------------
 
     def take_up(self, waiting: Iterable[Sent]) -> None:
-        """Messages that were accepted before there was this desk, oldest first."""
-        self._queue.extend(Posted(None, sent=sent) for sent in waiting)
+        """Messages that were accepted before there was this desk."""
+        self._queue.extend(Posted(None, sent=sent) for sent in sorted(waiting, key=lambda sent: sent.id))
         self.taken = len(self._queue)
 
     def deliver(self, envelope: Posted) -> None:
@@ -404,6 +409,8 @@ def encoded(message: Message[Any]) -> tuple[str, Any]:
     """A message as JSON, and as it will be read back. Raises `UsageError` for one that could not be."""
     try:
         data = _encode(message)
+        if b"\n" in data:  # of a field that was JSON before; bodies are kept in lines
+            data = msgspec.json.format(data, indent=-1)
         return data.decode(), msgspec.json.decode(data, type=type(message))
     except (msgspec.MsgspecError, TypeError, UnicodeEncodeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{type(message).__qualname__} cannot be sent durably: {error}") from error

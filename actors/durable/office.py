@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from understudy.actors.actor import Leave
-from understudy.actors.delivery import Life, current_entry, current_life, path_of
+from understudy.actors.delivery import DELIVERY, Envelope, Life, current_entry, current_life
 from understudy.actors.durable.declared import Form
 from understudy.actors.durable.desk import Desk, Posted, encoded
 from understudy.actors.durable.segments import Segments
 from understudy.actors.errors import ActorStopped, JournalError, JournalFailed, NotHandled, SpecError, UsageError
-from understudy.actors.journal.durable_events import ActorsWorked, Handled, Sent, Tried
+from understudy.actors.journal.durable_events import ActorsWorked, Handled, Sent, Tried, packed
 from understudy.actors.messages import Message, tag_of
 from understudy.actors.refs import Refused, check_seconds
 from understudy.actors.tasks import new_task
@@ -44,7 +44,7 @@ class _Turn:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.sent: list[tuple[Desk, Posted, Sent, asyncio.Future[bool]]] = []
+        self.sent: list[tuple[Desk, Posted, Sent, asyncio.Future[Literal[True]]]] = []
         self.desks: list[Desk] = []
         self.tried: list[Tried] = []
         self.posted: list[Posted] = []
@@ -146,27 +146,47 @@ class Office:
 
     # -- sending -----------------------------------------------------------------------------------------------
 
+    def accept(self, cell: Cell, message: Message[Any]) -> asyncio.Future[Literal[True]] | None:
+        """Take a message in at once: what is done when it is committed. None when `post` is to be asked."""
+        desk = self._desks.get(cell)
+        if desk is None or desk.taken >= desk.limit or desk.rooms or type(message) not in desk.takes or desk.closed:
+            return None
+        record = DELIVERY.get()
+        if self.refusal or self.failure is not None or (record is not None and self._inside(record)):
+            return None
+        return self._accept(desk, message, None if record is None else current_life())
+
+    def _accept(self, desk: Desk, message: Message[Any], life: Life | None) -> asyncio.Future[Literal[True]]:
+        envelope = self._envelope(desk, message, life)
+        told: asyncio.Future[Literal[True]] = self.kernel.loop.create_future()
+        self._turn.sent.append((desk, envelope, cast("Sent", envelope.sent), told))
+        if not self._armed:
+            self._arm()
+        return told
+
+    def _inside(self, record: Envelope | Life) -> bool:
+        """Whether this is inside a handler whose end is journalled."""
+        life = record if isinstance(record, Life) else record.life
+        desk = life.kit.desk if life is not None and life.kit is not None else None
+        return desk is not None and desk.handles(current_entry())
+
     async def post(self, cell: Cell, message: Message[Any], timeout: float) -> Literal[True] | Refused:
         """See `Ref.post`."""
         check_seconds(cell, timeout, "post")
+        record = DELIVERY.get()
+        if record is not None and self._inside(record):
+            raise UsageError(
+                f"post to {cell.path} in a handler that is journalled: it would be out even if the handler fails;"
+                " use self.context.post(ref, message)"
+            )
         life = current_life()
-        if life is not None and life.kit is not None and life.kit.desk is not None and life.kit.desk.handles(current_entry()):
-            text = "what it posts now would be out even if it fails"
-            raise UsageError(f"{life.cell.path}: post to {cell.path} in a handler: {text}; use self.context.post(ref, message)")
         until = self.kernel.loop.time() + timeout
         desk = await self._wait_for_desk(cell, message, timeout)
         if isinstance(desk, Refused):
             return desk
-        body, copy = encoded(message)
         if (desk.taken >= desk.limit or desk.rooms) and not await self._room(desk, until):
             return Refused("dead" if desk.closed else "full", desk.path)
-        envelope = self._envelope(desk, copy, body, life)
-        told: asyncio.Future[bool] = self.kernel.loop.create_future()
-        self._turn.sent.append((desk, envelope, envelope.sent, told))
-        if not self._armed:
-            self._arm()
-        await told
-        return True
+        return await self._accept(desk, message, life)
 
     async def _wait_for_desk(self, cell: Cell, message: Message[Any], timeout: float) -> Desk | Refused:
         if self.refusal or self.failure is not None:
@@ -209,12 +229,14 @@ class Office:
         finally:
             timer.cancel()
 
-    def _envelope(self, desk: Desk, message: Message[Any], body: str, life: Life | None) -> Posted:
+    def _envelope(self, desk: Desk, message: Message[Any], life: Life | None) -> Posted:
+        """A message as it waits in the mailbox. Raises `UsageError` for one that could not be read back."""
+        body, copy = encoded(message)
         desk.taken += 1
         sender = None if life is None else life.cell
-        sent = Sent(self._next, desk.path, path_of(sender), tag_of(type(message)), body)
+        sent = Sent(self._next, desk.path, "" if sender is None else sender.path, tag_of(type(message)), body)
         self._next += 1
-        return Posted(message, sender, sent=sent)
+        return Posted(copy, sender, sent=sent)
 
     def ride(self, cell: Cell, message: Message[Any]) -> Literal[True] | Refused:
         """See `ActorContext.post`."""
@@ -233,8 +255,7 @@ class Office:
             return desk
         if desk.taken >= desk.limit:
             return Refused("full", desk.path)
-        body, copy = encoded(message)
-        own.post(self._envelope(desk, copy, body, life))
+        own.post(self._envelope(desk, message, life))
         return True
 
     def withdraw(self, envelope: Posted) -> None:
@@ -270,20 +291,23 @@ class Office:
         """Put what came up into the journal."""
         self._armed = False
         turn, self._turn = self._turn, _Turn(self._turn.number + 1)
-        handled: list[Handled] = []
-        for desk in turn.desks:
-            entry, desk.entry = desk.entry, None
-            if entry is not None:
-                sent = tuple([each.sent for each in entry.posted if each.sent is not None])
-                handled.append(Handled(desk.path, entry.state, tuple(entry.consumed), sent))
-                turn.posted += entry.posted
-        if turn.sent or handled or turn.tried:
-            event = ActorsWorked(tuple([each[2] for each in turn.sent]), tuple(handled), tuple(turn.tried))
+        book, done = self.book, [(desk, entry) for desk in turn.desks if (entry := desk.entry) is not None]
+        sent = [each[2] for each in turn.sent]
+        if sent or done or turn.tried:
+            handled = [Handled(desk.path, *entry.kept()) for desk, entry in done]
             try:
-                self.segments.append(event)
+                self.segments.append(ActorsWorked(packed(sent) if sent else (), tuple(handled), tuple(turn.tried)))
             except Exception as error:  # nothing that came up is kept, and nothing that comes may be
                 self._fail(error, [turn])
                 return
+            book.take(sent)
+            book.note(turn.tried)
+            for desk, entry in done:
+                desk.entry = None
+                book.keep(desk.path, entry.state, entry.consumed)
+                if entry.posted:
+                    book.take([each.sent for each in entry.posted if each.sent is not None])
+                    turn.posted += entry.posted
         self._under_way.append(turn)
         if self._committer is None:
             self._committer = new_task(self._commit(), self.kernel.loop, name="understudy-durable")

@@ -12,7 +12,7 @@ from typing import Final
 
 from understudy.actors.durable.book import Book
 from understudy.actors.errors import JournalDamaged
-from understudy.actors.journal.durable_events import ACTORS, ActorsKept, ActorsWorked
+from understudy.actors.journal.durable_events import ACTORS, ActorsKept, ActorsWorked, Batch
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.journal import Journal
 
@@ -52,12 +52,11 @@ class Segments:
         self._limit = 0  # the first event of this process begins a stream of its own
 
     def append(self, event: ActorsWorked) -> None:
-        """Put an event into the journal's buffer, and into the book. Raises `JournalError`."""
+        """Put an event into the journal's buffer; the book is the caller's to change. Raises `JournalError`."""
         if self._size >= self._limit:
             self._rotate()
         record = self._journal.append(self._stream, event)
         self._last = record.seq
-        self.book.apply(event)
         self._size += _weight(event)
 
     @property
@@ -101,11 +100,11 @@ def _number(stream: str) -> int:
 
 def _weight(event: ActorsWorked) -> int:
     """About the bytes of an event."""
-    weight = 200 + 60 * len(event.tried)
-    for sent in event.sent:
-        weight += len(sent.body) + 60
+    weight = 200 + 60 * len(event.tried) + _bytes(event.sent)
     for handled in event.handled:
-        weight += len(handled.state) + 6 * len(handled.consumed) + 60
-        for sent in handled.sent:
-            weight += len(sent.body) + 60
+        weight += len(handled.state) + 6 * len(handled.consumed) + 60 + _bytes(handled.sent)
     return weight
+
+
+def _bytes(batches: Iterable[Batch]) -> int:
+    return sum(60 + 6 * len(batch.ids) + sum(map(len, batch.bodies)) for batch in batches)
