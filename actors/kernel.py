@@ -366,8 +366,10 @@ class Kernel(Posting):
     def _redeliver(self, cell: Cell, envelope: Envelope, error: BaseException) -> bool:
         """Put the message that an incarnation failed with back to the front, if its actor wants that."""
         kind = cell.kind
-        if kind is None or envelope.durable or envelope.tries >= kind.redeliver or cell.on_exit is None or isinstance(error, Leave):
+        if kind is None or envelope.tries >= kind.redeliver or cell.on_exit is None or isinstance(error, Leave):
             return False
+        if envelope.durable:
+            return False  # its desk does that
         stashed = envelope.reply is not None and not isinstance(envelope.reply, asyncio.Future)
         if isinstance(envelope, Notice) or stashed or cell.state not in ALIVE:
             return False

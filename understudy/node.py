@@ -121,7 +121,7 @@ class Node:
         stack.push_async_callback(self.journal.aclose)
         office = self.kernel.office = Office(self.kernel, self.journal, self._no_posts())
         stack.push_async_callback(office.aclose)
-        await office.load([head.run for head in heads])
+        await office.load({head.run: head.seq for head in heads})
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
         self.ledger = self._make_ledger()

@@ -14,7 +14,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope, current_entry
-from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError
+from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError, UsageError
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Ref, Refused, T
 

@@ -40,6 +40,11 @@ class Book:
         found = self.tried.get(id)
         return found.tries if found is not None else 0
 
+    def why(self, id: int) -> tuple[int, str]:
+        """How often a message was handled in vain, and the last reason."""
+        found = self.tried.get(id)
+        return (found.tries, found.error) if found is not None else (0, "")
+
     def apply(self, event: ActorsWorked | ActorsKept) -> None:
         """Go on with the next event."""
         if isinstance(event, ActorsKept):

@@ -39,7 +39,9 @@ def declared(cls: type, scope: Mapping[str, Any]) -> type[Struct] | None:
     except NameError as error:
         raise ProtocolError(f"{where}: {error}; import the name at run time") from error
     if not (isinstance(kind, type) and issubclass(kind, Struct)):
-        raise ProtocolError(f"{where}: declared state is a frozen msgspec struct, not {kind!r}; else choose another name")
+        raise ProtocolError(
+            f"{where}: declared state is a frozen msgspec struct, not {kind!r}; else choose another name"
+        )
     if not kind.__struct_config__.frozen:
         raise ProtocolError(f"{where}: {kind.__name__} is not frozen; declare it with frozen=True")
     _check_immutable(kind, where)
@@ -98,7 +100,9 @@ class Form:
             self.encode(state, where)
         except NotImplementedError:
             name = self.kind.__name__
-            raise SpecError(f"{where}: the kept state is no {name}: {wrong}; define upgrade_state on the actor") from None
+            raise SpecError(
+                f"{where}: the kept state is no {name}: {wrong}; define upgrade_state on the actor"
+            ) from None
         except Exception as error:
             raise SpecError(f"{where}: upgrade_state of what is kept ({wrong}): {error}") from error
         return state

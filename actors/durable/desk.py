@@ -21,7 +21,7 @@ from understudy.actors.errors import JournalError, UsageError
 from understudy.actors.journal.durable_events import Batch, Sent, Tried, packed
 from understudy.actors.kit import kit_of
 from understudy.actors.lifecycle import ALIVE
-from understudy.actors.messages import Message, tag_of
+from understudy.actors.messages import tag_of
 from understudy.actors.telemetry import DeadLetter
 
 if TYPE_CHECKING:
@@ -172,6 +172,13 @@ class Desk:
         """Messages that were accepted before there was this desk."""
         self._queue.extend(Posted(None, sent=sent) for sent in sorted(waiting, key=lambda sent: sent.id))
         self.taken = len(self._queue)
+
+    def come_back(self, sent: Sent) -> None:
+        """A dead message waits again, behind all others."""
+        self._tries.pop(sent.id, None)
+        self.taken += 1
+        self._queue.append(Posted(None, sent=sent))
+        self._feed()
 
     def deliver(self, envelope: Posted) -> None:
         """A message is committed: put it into the mailbox, or behind those that wait for it."""
@@ -405,7 +412,7 @@ def _id(envelope: Posted) -> int:
     return envelope.sent.id
 
 
-def encoded(message: Message[Any]) -> tuple[str, Any]:
+def encoded(message: Any) -> tuple[str, Any]:
     """A message as JSON, and as it will be read back. Raises `UsageError` for one that could not be."""
     try:
         data = _encode(message)

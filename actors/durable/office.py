@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from msgspec import Struct
 
 from understudy.actors.actor import Leave
 from understudy.actors.delivery import DELIVERY, Envelope, Life, current_entry, current_life
 from understudy.actors.durable.declared import Form
 from understudy.actors.durable.desk import Desk, Posted, encoded
 from understudy.actors.durable.segments import Segments
-from understudy.actors.errors import ActorStopped, JournalError, JournalFailed, NotHandled, SpecError, UsageError
+from understudy.actors.errors import JournalError, JournalFailed, SpecError, UsageError
 from understudy.actors.journal.durable_events import ActorsWorked, Handled, Sent, Tried, packed
-from understudy.actors.messages import Message, tag_of
+from understudy.actors.messages import tag_of
 from understudy.actors.refs import Refused, check_seconds
 from understudy.actors.tasks import new_task
 
@@ -33,6 +36,22 @@ if TYPE_CHECKING:
 AHEAD: Final = 2
 """Events that may be on their way to the disk; what comes up then waits for the next one."""
 
+
+class DeadPost(Struct, frozen=True):
+    """A durable message that was given up: sent `by` (a path, "" for code outside of actors) to the path `to`.
+
+    `tag` is its type's, `body` its JSON; it was handled `tries` times, last with `error`.
+    """
+
+    id: int
+    to: str
+    by: str
+    tag: str
+    body: str
+    tries: int
+    error: str
+
+
 Committed = Callable[[BaseException | None], None]
 """Told None when something is committed, else why it is not."""
 
@@ -40,13 +59,14 @@ Committed = Callable[[BaseException | None], None]
 class _Turn:
     """What is to go into one event, and what follows from it."""
 
-    __slots__ = ("after", "desks", "number", "posted", "sent", "tried")
+    __slots__ = ("after", "desks", "dropped", "number", "posted", "sent", "tried")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.sent: list[tuple[Desk, Posted, Sent, asyncio.Future[Literal[True]]]] = []
         self.desks: list[Desk] = []
         self.tried: list[Tried] = []
+        self.dropped: list[Sent] = []
         self.posted: list[Posted] = []
         self.after: list[Committed] = []
 
@@ -82,8 +102,8 @@ class Office:
         """What the journal says, and will say."""
         return self.segments.book
 
-    async def load(self, streams: Iterable[str]) -> None:
-        """Take up what a former process left. Raises `JournalError`."""
+    async def load(self, streams: Mapping[str, int]) -> None:
+        """Take up what a former process left. `streams`: the last number of each. Raises `JournalError`."""
         await self.segments.load(streams)
         self._next = self.book.next
         self.former = {id for waiting in self.book.waiting.values() for id in waiting}
@@ -146,7 +166,7 @@ class Office:
 
     # -- sending -----------------------------------------------------------------------------------------------
 
-    def accept(self, cell: Cell, message: Message[Any]) -> asyncio.Future[Literal[True]] | None:
+    def accept(self, cell: Cell, message: Any) -> asyncio.Future[Literal[True]] | None:
         """Take a message in at once: what is done when it is committed. None when `post` is to be asked."""
         desk = self._desks.get(cell)
         if desk is None or desk.taken >= desk.limit or desk.rooms or type(message) not in desk.takes or desk.closed:
@@ -156,7 +176,7 @@ class Office:
             return None
         return self._accept(desk, message, None if record is None else current_life())
 
-    def _accept(self, desk: Desk, message: Message[Any], life: Life | None) -> asyncio.Future[Literal[True]]:
+    def _accept(self, desk: Desk, message: Any, life: Life | None) -> asyncio.Future[Literal[True]]:
         envelope = self._envelope(desk, message, life)
         told: asyncio.Future[Literal[True]] = self.kernel.loop.create_future()
         self._turn.sent.append((desk, envelope, cast("Sent", envelope.sent), told))
@@ -170,7 +190,7 @@ class Office:
         desk = life.kit.desk if life is not None and life.kit is not None else None
         return desk is not None and desk.handles(current_entry())
 
-    async def post(self, cell: Cell, message: Message[Any], timeout: float) -> Literal[True] | Refused:
+    async def post(self, cell: Cell, message: Any, timeout: float) -> Literal[True] | Refused:
         """See `Ref.post`."""
         check_seconds(cell, timeout, "post")
         record = DELIVERY.get()
@@ -188,7 +208,7 @@ class Office:
             return Refused("dead" if desk.closed else "full", desk.path)
         return await self._accept(desk, message, life)
 
-    async def _wait_for_desk(self, cell: Cell, message: Message[Any], timeout: float) -> Desk | Refused:
+    async def _wait_for_desk(self, cell: Cell, message: Any, timeout: float) -> Desk | Refused:
         if self.refusal or self.failure is not None:
             raise self.failure or UsageError(f"post to {cell.path}: {self.refusal}")
         desk = self._desks.get(cell)
@@ -199,7 +219,7 @@ class Office:
             return self._desk_for(cell, message)
         return desk if type(message) in desk.takes and not desk.closed else self._desk_for(cell, message)
 
-    def _desk_for(self, cell: Cell, message: Message[Any]) -> Desk | Refused:
+    def _desk_for(self, cell: Cell, message: Any) -> Desk | Refused:
         """The desk of an address that takes the message."""
         if cell.state in ("stopping", "stopped"):
             return Refused("dead", cell.path)
@@ -209,7 +229,9 @@ class Office:
         if type(message) not in kind.handlers:
             return Refused("unknown", cell.path)
         if kind.overflow == "drop_oldest":
-            raise UsageError(f"post to {cell.path}: it drops the oldest message when it is full, and may not drop this one")
+            raise UsageError(
+                f"post to {cell.path}: when it is full it drops the oldest message, which may not be this one"
+            )
         fresh = cell not in self._desks
         desk = self._desk(cell)
         if fresh and cell.life is not None and cell.life.ready:
@@ -220,7 +242,7 @@ class Office:
         """Wait for room, in turn."""
         room: asyncio.Future[bool] = self.kernel.loop.create_future()
         desk.rooms.append(room)
-        timer = self.kernel.timers.at(until, lambda: room.done() or room.set_result(False))
+        timer = self.kernel.timers.at(until, partial(_give, room))
         try:
             return await room
         except asyncio.CancelledError:
@@ -229,7 +251,7 @@ class Office:
         finally:
             timer.cancel()
 
-    def _envelope(self, desk: Desk, message: Message[Any], life: Life | None) -> Posted:
+    def _envelope(self, desk: Desk, message: Any, life: Life | None) -> Posted:
         """A message as it waits in the mailbox. Raises `UsageError` for one that could not be read back."""
         body, copy = encoded(message)
         desk.taken += 1
@@ -238,7 +260,7 @@ class Office:
         self._next += 1
         return Posted(copy, sender, sent=sent)
 
-    def ride(self, cell: Cell, message: Message[Any]) -> Literal[True] | Refused:
+    def ride(self, cell: Cell, message: Any) -> Literal[True] | Refused:
         """See `ActorContext.post`."""
         life = current_life()
         own = life.kit.desk if life is not None and life.kit is not None else None
@@ -263,6 +285,53 @@ class Office:
         desk = self._paths.get(envelope.sent.to) if envelope.sent is not None else None
         if desk is not None:
             desk.leave()
+
+    # -- dead messages -----------------------------------------------------------------------------------------
+
+    def dead(self) -> tuple[DeadPost, ...]:
+        """The messages that were given up, oldest first."""
+        book = self.book
+        return tuple(
+            DeadPost(sent.id, sent.to, sent.by, sent.tag, sent.body, *book.why(id)) for id, sent in book.dead.items()
+        )
+
+    async def revive(self, id: int) -> None:
+        """Let a dead message be handled again. Raises `UsageError` for an id that is none of those, `JournalError`."""
+        sent = self._of_dead(id)
+        self.tried(Tried(id, sent.to, 0))
+        await self._settled()
+        desk = self._paths.get(sent.to)
+        if desk is not None:
+            desk.come_back(sent)
+        else:
+            self.absent.add(sent.to)
+            self._watch()
+
+    async def discard(self, id: int) -> None:
+        """Forget a dead message. Raises as `revive`."""
+        self._turn.dropped.append(self._of_dead(id))
+        await self._settled()
+
+    def _of_dead(self, id: int) -> Sent:
+        sent = self.book.dead.get(id)
+        if sent is None:
+            raise UsageError(f"there is no dead message {id}")
+        return sent
+
+    async def _settled(self) -> None:
+        """Wait until everything so far is committed. Raises `JournalError`."""
+        told: asyncio.Future[None] = self.kernel.loop.create_future()
+
+        def committed(error: BaseException | None) -> None:
+            if told.done():
+                return
+            if error is None:
+                told.set_result(None)
+            else:
+                told.set_exception(error)
+
+        self.after(committed)
+        await told
 
     # -- what goes into the journal ------------------------------------------------------------------------------
 
@@ -291,26 +360,34 @@ class Office:
         """Put what came up into the journal."""
         self._armed = False
         turn, self._turn = self._turn, _Turn(self._turn.number + 1)
-        book, done = self.book, [(desk, entry) for desk in turn.desks if (entry := desk.entry) is not None]
-        sent = [each[2] for each in turn.sent]
-        if sent or done or turn.tried:
-            handled = [Handled(desk.path, *entry.kept()) for desk, entry in done]
-            try:
-                self.segments.append(ActorsWorked(packed(sent) if sent else (), tuple(handled), tuple(turn.tried)))
-            except Exception as error:  # nothing that came up is kept, and nothing that comes may be
-                self._fail(error, [turn])
-                return
-            book.take(sent)
-            book.note(turn.tried)
-            for desk, entry in done:
-                desk.entry = None
-                book.keep(desk.path, entry.state, entry.consumed)
-                if entry.posted:
-                    book.take([each.sent for each in entry.posted if each.sent is not None])
-                    turn.posted += entry.posted
+        try:
+            self._write(turn)
+        except Exception as error:  # nothing that came up is kept, and nothing that comes may be
+            self._fail(error, [turn])
+            return
         self._under_way.append(turn)
         if self._committer is None:
             self._committer = new_task(self._commit(), self.kernel.loop, name="understudy-durable")
+
+    def _write(self, turn: _Turn) -> None:
+        done = [(desk, entry) for desk in turn.desks if (entry := desk.entry) is not None]
+        sent = [each[2] for each in turn.sent]
+        if not (sent or done or turn.tried or turn.dropped):
+            return
+        handled = [Handled(desk.path, *entry.kept()) for desk, entry in done]
+        handled += [Handled(dropped.to, "", (dropped.id,)) for dropped in turn.dropped]
+        self.segments.append(ActorsWorked(packed(sent), tuple(handled), tuple(turn.tried)))
+        book = self.book
+        book.take(sent)
+        book.note(turn.tried)
+        for desk, entry in done:
+            desk.entry = None
+            book.keep(desk.path, entry.state, entry.consumed)
+            if entry.posted:
+                book.take([each.sent for each in entry.posted if each.sent is not None])
+                turn.posted += entry.posted
+        for dropped in turn.dropped:
+            book.keep(dropped.to, "", (dropped.id,))
 
     async def _commit(self) -> None:
         try:
@@ -330,7 +407,7 @@ class Office:
 
     def _has_more(self) -> bool:
         turn = self._turn
-        return bool(turn.sent or turn.desks or turn.tried or turn.after)
+        return bool(turn.sent or turn.desks or turn.tried or turn.dropped or turn.after)
 
     def _finish(self, turn: _Turn) -> None:
         """A turn is committed: do what follows from it."""
@@ -369,6 +446,12 @@ class Office:
                     told.set_exception(error)
             for committed in turn.after:
                 committed(error)
+
+
+def _give(room: asyncio.Future[bool]) -> None:
+    """There will be no room in time."""
+    if not room.done():
+        room.set_result(False)
 
 
 def _check_address(cell: Cell, path: str) -> None:

@@ -7,7 +7,7 @@ dead ones, and writing costs about twice what is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from understudy.actors.durable.book import Book
@@ -32,24 +32,20 @@ class Segments:
         self._size = 0
         self._limit = 0
 
-    async def load(self, streams: Iterable[str]) -> None:
-        """Fold the last stream that began whole. Raises `JournalDamaged` when there are streams and none of them did."""
-        numbers = sorted((_number(stream) for stream in streams if stream.startswith(ACTORS)), reverse=True)
-        if not numbers:
-            return
-        self._number = numbers[0]
-        for number in numbers:
-            records = await self._journal.read(f"{ACTORS}{number}")
-            book = folded(records)
-            if book.complete:
-                self.book = book
-                break
-        else:
-            raise JournalDamaged(self._journal.store.path, f"{ACTORS}{numbers[0]}", 1, "the states of actors are cut off")
-        for other in numbers:
-            records = records if other == number else await self._journal.read(f"{ACTORS}{other}")
-            self._old[f"{ACTORS}{other}"] = len(records)
-        self._limit = 0  # the first event of this process begins a stream of its own
+    async def load(self, streams: Mapping[str, int]) -> None:
+        """Fold the last stream that begins whole. `streams`: the number of the last event of each.
+
+        Raises `JournalDamaged` when there are such streams, and none of them begins whole.
+        """
+        self._old = {stream: last for stream, last in streams.items() if stream.startswith(ACTORS)}
+        for stream in sorted(self._old, key=_number, reverse=True):
+            self._number = max(self._number, _number(stream))
+            self.book = folded(await self._journal.read(stream))
+            if self.book.complete:
+                return  # the first event of this process begins another stream
+        if self._old:
+            stream = f"{ACTORS}{self._number}"
+            raise JournalDamaged(self._journal.store.path, stream, 1, "what is kept of plain actors is cut off")
 
     def append(self, event: ActorsWorked) -> None:
         """Put an event into the journal's buffer; the book is the caller's to change. Raises `JournalError`."""
