@@ -3,7 +3,7 @@
     class Counter(Actor[Add]):
         state: Count = Count(0)      # a frozen struct, and its first value
 
-A kept state that does not fit the class any more is refused, unless the class says what becomes of it (`upgrade_state`).
+A kept state that does not fit the class any more is refused, unless `upgrade_state` says what becomes of it.
 """
 
 from __future__ import annotations
