@@ -103,9 +103,11 @@ class Node:
         stack, self._stack = self._stack, None
         if stack is None:
             return
-        with contextlib.suppress(JournalError):
-            await self._drain(self._grace if kind is None else 0.0)
-        await stack.aclose()
+        try:
+            with contextlib.suppress(JournalError):
+                await self._drain(self._grace if kind is None else 0.0)
+        finally:  # also when that is cancelled
+            await stack.aclose()
         interrupted = self.kernel.interrupted
         if interrupted is not None and (error is None or isinstance(error, asyncio.CancelledError)):
             if self._host is not None:

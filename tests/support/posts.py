@@ -138,7 +138,9 @@ class Worlds:
                 await asyncio.sleep(0.05)
                 if not system.kernel.office or not system.kernel.office.book.waiting:
                     break
-            dead.extend((page.by, page.number) for page in (json.decode(each.body, type=Page) for each in system.dead_posts()))
+            dead.extend(
+                (page.by, page.number) for page in (json.decode(each.body, type=Page) for each in system.dead_posts())
+            )
             for name in ("writer", "copy"):
                 states.append(await system.peek(name, lambda actor: actor.state))
 
