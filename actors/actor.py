@@ -26,10 +26,13 @@ import sys
 import typing
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args, get_origin
+
+from msgspec import Struct
 
 from understudy.actors import keyed, links, stash
 from understudy.actors.delivery import Door, Envelope, current_entry, current_life, path_of, sender_of
+from understudy.actors.durable.declared import declared
 from understudy.actors.errors import ProtocolError, UsageError
 from understudy.actors.lifecycle import NORMAL, Exit
 from understudy.actors.mailbox import DEFAULT_LIMIT, Overflow
@@ -43,7 +46,7 @@ else:
 if TYPE_CHECKING:
     from understudy.actors.cell import Cell
     from understudy.actors.keyed import Repeat
-    from understudy.actors.refs import Ref
+    from understudy.actors.refs import Ref, Refused
     from understudy.actors.timers import Timer
     from understudy.actors.topics import Topic
 
@@ -70,6 +73,8 @@ class Actor(Generic[M]):
     _starts: ClassVar[bool] = False
     """Whether there is something to await at the start of an incarnation, and, `stops`, at its end."""
     _stops: ClassVar[bool] = False
+    _keeps: ClassVar[type[Struct] | None] = None
+    """The type of the declared state."""
     _hears_children: ClassVar[bool] = False
     """Whether `_child_released` does anything."""
     mailbox_limit: ClassVar[int] = DEFAULT_LIMIT
@@ -80,6 +85,8 @@ class Actor(Generic[M]):
     redeliver: ClassVar[int] = 0
     """How often a message during which an incarnation failed is given to the next one; 0: it is a dead letter, and its
     asker is told. Only under a supervisor. A handler that was cut short has left behind what it did."""
+    durable_tries: ClassVar[int] = 3
+    """How often a durable message is handled, in this process and those after it, until it is a dead one."""
     trap_exits: ClassVar[bool] = False
     """Be sent `Exited` when a linked incarnation ends, instead of ending with it; needs a handler for `Exited`."""
     stash_limit: ClassVar[int] = 100
@@ -100,6 +107,8 @@ class Actor(Generic[M]):
         cls._stops = cls.on_stop is not Actor.on_stop or cls.lifespan is not Actor.lifespan
         cls._starts = cls.on_start is not Actor.on_start or cls.lifespan is not Actor.lifespan
         cls._door = {message: (function, _is_async(function)) for message, function in cls.handlers.items()}
+        cls._keeps = declared(cls, scope)
+        cls._starts = cls._starts or cls._keeps is not None
         _check_bracket(cls)
         _check_lifespan(cls)
         if cls.trap_exits and Exited not in cls.handlers:
@@ -131,6 +140,14 @@ class Actor(Generic[M]):
 
     async def on_stop(self, exit: Exit) -> None:
         """Runs once at the end of an incarnation that was not killed, after its children stopped."""
+
+    @classmethod
+    def upgrade_state(cls, kept: Any) -> Any:  # JSON in, the declared struct out
+        """Make the declared state out of one that was kept by an older version of the class and does not fit any more.
+
+        `kept` is its JSON, decoded. Not defined: the actor does not start, and says which field is wrong.
+        """
+        raise NotImplementedError
 
     def _child_released(self, cell: Cell) -> None:
         """An address below is gone, whoever stopped it. For supervisors."""
@@ -222,6 +239,16 @@ class ActorContext:
     def stashed(self) -> int:
         """How many messages are put aside."""
         return stash.count(self._cell)
+
+    def post(self, ref: Ref[N], message: N) -> Literal[True] | Refused:
+        """Send a durable message when the handler has ended well: in one commit with the state it leaves.
+
+        True, or `Refused` at once (`full`, `dead`, `unknown`). Nothing is sent when the handler raises. Raises
+        `UsageError` in a handler whose end is not journalled: of an actor without declared `state`, for a message that
+        was not posted itself; and as `Ref.post` does.
+        """
+        current_life()
+        return self._cell.kernel.the_office(ref.path).ride(ref.post_to(message), message)
 
     def topic(self, accepts: type[N], name: str = "") -> Topic[N]:
         """The topic of a message type in this system; see `topics`."""

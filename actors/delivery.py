@@ -15,7 +15,7 @@ import asyncio
 import contextvars
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from msgspec import Struct
 
@@ -65,6 +65,9 @@ class Envelope(Struct, eq=False):
     """The envelope of the first delivery, None in that one."""
     newest: Envelope | None = None
     """In the first: that of the latest, if there were more. Those between are kept by nobody but who still runs."""
+
+    durable: ClassVar[bool] = False
+    """Whether it waits in the journal, too: then it is not lost with a mailbox or a handler."""
 
     def again(self) -> Envelope:
         """The envelope for another delivery of a message that was put aside, or is redelivered.

@@ -143,6 +143,7 @@ class Endings:
         for envelope in life.tasks or ():
             if envelope.message is not START:
                 envelope.fail(ActorStopped(cell.path, Exit("killed", str(cell.exit))))
+            if envelope.message is not START and not envelope.durable:
                 self._kernel.letter(cell, envelope, "failed", "killed")
 
     async def _idle_within(self, cell: Cell, seconds: float) -> bool:

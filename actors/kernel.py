@@ -13,7 +13,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import anyio
 
@@ -45,6 +45,9 @@ from understudy.actors.telemetry import DeadLetter, Telemetry, log
 from understudy.actors.timers import Timers
 from understudy.actors.topics import Topics
 
+if TYPE_CHECKING:
+    from understudy.actors.durable.office import Office
+
 OnExit = Callable[[Cell, int, Exit], None]
 
 DETAIL_LENGTH: Final = 500
@@ -68,6 +71,8 @@ class Kernel(Posting):
         self.interrupted: BaseException | None = None
         self.on_interrupt: Callable[[BaseException], None] | None = None
         self.on_released: Callable[[Cell, Exit], None] | None = None
+        self.on_started: Callable[[Cell, Life], None] | None = None
+        self.office: Office | None = None
         self.fenced_handlers = 0
         self.some_fail_fast = False  # whether an ask with on_restart="fail" was ever made: else no mailbox is searched
         self._scheduler = scheduler
@@ -213,7 +218,7 @@ class Kernel(Posting):
         self.wake(cell)
 
     def _know(self, cell: Cell, kind: type[Actor[Any]]) -> None:
-        plain = not self.check and cell.concurrency == 1 and kind.lifespan is Actor.lifespan
+        plain = not self.check and cell.concurrency == 1 and kind.lifespan is Actor.lifespan and kind._keeps is None
         cell.know(kind, short_way=plain)
 
     def anonymous(self) -> str:
@@ -270,8 +275,8 @@ class Kernel(Posting):
         message = message_of(entry)
         assert cell.kind is not None  # noqa: S101  # known since the life started
         found = cell.kind._door.get(type(message))
-        if life.kit is not None and life.kit.idle is not None and found is not None:
-            found = life.kit.idle.through(found[0]), False
+        if life.kit is not None and found is not None:
+            found = life.kit.through(life, found)
         if found is None and type(message) is Peek:
             return Peek.serve, False
         if isinstance(entry, Envelope):
@@ -301,6 +306,8 @@ class Kernel(Posting):
             self._know(cell, kind)
         if not kind._starts:
             return None
+        if kind._keeps is not None and self.office is not None:
+            self.office.begin(cell, actor)
         return actor.on_start() if kind.lifespan is Actor.lifespan else self._settle_in(cell, life, actor)
 
     async def _settle_in(self, cell: Cell, life: Life, actor: Actor[Any]) -> None:
@@ -325,6 +332,8 @@ class Kernel(Posting):
         cell.state = "running"  # as the table says, without the question
         cell.heed()
         self.telemetry.flight(cell, "started", life.number)
+        if self.on_started is not None:
+            self.on_started(cell, life)
         if cell.started is not None:
             if not cell.started.done():
                 cell.started.set_result(None)
@@ -359,6 +368,8 @@ class Kernel(Posting):
         kind = cell.kind
         if kind is None or envelope.tries >= kind.redeliver or cell.on_exit is None or isinstance(error, Leave):
             return False
+        if envelope.durable:
+            return False  # its desk does that
         stashed = envelope.reply is not None and not isinstance(envelope.reply, asyncio.Future)
         if isinstance(envelope, Notice) or stashed or cell.state not in ALIVE:
             return False
@@ -371,7 +382,7 @@ class Kernel(Posting):
             stopped = ActorStopped(cell.path, exit)
             stopped.__cause__ = error if isinstance(error, Exception) else None
             envelope.fail(stopped)
-        if not isinstance(error, Leave):
+        if not isinstance(error, Leave) and not envelope.durable:
             self.letter(cell, envelope, "failed", str(exit))
 
     def settled(self, cell: Cell) -> None:

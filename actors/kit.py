@@ -1,4 +1,4 @@
-"""What one incarnation uses beside its mailbox: a stash, links, keyed timers, an idle timeout, a home.
+"""What one incarnation uses beside its mailbox: a stash, links, keyed timers, an idle timeout, a home, a desk.
 
 Few incarnations use any of it, so a life has one place for all, empty until something is first used.
 """
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from understudy.actors.cell import Cell
-    from understudy.actors.delivery import Life
+    from understudy.actors.delivery import Handler, Life
+    from understudy.actors.durable.desk import Desk
     from understudy.actors.home import Home
     from understudy.actors.keyed import Idle, Keyed
     from understudy.actors.lifecycle import Exit
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Kit:
     """See the module. `sweep` is the number of keyed timers at which the spent ones are looked for."""
 
-    __slots__ = ("home", "idle", "links", "stash", "sweep", "timers")
+    __slots__ = ("desk", "home", "idle", "links", "stash", "sweep", "timers")
 
     def __init__(self) -> None:
         self.stash: Stash | None = None
@@ -28,7 +29,16 @@ class Kit:
         self.timers: dict[Hashable, Keyed] = {}
         self.idle: Idle | None = None
         self.home: Home | None = None
+        self.desk: Desk | None = None
         self.sweep = 64
+
+    def through(self, life: Life, found: tuple[Handler, bool]) -> tuple[Handler, bool]:
+        """How a handler is called, where somebody wants to know of its end."""
+        if self.desk is not None:
+            found = self.desk.through(life, found[0]), False
+        if self.idle is not None:
+            found = self.idle.through(found[0]), False
+        return found
 
     def end(self, cell: Cell, life: Life, exit: Exit) -> None:
         """The incarnation was cut off: nothing of it may reach the next one, but what was put aside may."""

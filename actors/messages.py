@@ -94,7 +94,7 @@ def check_message(message: type[Message[Any]], where: str) -> None:
         return
     hints = typing.get_type_hints(message, localns={message.__name__: message})
     for name in message.__struct_fields__:
-        found = _mutable_part(hints.get(name), ())
+        found = mutable_part(hints.get(name), ())
         if found:
             raise ProtocolError(
                 f"{where}: field {message.__qualname__}.{name} holds a {found}; use a tuple, a frozen struct or a"
@@ -102,7 +102,7 @@ def check_message(message: type[Message[Any]], where: str) -> None:
             )
 
 
-def _mutable_part(kind: object, seen: tuple[object, ...]) -> str:
+def mutable_part(kind: object, seen: tuple[object, ...]) -> str:
     """The name of the first mutable type inside a type form, or ''."""
     origin = get_origin(kind) or kind
     if isinstance(origin, type):
@@ -113,10 +113,10 @@ def _mutable_part(kind: object, seen: tuple[object, ...]) -> str:
                 return f"non-frozen struct {origin.__name__}"
             hints = typing.get_type_hints(origin)
             for name in origin.__struct_fields__:
-                if found := _mutable_part(hints.get(name), (*seen, origin)):
+                if found := mutable_part(hints.get(name), (*seen, origin)):
                     return found
     for part in get_args(kind):
-        if found := _mutable_part(part, seen):
+        if found := mutable_part(part, seen):
             return found
     return ""
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from threading import get_ident
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.actors.cell import QUEUED, Cell
 from understudy.actors.delivery import Entry, Envelope, Notice, message_of, path_of, sender_of
-from understudy.actors.errors import ActorStopped, MailboxFull, NotHandled, WrongLoop
+from understudy.actors.errors import ActorStopped, MailboxFull, NotHandled, UsageError, WrongLoop
 from understudy.actors.loop import Dispatcher
 from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Refused, check_seconds
 from understudy.actors.telemetry import DeadLetter, LetterReason, Telemetry
 from understudy.actors.timers import Timer, Timers
+
+if TYPE_CHECKING:
+    from understudy.actors.durable.office import Office
 
 
 class Posting:
@@ -28,6 +31,15 @@ class Posting:
     dispatcher: Dispatcher
     telemetry: Telemetry
     timers: Timers
+
+    office: Office | None
+
+    def the_office(self, path: str) -> Office:
+        """Who takes durable messages in. Raises `UsageError` without one."""
+        self.check_thread()
+        if self.office is None:
+            raise UsageError(f"post to {path}: a durable message needs a system, which has a journal")
+        return self.office
 
     def check_thread(self) -> None:
         """Raise `WrongLoop` when called from another thread."""
@@ -170,6 +182,8 @@ class Posting:
         if isinstance(entry, Envelope):
             full = reason == "dropped"
             entry.fail(MailboxFull(cell.path, cell.limit) if full else ActorStopped(cell.path, cell.exit))
+            if entry.durable:
+                return
         self.letter(cell, entry, reason)
 
 

@@ -135,6 +135,27 @@ class Ref(Generic[Mr]):
         life = current_life()
         return await cell.kernel.post_when_room(cell, (message, None if life is None else life.cell), timeout)
 
+    async def post(self, message: Mr, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
+        """Send a durable message: True when it is committed, as the journal's profile says, and then it is handled.
+
+        Also by a later process, in which an actor of this path is started. Waits for room `timeout` seconds (default
+        5): at most `mailbox_limit` durable messages wait for an actor. `Refused` as `send`; it is no dead letter then.
+
+        Raises `UsageError` without a journal, for a name that nobody chose, and in a handler that is journalled itself
+        (see `ActorContext.post`); `JournalError` when it is not known whether it was accepted. The same holds for one
+        that is cancelled.
+        """
+        cell = self.post_to(message)
+        office = cell.kernel.office
+        if office is None or get_ident() != cell.kernel.thread:
+            office = cell.kernel.the_office(cell.path)
+        told = office.accept(cell, message)
+        return await (told if told is not None else office.post(cell, message, timeout))
+
+    def post_to(self, message: Mr) -> Cell:
+        """The cell that a durable message goes to."""
+        return self._cell
+
     async def ask(
         self,
         message: Asks[Mr, T],

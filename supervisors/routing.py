@@ -194,6 +194,13 @@ class PoolRef(Ref[Any]):
             return _refused(self._cell, self.path, "dead", message)
         return await Ref[Any](cell).send(message, timeout=timeout)
 
+    def post_to(self, message: Any) -> Cell:
+        """The next member; without any, one that has stopped."""
+        try:
+            return self._pool.pick(message)
+        except ActorStopped:
+            return self._cell
+
     async def ask(
         self,
         message: Asks[Any, T],
@@ -231,6 +238,10 @@ class BroadcastRef(PoolRef):
             return _refused(self._cell, self.path, "dead", message)
         sending = (Ref[Any](cell).send(message, timeout=timeout) for cell in members)
         return _all(await asyncio.gather(*sending))
+
+    def post_to(self, message: Any) -> Cell:
+        """Raises `UsageError`: a durable message has one receiver."""
+        raise UsageError(f"{self.path}: post to a broadcast; post to its members ({self.path}/1 …)")
 
     async def ask(
         self,
@@ -280,6 +291,18 @@ class RouteRef(Ref[Any]):
         if ref is None:
             return _refused(self._cell, self.path, "unknown", message)
         return await ref.send(message, timeout=timeout)
+
+    async def post(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
+        """Send a durable message by route; see `Ref.post`."""
+        ref = self._refs.get(type(message))
+        if ref is None:
+            return _refused(self._cell, self.path, "unknown", message)
+        return await ref.post(message, timeout=timeout)
+
+    def post_to(self, message: Any) -> Cell:
+        """The cell that the route leads to."""
+        ref = self._refs.get(type(message))
+        return self._cell if ref is None else ref.post_to(message)
 
     async def ask(
         self,

@@ -24,6 +24,7 @@ from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
+from understudy.actors.durable.office import Office
 from understudy.actors.errors import JournalDamaged, JournalError, SpecError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.committed import Committed, Hears
@@ -77,6 +78,7 @@ class Node:
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
+        self._chose_memory = durability == "memory"
         self._durability = chosen(durability, _kind(journal))
         profile = profile_of(journal) if _kind(journal) == "store" else PROFILES[self._durability]
         check_effects(profile, (tool for policy in self.tree.policies.values() for tool in policy.agent.all_tools))
@@ -107,9 +109,11 @@ class Node:
         stack, self._stack = self._stack, None
         if stack is None:
             return
-        with contextlib.suppress(JournalError):
-            await self._drain(self._grace if kind is None else 0.0)
-        await stack.aclose()
+        try:
+            with contextlib.suppress(JournalError):
+                await self._drain(self._grace if kind is None else 0.0)
+        finally:  # also when that is cancelled
+            await stack.aclose()
         interrupted = self.kernel.interrupted
         if interrupted is not None and (error is None or isinstance(error, asyncio.CancelledError)):
             if self._host is not None:
@@ -121,7 +125,7 @@ class Node:
         self._choose()
         self.kernel = Kernel(clock=self._clock, scheduler=self._scheduler, check=self._check)
         self.journal = Journal(self._store(), self._clock)
-        await self.journal.open()
+        heads = await self.journal.open()
         loop = asyncio.get_running_loop()
         inline = loop if getattr(loop, "virtual", False) else None  # a simulated run has no threads
         self._committed = Committed(self.journal, self._traceparent, loop=inline)
@@ -129,6 +133,9 @@ class Node:
         stack.push_async_callback(self.journal.aclose)
         for listener in self._listeners:
             self._committed.attach(listener)
+        office = self.kernel.office = Office(self.kernel, self.journal, self._no_posts())
+        stack.push_async_callback(office.aclose)
+        await office.load({head.run: head.seq for head in heads})
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
         self.ledger = self._make_ledger()
@@ -178,6 +185,14 @@ class Node:
             log.error("restarts of the former process are not counted: %s", error)
         return History(records, wall=wall, now=asyncio.get_running_loop().time())
 
+    def _no_posts(self) -> str:
+        """Why durable messages are refused, "" where they are kept as long as anybody could expect."""
+        if not self.journal.profile.kept:
+            return f"with durability {self._durability!r} nothing is kept; a durable message needs a journal"
+        if self._journal_at is None and not self._chose_memory:
+            return "a durable message needs a journal: System(journal=...), or durability='memory' in a test"
+        return ""
+
     def _make_ledger(self) -> Accounts:
         return Accounts()
 
@@ -203,6 +218,8 @@ class Node:
     def _released(self, cell: Cell, exit: Exit) -> None:
         if cell.kind is None or cell.kind is AgentActor:
             self.runs.gone(cell.path, exit)
+        if self.kernel.office is not None:
+            self.kernel.office.released(cell)
         if self._spawned is not None and cell.parent is None:
             self._spawned.forget(cell)
 

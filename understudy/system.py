@@ -22,6 +22,7 @@ from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
 from understudy.actors.agents.models import Usage
 from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
+from understudy.actors.durable.office import DeadPost, Office
 from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev
@@ -392,6 +393,25 @@ class System(Node):
         Raises `UnknownRun`, and `UsageError` for a call that is not estimated (any more).
         """
         await corrections.correct(self.runs, run, ticket, Usage(input_tokens, output_tokens))
+
+    # -- durable messages to plain actors -------------------------------------------------------------------
+
+    def dead_posts(self) -> tuple[DeadPost, ...]:
+        """The durable messages that were given up, also by former processes, oldest first; the last 10,000."""
+        return self._office.dead()
+
+    async def revive(self, post: DeadPost | int) -> None:
+        """Let a dead message be handled again, as often as a new one. Raises `UsageError` for one that is not dead."""
+        await self._office.revive(post if isinstance(post, int) else post.id)
+
+    async def discard(self, post: DeadPost | int) -> None:
+        """Forget a dead message. Raises as `revive`."""
+        await self._office.discard(post if isinstance(post, int) else post.id)
+
+    @property
+    def _office(self) -> Office:
+        self._running()
+        return self.kernel.the_office("plain actors")
 
     # -- people --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, Work
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope, current_entry
-from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError
+from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError, UsageError
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Ref, Refused, T
 
@@ -64,6 +64,14 @@ class AgentRef(Ref[Any]):
         if told:
             await self._runs.journal.barrier()
         return told
+
+    async def post(self, message: Any, *, timeout: float = 5.0) -> Literal[True] | Refused:
+        """As `send`: requests to agents are durable."""
+        return await self.send(message, timeout=timeout)
+
+    def post_to(self, message: Any) -> Cell:
+        """Raises `UsageError`: a request is in the journal of its run, not with the end of a handler."""
+        raise UsageError(f"{self.path} is an agent, whose requests are durable by themselves: use tell, send or ask")
 
     async def ask(
         self,

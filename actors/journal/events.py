@@ -22,6 +22,8 @@ import msgspec
 from msgspec import Struct, field
 
 from understudy.actors.agents.models import ModelReply
+from understudy.actors.journal.durable_events import ActorsKept as ActorsKept
+from understudy.actors.journal.durable_events import ActorsWorked as ActorsWorked
 from understudy.actors.journal.event import Effect as Effect
 from understudy.actors.journal.event import Event as Event
 from understudy.actors.journal.event import Status as Status
@@ -390,6 +392,8 @@ AnyEvent = (
     | RestartCounted
     | Pruned
     | Forked
+    | ActorsWorked
+    | ActorsKept
 )
 
 COMMANDS: Final = (

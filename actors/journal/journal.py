@@ -270,28 +270,39 @@ class Journal:
         self._check_usable()
         await asyncio.shield(new_task(self._prune(runs, event), asyncio.get_running_loop(), name="understudy-prune"))
 
-    async def _prune(self, runs: Mapping[str, int], event: Pruned) -> None:
+    async def drop(self, streams: Mapping[str, int]) -> None:
+        """Remove streams that are no runs and that nobody goes on with; nothing is kept of them. Raises as `prune`."""
+        self._check_usable()
+        if self.profile.kept:
+            await asyncio.shield(new_task(self._prune(streams), asyncio.get_running_loop(), name="understudy-drop"))
+
+    async def _prune(self, runs: Mapping[str, int], event: Pruned | None = None) -> None:
         async with self._pruning:
             await self.commit()
             for run, last in runs.items():
                 if self._heads.get(run, (0, 0))[0] != last:
                     raise JournalFailed(self.store.path, f"run {run} has gone on meanwhile; it was not pruned")
             self._gone |= runs.keys()
-            seq, crc = self._heads.get(PRUNED, (0, 0))
-            at = self._clock.wall()
-            record = Record(PRUNED, seq + 1, at, self._clock.monotonic(), 0, "", 0, 0, event)
-            record, payload = sealed(record)
-            row = Row(PRUNED, seq + 1, payload, len(payload), chain(crc, PRUNED, seq + 1, payload))
+            record = self._pruned(event) if event is not None else None
+            rows, times = ([record[1]], [record[0].at]) if record is not None else ([], [])
             try:
-                await self.store.prune(list(runs), [row], [at])
+                await self.store.prune(list(runs), rows, times)
             except BaseException:
                 self._gone -= runs.keys()
                 raise
-            self._heads[PRUNED] = (row.seq, row.crc)
             for run in runs:
                 self._heads.pop(run, None)
                 self._newest.pop(run, None)
-            self.listeners.tell(record)
+            if record is not None:
+                self._heads[PRUNED] = (record[1].seq, record[1].crc)
+                self.listeners.tell(record[0])
+
+    def _pruned(self, event: Pruned) -> tuple[Record, Row]:
+        """The next event of the stream that says what was removed."""
+        seq, crc = self._heads.get(PRUNED, (0, 0))
+        record = Record(PRUNED, seq + 1, self._clock.wall(), self._clock.monotonic(), 0, "", 0, 0, event)
+        record, payload = sealed(record)
+        return record, Row(PRUNED, seq + 1, payload, len(payload), chain(crc, PRUNED, seq + 1, payload))
 
 
 def check_version(path: str, meta: Mapping[str, str]) -> None:

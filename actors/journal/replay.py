@@ -188,7 +188,9 @@ def _verdict(rule: str, what: str, response: str, note: str) -> str:
 
 
 def _recall(memory: str, dropped: int, note: str) -> str:
-    return shortened(f"after the crash, keep by {memory!r}: drop {dropped} exchanges{f', note {note!r}' if note else ''}")
+    return shortened(
+        f"after the crash, keep by {memory!r}: drop {dropped} exchanges{f', note {note!r}' if note else ''}"
+    )
 
 
 def _move(source: str, to: str, cause: str, event: str) -> str:
