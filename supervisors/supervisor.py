@@ -282,8 +282,7 @@ class SupervisorActor(Keeper[ChildDown | ChildUp | StartAgain | GroupAgain | Swe
 
     def _set_aside(self, kept: Kept, intensity: Intensity, exit: Exit) -> None:
         """It alone failed too often: it stays stopped until somebody starts it by hand."""
-        text = self._too_many(kept, intensity, exit, alone=True)
-        self._let_go(kept, Exit("shutdown", text), forget=False)
+        self._let_go(kept, Exit("shutdown", self._too_many(kept, intensity, exit, alone=True)), forget=False)
         self._ended_for_good(kept)
         self._go_on()
 

@@ -21,6 +21,7 @@ import msgspec
 from understudy.actors.agents import answers
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.driver import AgentActor
+from understudy.actors.agents.resuming import go_on
 from understudy.actors.agents.runs import Runs
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
@@ -167,7 +168,7 @@ class Node:
         self.kernel.on_released = self._released
         await self._start_tree()
         self._inbox_seen = int(self.journal.kept.get("inbox_taken", "0"))
-        self.runs.go_on(loaded)
+        go_on(self.runs, loaded)
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)

@@ -40,8 +40,6 @@ from understudy.actors.tasks import new_task
 from understudy.actors.telemetry import LineLimit, heard, log
 from understudy.actors.trace import joined
 
-RESUMES: Final = 8
-"""Processes in a row in which an agent may take a run up without one outcome; the next one leaves it parked."""
 KEPT: Final = 1_000
 """Finished runs kept folded in memory, newest last."""
 
@@ -428,24 +426,6 @@ class Runs(Books):
         """The last incarnation of an actor that an unfinished run knows of."""
         subs = [sub for run in self._runs.values() for sub in run.subs.values() if sub.path == path]
         return max((sub.incarnation for sub in subs), default=0)
-
-    def go_on(self, names: Iterable[str]) -> None:
-        """Let loaded runs go on, those that wait for somebody excepted."""
-        for name in names:
-            self.rebook(self._runs[name], own=True, shared=True)
-            run = self._runs[name]
-            if not run.resting:
-                self.append(name, ev.Resumed("start"))
-                if run.fruitless > RESUMES:
-                    self._give_rest(run)
-            self.drive_on(run)
-
-    def _give_rest(self, run: Run) -> None:
-        """A run that gets nowhere in process after process may be what ends them: leave it to a person."""
-        log.error("run %s was taken up %d times and got nowhere; `understudy resume` tries again", run.id, RESUMES)
-        for sub in run.subs.values():
-            if sub.finished is None and sub.parked is None:
-                self.append(run.id, ev.Parked("asker", ()), sub=sub.id)
 
     async def reopen(self, name: str, by: str) -> None:
         """Go on with a run that was abandoned, parked by its asker or ended by its supervisor. Raises `UnknownRun`."""

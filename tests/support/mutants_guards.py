@@ -15,6 +15,7 @@ import pytest
 
 from understudy.actors.agents import answers, booking, decide
 from understudy.actors.agents.acting import Acts
+from understudy.actors.agents.resuming import go_on
 from understudy.actors.agents.runs import Runs
 from understudy.actors.agents.tools import Tool
 from understudy.actors.journal import events as ev
@@ -258,19 +259,17 @@ def _silence_is_a_yes(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_restart_is_a_yes(patch: pytest.MonkeyPatch) -> None:
-    go_on = Runs.go_on
-
-    def agreeing(self: Runs, names: Any) -> None:
+    def agreeing(runs: Runs, names: Any) -> None:
         names = list(names)
-        for run in [self.get(name) for name in names]:
+        for run in [runs.get(name) for name in names]:
             for yes in list(run.approvals.values()):
                 if yes.state == "pending":
                     who = yes.asked.who[0]
                     given = ev.ApprovalGiven(yes.id, who, yes.asked.digest, yes.asked.policy)
-                    self.append(run.id, given, sub=yes.sub)
-        go_on(self, names)
+                    runs.append(run.id, given, sub=yes.sub)
+        go_on(runs, names)
 
-    patch.setattr(Runs, "go_on", agreeing)
+    patch.setattr("understudy.node.go_on", agreeing)
 
 
 # --- 31: registry ----------------------------------------------------------------------------------------------------

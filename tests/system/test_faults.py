@@ -25,7 +25,7 @@ from understudy import (
     System,
     tool,
 )
-from understudy.actors.agents.runs import RESUMES
+from understudy.actors.agents.resuming import RESUMES
 from understudy.actors.errors import ActorStopped, JournalFailed, SpecError
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.journal import decode_rows
