@@ -18,6 +18,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.fold import apply
+from understudy.actors.journal.hooks import source_of
 from understudy.actors.journal.sessions import complete
 from understudy.actors.journal.state import Run, Sub
 
@@ -26,8 +27,8 @@ class ReplayReport(Struct, frozen=True):
     """What a replay found.
 
     `at` is the sequence number of the first command that differs, None when all are `identical`; then `path`, `step`,
-    `recorded` and `now` say which and how. `events` counts all of the stream, `steps` its model steps, `compared` the
-    commands that were equal.
+    `recorded` and `now` say which and how, `hook` what of the agent it comes from ("" when nobody can say). `events`
+    counts all of the stream, `steps` its model steps, `compared` the commands that were equal.
     """
 
     run: str
@@ -39,6 +40,7 @@ class ReplayReport(Struct, frozen=True):
     step: int = 0
     recorded: str = ""
     now: str = ""
+    hook: str = ""
 
     @property
     def identical(self) -> bool:
@@ -63,9 +65,8 @@ def replay(records: Sequence[Record], policies: Mapping[str, Policy]) -> ReplayR
         if record.seq > own and _is_command(record.event):
             difference = _compare(run, record, policies)
             if difference is not None:
-                recorded, now = difference
                 step = getattr(record.event, "step", run.subs[record.sub].step)
-                return ReplayReport(run.id, len(records), steps, compared, record.seq, record.path, step, recorded, now)
+                return ReplayReport(run.id, len(records), steps, compared, record.seq, record.path, step, *difference)
             compared += 1
         run = apply(run, record)
     return ReplayReport(run.id, len(records), steps, compared)
@@ -75,20 +76,20 @@ def _is_command(event: ev.AnyEvent) -> bool:
     return isinstance(event, ev.COMMANDS) and (not isinstance(event, ev.Finished) or event.decided)
 
 
-def _compare(run: Run, record: Record, policies: Mapping[str, Policy]) -> tuple[str, str] | None:
-    """None when the present code decides the same, else what was recorded and what it decides."""
+def _compare(run: Run, record: Record, policies: Mapping[str, Policy]) -> tuple[str, str, str] | None:
+    """None when the present code decides the same, else what was recorded, what it decides, and whence."""
     sub = run.subs[record.sub]
     policy = policies.get(sub.agent)
     recorded_digest: str = getattr(record.event, "command", "")
     if policy is None:
         known = ", ".join(sorted(policies)) or "none"
-        return describe_event(record.event), f"no agent {sub.agent!r} in this app; its agents: {known}"
+        return describe_event(record.event), f"no agent {sub.agent!r} in this app; its agents: {known}", ""
     command: Command | PlannedCall = decide_safely(run, sub, policy)
     if isinstance(command, cmd.CallTools) and isinstance(record.event, ev.ToolAsked):
         command = command.calls[0]
     if command_digest(command) == recorded_digest:
         return None
-    return _told(run, sub, record.event, command)
+    return *_told(run, sub, record.event, command), source_of(run, sub, policy, record.event, command)
 
 
 def _told(run: Run, sub: Sub, event: ev.AnyEvent, command: Command | PlannedCall) -> tuple[str, str]:

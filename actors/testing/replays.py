@@ -113,7 +113,8 @@ def _replayed(
         compared += report.compared
         if not report.identical:
             place = f"{run}:{report.at}, {report.path} at step {report.step}"
-            violations.append(f"{place}: recorded {report.recorded!r}, now {report.now!r}")
+            hook = f"; from {report.hook}" if report.hook else ""
+            violations.append(f"{place}: recorded {report.recorded!r}, now {report.now!r}{hook}")
     violations += _stood_otherwise(then, past)
     return Replays(tuple(replayed), tuple(unfinished), compared, tuple(violations))
 

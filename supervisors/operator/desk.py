@@ -131,6 +131,11 @@ class Replayed(Protocol):
         """The command as it comes out now, readable."""
         ...
 
+    @property
+    def hook(self) -> str:
+        """What of the agent the difference comes from, "" when nobody can say."""
+        ...
+
 
 Connect = Callable[[ConnectOptions], AbstractAsyncContextManager[Desk]]
 """Opens the journal as its owner. Raises `JournalOwned` when a live process has it."""

@@ -215,6 +215,7 @@ def _replayed(shell: Shell, report: Replayed, short: str, seconds: float) -> int
         f"{'Diverged':>12}  at {short}:{report.at}, {name_of(report.path)} step {report.step}, after {before}",
         f"{'recorded':>12}  {clean(report.recorded, 400)}",
         f"{'now':>12}  {clean(report.now, 400)}",
+        *([f"{'from':>12}  {clean(report.hook, 400)}"] if report.hook else []),
         f"{'Next':>12}  understudy fork {short} --at {max(1, (report.at or 1) - 1)} · diff {short} --now",
     )
     return DIVERGED

@@ -45,6 +45,7 @@ class Report:
     step: int = 0
     recorded: str = ""
     now: str = ""
+    hook: str = ""
 
 
 def no_connect(options: ConnectOptions) -> AbstractAsyncContextManager[Desk]:

@@ -396,8 +396,10 @@ class ApprovalMachine(RuleBasedStateMachine):
             given = ev.ApprovalGiven(asked.id, "ana", asked.digest, "finance")
             run = apply(run, Record(run.id, run.seq + 1, run.last_at, 0.0, sub.id, "", 0, 0, given))
             act = decide(run, sub, self.system.tree.policies["porter"])
-            assert isinstance(act, CallTools), act
+            if not isinstance(act, CallTools):  # it has ended, or something else comes first
+                continue
             assert [each.approval for each in act.calls] == [asked.id]
+            self.happened["changed"] += 1
             state = sub.find(yes.asked.step, yes.asked.index)
             assert state is not None
             state.call = type(state.call)(state.call.id, state.call.name, other)

@@ -40,14 +40,19 @@ def quiet() -> Iterator[None]:
 @pytest.mark.promise(279)
 def test_no_way_turns_silence_into_a_yes() -> None:
     run_state_machine_as_test(ApprovalMachine, settings=QUICK)
-    for tried in ("effect", "ApprovalGiven", "ApprovalRefused", "InDoubt", "DoubtSettled", "StopAsked", "Quarantined"):
-        assert ApprovalMachine.happened[tried], f"{tried} never happened: this was about nothing"
+    _tried("effect", "changed", "ApprovalGiven", "ApprovalRefused")
+
+
+def _tried(*what: str) -> None:
+    never = [each for each in what if not ApprovalMachine.happened[each]]
+    assert never == [], "what never happened was not tried"
 
 
 @pytest.mark.promise(279)
 @pytest.mark.campaign
 def test_no_way_turns_silence_into_a_yes_in_thousands_of_sequences() -> None:
-    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=3_000, stateful_step_count=50))
+    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=1_500, stateful_step_count=50))
+    _tried("InDoubt", "DoubtSettled", "StopAsked", "Quarantined", "Released")
     print(dict(ApprovalMachine.happened))
 
 
