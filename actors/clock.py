@@ -6,8 +6,7 @@ processes see (seconds since the epoch, may jump). Tests and the simulation supp
 
 from __future__ import annotations
 
-import random
-import secrets
+import os
 import time
 from typing import Protocol
 
@@ -45,7 +44,7 @@ class RandomIds:
 
     def run(self) -> str:
         """See `Ids.run`."""
-        return secrets.token_hex(4)
+        return os.urandom(4).hex()
 
 
 class Dice(Protocol):
@@ -58,4 +57,6 @@ class Dice(Protocol):
 
 def system_dice() -> Dice:
     """Jitter from the standard generator, seeded by the system."""
+    import random  # late: a command that only looks starts without it
+
     return random.Random()
