@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import understudy.agent as _runs_agents  # noqa: F401  # `Agent.run` has a system to run in
+from understudy.agent import install as _install
 
 if TYPE_CHECKING:
     from understudy.actors.actor import Actor
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from understudy.transports.models.openai import OpenAIChat
 
 __version__ = "0.1.0"
+
+_install()
 
 __all__ = [
     "Actor",

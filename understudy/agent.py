@@ -1,4 +1,4 @@
-"""Gives `Agent.run` and `Agent.stream` a system to run in. Importing this installs it, and loads no agent."""
+"""Gives `Agent.run` and `Agent.stream` a system to run in. Loads no agent by itself."""
 
 from __future__ import annotations
 
@@ -36,4 +36,6 @@ class _OneSystemEach:
                 yield item
 
 
-use_runner(_OneSystemEach())
+def install() -> None:
+    """From now on each of them makes a system of its own."""
+    use_runner(_OneSystemEach())
