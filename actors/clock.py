@@ -6,8 +6,7 @@ processes see (seconds since the epoch, may jump). Tests and the simulation supp
 
 from __future__ import annotations
 
-import random
-import secrets
+import os
 import time
 from typing import Protocol
 
@@ -45,11 +44,11 @@ class RandomIds:
 
     def run(self) -> str:
         """See `Ids.run`."""
-        return secrets.token_hex(4)
+        return os.urandom(4).hex()
 
     def trace(self) -> str:
         """A trace id: 32 hexadecimal digits. Of ids that have none, traces are made from the run's name."""
-        return secrets.token_hex(16)
+        return os.urandom(16).hex()
 
 
 class Dice(Protocol):
@@ -62,4 +61,6 @@ class Dice(Protocol):
 
 def system_dice() -> Dice:
     """Jitter from the standard generator, seeded by the system."""
+    import random  # late: a command that only looks starts without it
+
     return random.Random()

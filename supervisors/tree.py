@@ -124,6 +124,8 @@ def with_guards(policies: Mapping[str, Policy], guards: object) -> dict[str, Pol
             for name, policy in policies.items()
             if (other := others.get(name)) is not None
         }
+    if not policies and isinstance(guards, Loops | Budget | Approvals):
+        raise UsageError(f"{type(guards).__name__} alone needs the agents it is asked for: name the app, too")
     if isinstance(guards, Loops):
         return {name: replace(policy, loops=guards) for name, policy in policies.items()}
     if isinstance(guards, Budget):

@@ -1,14 +1,17 @@
-"""Gives `Agent.run` and `Agent.stream` a system to run in. Importing this installs it."""
+"""Gives `Agent.run` and `Agent.stream` a system to run in. Loads no agent by itself."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from understudy.actors.agents.agent import Agent, use_runner
-from understudy.actors.agents.results import Result
-from understudy.actors.journal.events import Record
+from understudy.actors.agents.running import use_runner
+
+if TYPE_CHECKING:
+    from understudy.actors.agents.agent import Agent
+    from understudy.actors.agents.results import Result
+    from understudy.actors.journal.events import Record
 
 
 class _OneSystemEach:
@@ -33,6 +36,6 @@ class _OneSystemEach:
                 yield item
 
 
-use_runner(_OneSystemEach())
-
-__all__ = ["Agent"]
+def install() -> None:
+    """From now on each of them makes a system of its own."""
+    use_runner(_OneSystemEach())

@@ -1,7 +1,7 @@
 """An agent: an inert description of instructions, model, tools and what it answers.
 
 Nothing runs and nothing is opened here; one description may serve in many systems and loops. `run` and `stream`
-need a composition root, which the front door installs (`use_runner`): this module imports nothing above it.
+need a composition root, which the front door installs (see `running`): this module imports nothing above it.
 
 `O` is what the asker gets, `M` the message it accepts: `Prompt` unless `accepts` says otherwise. With `accepts`
 and `output` both given, `output` is the agent's own answer; members of it that are routed go on to another agent
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 import msgspec
 
@@ -22,6 +22,7 @@ from understudy.actors.agents.machine import MOVE, table_of, tools_of
 from understudy.actors.agents.models import Model, ToolSchema
 from understudy.actors.agents.outputs import OutputSpec
 from understudy.actors.agents.results import Result
+from understudy.actors.agents.running import runner
 from understudy.actors.agents.schema import schema_of, strict
 from understudy.actors.agents.spilled import read_spilled
 from understudy.actors.agents.tools import Tool
@@ -78,41 +79,11 @@ class Ctx:
         return [(msgspec.json.decode(c.arguments), msgspec.json.decode(c.outcome)) for c in found]
 
 
-class Runner(Protocol):
-    """What runs an agent on its own: the composition root."""
-
-    async def run(
-        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None, session: str | None
-    ) -> Result[Any]:
-        """Run once."""
-        ...
-
-    def stream(
-        self, agent: Agent[Any, Any], task: Any, journal: PathLike[str] | str | None, session: str | None
-    ) -> AsyncIterator[Record | Result[Any]]:
-        """Run once, giving events."""
-        ...
-
-
-_installed: list[Runner] = []
-
-
-def use_runner(runner: Runner) -> None:
-    """Install the composition root that `Agent.run` and `Agent.stream` use, in place of a former one."""
-    _installed[:] = [runner]
-
-
 def _kept(session: str | None, journal: object) -> str | None:
     """A session that somebody can go on with."""
     if session is not None and journal is None:
         raise UsageError(f"session {session!r} needs journal=: without one, nothing of it is left for the next run")
     return session
-
-
-def _runner() -> Runner:
-    if not _installed:
-        raise UsageError("Agent.run needs the front door: import understudy")
-    return _installed[0]
 
 
 Instructions = str | Callable[[Ctx], str]
@@ -326,14 +297,14 @@ class Agent(Generic[O, M]):
         context window of the session's last run in that journal. How the run ends is the result; raises `UsageError`,
         `SessionBusy` and `JournalError` only.
         """
-        result: Result[O] = await _runner().run(self, task, journal, _kept(session, journal))
+        result: Result[O] = await runner().run(self, task, journal, _kept(session, journal))
         return result
 
     async def stream(
         self, task: str | M, *, journal: PathLike[str] | str | None = None, session: str | None = None
     ) -> AsyncIterator[Record | Result[O]]:
         """As `run`, giving every journalled event as it happens; the last item is the result."""
-        async for item in _runner().stream(self, task, journal, _kept(session, journal)):
+        async for item in runner().stream(self, task, journal, _kept(session, journal)):
             yield item
 
     def _check_names(self, where: str) -> None:

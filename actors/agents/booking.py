@@ -190,11 +190,11 @@ class Books:
             with contextlib.suppress(UsageError):
                 self.ledger.forget(pool)
 
-    def counts_beyond_runs(self, ended_at: float) -> bool:
-        """Whether some pool counts more than one run, so that one which ended at that time matters to it."""
+    def counted_since(self) -> float:
+        """Runs that ended before this wall time matter to no pool that counts more than one: infinite without such."""
         if len(self._windows) < len(self._shared):
-            return True
-        return any(self.now() - ended_at <= 2 * seconds for seconds in self._windows.values())
+            return -inf
+        return self.now() - 2 * max(self._windows.values()) if self._windows else inf
 
     def declare_pools(self, run: Run) -> None:
         """Make the pools of every agent known for this run."""

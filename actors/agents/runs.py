@@ -400,12 +400,13 @@ class Runs(Books):
         if self.journal.knows(PRUNED):
             self.book_pruned(await self.journal.read(PRUNED))
         await self.quarantine.load()
+        since = self.counted_since()
         for tail in await self.journal.store.tails():
             self.windows.learn(tail)
             if not ev.is_run(tail.run) or tail.run in self._runs:
                 continue
             ended_at = has_ended(tail)
-            if ended_at is not None and not self.counts_beyond_runs(ended_at):
+            if ended_at is not None and ended_at < since:
                 continue
             records = await self.journal.read(tail.run)
             run = fold(records)

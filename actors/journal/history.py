@@ -16,7 +16,7 @@ from msgspec import Struct
 from understudy.actors.errors import JournalDamaged, JournalOwned, UnknownRun
 from understudy.actors.journal.events import EVENTS, VERSION, Record, decode, is_run
 from understudy.actors.journal.fold import fold
-from understudy.actors.journal.journal import decode_rows
+from understudy.actors.journal.rows import decode_rows
 from understudy.actors.journal.sessions import needs, started
 from understudy.actors.journal.store import JournalStore, MemoryStore, Row, chain
 

@@ -14,20 +14,18 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from understudy.actors.clock import Clock
 from understudy.actors.errors import (
     JournalClosed,
-    JournalDamaged,
     JournalError,
     JournalFailed,
-    JournalNewer,
     StaleWriter,
 )
 from understudy.actors.journal.durability import profile_of
-from understudy.actors.journal.events import EVENTS, VERSION, AnyEvent, Forked, Record, decode
+from understudy.actors.journal.events import AnyEvent, Forked, Record
 from understudy.actors.journal.pruned_events import PRUNED, Pruned
+from understudy.actors.journal.rows import check_version as check_version
+from understudy.actors.journal.rows import decode_rows as decode_rows
 from understudy.actors.journal.sealing import sealed
 from understudy.actors.journal.store import Head, JournalStore, MemoryStore, Row, chain, recent_of
 from understudy.actors.tasks import new_task
@@ -303,24 +301,3 @@ class Journal:
         record = Record(PRUNED, seq + 1, self._clock.wall(), self._clock.monotonic(), 0, "", 0, 0, event)
         record, payload = sealed(record)
         return record, Row(PRUNED, seq + 1, payload, len(payload), chain(crc, PRUNED, seq + 1, payload))
-
-
-def check_version(path: str, meta: Mapping[str, str]) -> None:
-    """Whether events of the version that is kept in the values can be read here. Raises `JournalNewer`.
-
-    Who writes keeps it there as "events" (see `VERSION`); a journal that does not say is of version 1.
-    """
-    kept = meta.get(EVENTS, "1")
-    if not kept.isdecimal() or int(kept) > VERSION:
-        raise JournalNewer(path, f"events of version {kept}; this understudy reads up to {VERSION}")
-
-
-def decode_rows(path: str, rows: list[Row]) -> list[Record]:
-    """The records of verified rows. Raises `JournalDamaged` for a payload that is no record."""
-    records: list[Record] = []
-    for row in rows:
-        try:
-            records.append(decode(row.payload))
-        except msgspec.MsgspecError as error:
-            raise JournalDamaged(path, row.run, row.seq, f"not an event: {error}") from error
-    return records

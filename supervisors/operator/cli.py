@@ -7,23 +7,23 @@ Exit status: 0 complete, 1 failed or stopped, 2 usage, 3 waiting, 4 partial or d
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from importlib import metadata
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
-from understudy.actors.clock import Clock
 from understudy.actors.errors import JournalForeign, JournalNewer, UnderstudyError, UnknownRun, UsageError
-from understudy.supervisors.operator import answering, comparing, exporting, forking, keeping, looking
-from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 from understudy.supervisors.operator.ending import FAILED, INTERRUPTED, USAGE
 from understudy.supervisors.operator.shell import Shell
 from understudy.supervisors.operator.text import clean, say
 
-Command = Callable[[Shell, argparse.Namespace], Awaitable[int]]
+if TYPE_CHECKING:
+    from understudy.actors.clock import Clock
+    from understudy.supervisors.operator.desk import Configured, Connect, Replayer
+
+Command = Callable[[Shell, argparse.Namespace], Coroutine[Any, Any, int]]
 
 _RUN: Final = "@ newest (default), @2 the one before, an id or its beginning"
 _ABOUT: Final[Mapping[str, str]] = {
@@ -164,24 +164,33 @@ def _parser(command: str) -> _Parser:
     return parser
 
 
-_COMMANDS: Final[Mapping[str, Command]] = {
-    "approve": answering.answer,
-    "refuse": answering.answer,
-    "resume": answering.resume,
-    "doubts": answering.doubts,
-    "release": answering.release,
-    "tree": looking.show_tree,
-    "log": looking.show_log,
-    "why": looking.show_why,
-    "machine": looking.show_machine,
-    "replay": looking.replay,
-    "fork": forking.fork,
-    "diff": comparing.diff,
-    "export": exporting.export,
-    "guards": looking.show_guards,
-    "prune": keeping.prune_journal,
-    "salvage": keeping.salvage_file,
+_COMMANDS: Final[Mapping[str, str]] = {
+    "approve": "answering.answer",
+    "refuse": "answering.answer",
+    "resume": "answering.resume",
+    "doubts": "answering.doubts",
+    "release": "answering.release",
+    "tree": "looking.show_tree",
+    "log": "looking.show_log",
+    "why": "looking.show_why",
+    "machine": "rechecking.show_machine",
+    "replay": "rechecking.replay",
+    "guards": "rechecking.show_guards",
+    "fork": "forking.fork",
+    "diff": "comparing.diff",
+    "export": "exporting.export",
+    "prune": "keeping.prune_journal",
+    "salvage": "keeping.salvage_file",
 }
+"""Module and function of each; loaded when it is called, for most take what runs agents."""
+_AT_ONCE: Final = ("tree", "log", "why")
+"""Commands that never wait, so that they need no event loop."""
+
+
+def _command(name: str) -> Command:
+    module, _, function = _COMMANDS[name].partition(".")
+    found: Command = getattr(import_module(f"understudy.supervisors.operator.{module}"), function)
+    return found
 
 
 def main(
@@ -235,11 +244,22 @@ def _dispatch(shell: Shell, argv: Sequence[str], commands: Mapping[str, Callable
         what = "option before the command" if name.startswith("-") else "command"
         raise UsageError(f"unknown {what} {name!r}; there are {', '.join(known)}")
     args = _parser(name).parse_args(rest)
-    return asyncio.run(_run(_COMMANDS[name], shell, args))
+    act = _command(name)(shell, args)
+    if name in _AT_ONCE and not getattr(args, "follow", False):
+        return _at_once(act)
+    import asyncio
+
+    return asyncio.run(act)
 
 
-async def _run(command: Command, shell: Shell, args: argparse.Namespace) -> int:
-    return await command(shell, args)
+def _at_once(act: Coroutine[Any, Any, int]) -> int:
+    """What a coroutine that never waits comes to."""
+    try:
+        act.send(None)
+    except StopIteration as end:
+        return int(end.value)
+    act.close()
+    raise RuntimeError("a command that only looks has waited for something")
 
 
 def _help(commands: Mapping[str, object]) -> str:
@@ -252,6 +272,8 @@ def _help(commands: Mapping[str, object]) -> str:
 
 def version() -> str:
     """The installed version."""
+    from importlib import metadata
+
     try:
         return metadata.version("understudy")
     except metadata.PackageNotFoundError:

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Result
 from understudy.actors.journal.events import Record
-
-DEMO: Final = "understudy.demo"
-"""Value of a journal's meta entry `app` by which the built-in demo is recognised."""
-
-
-@dataclass(frozen=True)
-class ConnectOptions:
-    """Where to connect: the journal's file, the app as `module:attribute` (None: see `meta`), the journal's meta.
-
-    `guards`: whose guards the agents are under, as `module:attribute`; None for those of the app.
-    """
-
-    journal: str
-    app: str | None
-    meta: Mapping[str, str] = field(default_factory=dict[str, str])
-    guards: str | None = None
-
-    @property
-    def runnable(self) -> bool:
-        """Whether it is known which agents to run: an app was named, or the journal is the demo's."""
-        return self.app is not None or self.meta.get("app") == DEMO
+from understudy.supervisors.operator.options import DEMO as DEMO
+from understudy.supervisors.operator.options import ConnectOptions as ConnectOptions
 
 
 class Desk(Protocol):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
@@ -18,11 +16,13 @@ from understudy.actors.errors import JournalDamaged, JournalError, JournalFailed
 from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.history import TITLE, HistoryStore
-from understudy.actors.journal.journal import check_version, decode_rows
+from understudy.actors.journal.rows import check_version, decode_rows
 from understudy.actors.journal.state import Run
 from understudy.actors.journal.store import Head
 from understudy.supervisors.operator.text import shorten
-from understudy.transports.journals.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from understudy.transports.journals.sqlite import SQLiteLook, SQLiteStore
 
 CANDIDATES: Final = 200
 """Files `*.db` of a folder that are looked at to find a journal."""
@@ -48,6 +48,52 @@ class _Project(Struct, frozen=True):
     """What of a pyproject.toml is ours."""
 
     tool: _Tool = _Tool()
+
+
+class Glance:
+    """A journal opened for a look at one run. Nothing here waits, and nothing takes longer with more runs."""
+
+    def __init__(self, store: SQLiteLook, meta: Mapping[str, str]) -> None:
+        self.store = store
+        self.meta = meta
+
+    @property
+    def path(self) -> str:
+        """The file, as it was given."""
+        return self.store.path
+
+    def short(self, run: str) -> str:
+        """The id as shown: the shortest unique prefix of at least four characters."""
+        return shorten(run, self.store.beside(run))
+
+    async def records(self, run: str) -> list[Record]:
+        """A whole stream, verified. Raises `JournalDamaged`."""
+        return decode_rows(self.path, await self.store.read(run))
+
+    async def owned(self) -> bool:
+        """Whether a live process owns the journal."""
+        return await self.store.owned()
+
+    def resolve(self, text: str) -> Place:
+        """What `text` names. Raises `UnknownRun` when nothing, `UsageError` when it is ambiguous or malformed."""
+        return _resolved(text, self._run)
+
+    def _run(self, name: str) -> str:
+        if self.store.newest() is None:
+            raise UnknownRun(f"{self.path}: no run in this journal yet")
+        found = self.store.beginning(name, MOST + 1) if name and not name.startswith("@") else []
+        if len(found) == 1 or name in found:
+            return name if name in found else found[0]
+        if found:
+            raise UsageError(f"run {name!r} is ambiguous: {listed(self.short(run) for run in found)}")
+        if name and not name.startswith("@"):
+            newest = [run for n in range(1, MOST + 1) if (run := self.store.newest(n)) is not None]
+            raise UnknownRun(f"{self.path}: no run {name!r}; newest: {listed(self.short(run) for run in newest)}")
+        number = int(name[1:] or 1)
+        run = self.store.newest(number) if number else None
+        if run is None:
+            raise UnknownRun(f"{self.path}: no run @{number}, the journal has {self.store.count()}")
+        return run
 
 
 class Reader:
@@ -81,12 +127,7 @@ class Reader:
 
     def resolve(self, text: str) -> Place:
         """What `text` names. Raises `UnknownRun` when nothing, `UsageError` when it is ambiguous or malformed."""
-        found = _TARGET.fullmatch(text)
-        if found is None or not text:
-            raise UsageError(
-                f"{text!r} names no run: it is @ (newest), @2, a run id, its beginning, or one with :event"
-            )
-        return Place(self._run(found["run"]), int(found["seq"] or 0))
+        return _resolved(text, self._run)
 
     def _run(self, name: str) -> str:
         if not self.runs:
@@ -108,7 +149,18 @@ class Reader:
         return self.runs[-number]
 
 
-def listed(names: Iterable[str], most: int = 8) -> str:
+def _resolved(text: str, run: Callable[[str], str]) -> Place:
+    found = _TARGET.fullmatch(text)
+    if found is None or not text:
+        raise UsageError(f"{text!r} names no run: it is @ (newest), @2, a run id, its beginning, or one with :event")
+    return Place(run(found["run"]), int(found["seq"] or 0))
+
+
+MOST: Final = 8
+"""Names that a line lists."""
+
+
+def listed(names: Iterable[str], most: int = MOST) -> str:
     """Names with commas, the first `most` of them."""
     every = list(names)
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
@@ -129,14 +181,10 @@ async def reading(path: str) -> AsyncGenerator[Reader, None]:
 
     Raises `JournalError`, and `UsageError` for a bad path.
     """
-    store: SQLiteStore | HistoryStore = SQLiteStore(checked_path(path))
-    if not await anyio.to_thread.run_sync(os.path.exists, path):
-        raise UsageError(f"{path}: no such journal")
-    if await anyio.to_thread.run_sync(_is_empty, path):
-        raise UsageError(f"{path}: an empty file, not a journal")
-    history = await anyio.to_thread.run_sync(_history, path)
-    if history is not None:
-        store = HistoryStore(path, history)
+    from understudy.transports.journals.sqlite import SQLiteStore
+
+    history = _checked(path)
+    store = SQLiteStore(path) if history is None else HistoryStore(path, history)
     await store.open(owner=False)
     try:
         meta = await store.meta()
@@ -144,6 +192,37 @@ async def reading(path: str) -> AsyncGenerator[Reader, None]:
         yield Reader(store, await store.heads(), meta)
     finally:
         await store.aclose()
+
+
+@asynccontextmanager
+async def looking(path: str) -> AsyncGenerator[Glance | Reader, None]:
+    """As `reading`, for a look at one run. Never waits: it takes no event loop."""
+    history = _checked(path)
+    if history is not None:
+        store = HistoryStore(path, history)
+        await store.open(owner=False)
+        yield Reader(store, await store.heads(), await store.meta())
+        return
+    from understudy.transports.journals.sqlite import SQLiteLook
+
+    look = SQLiteLook(path)
+    look.open()
+    try:
+        meta = look.meta()
+        check_version(path, meta)
+        yield Glance(look, meta)
+    finally:
+        look.close()
+
+
+def _checked(path: str) -> bytes | None:
+    """The bytes of a history, None for a journal. Raises `UsageError` for what can be neither."""
+    checked_path(path)
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such journal")
+    if _is_empty(path):
+        raise UsageError(f"{path}: an empty file, not a journal")
+    return _history(path) if os.path.isfile(path) else None
 
 
 def _history(path: str) -> bytes | None:
@@ -175,8 +254,7 @@ async def find_journal(given: str | None, environ: Mapping[str, str], folder: Pa
         return checked_path(given)
     if environ.get("UNDERSTUDY_JOURNAL"):
         return checked_path(environ["UNDERSTUDY_JOURNAL"])
-    files = await anyio.to_thread.run_sync(lambda: sorted(folder.glob("*.db"))[:CANDIDATES])
-    found = [file.name for file in files if await is_journal(str(file))]
+    found = _journals(folder)
     if not found:
         raise UsageError("no journal (*.db) in this folder; name one with --journal or UNDERSTUDY_JOURNAL")
     if len(found) > 1:
@@ -184,18 +262,28 @@ async def find_journal(given: str | None, environ: Mapping[str, str], folder: Pa
     return found[0]
 
 
+def _journals(folder: Path) -> list[str]:
+    return [file.name for file in sorted(folder.glob("*.db"))[:CANDIDATES] if _is_journal(str(file))]
+
+
 async def is_journal(path: str) -> bool:
-    """Whether the file is an understudy journal, of whatever version and in whatever state."""
-    store = SQLiteStore(path)
+    """Whether the file is an understudy journal, of whatever version and in whatever state. Blocks for a moment."""
+    return _is_journal(path)
+
+
+def _is_journal(path: str) -> bool:
+    from understudy.transports.journals.sqlite import SQLiteLook
+
+    look = SQLiteLook(path)
     try:
-        await store.open(owner=False)
+        look.open()
     except JournalForeign:
         return False
     except JournalFailed:  # empty or gone; else it may be ours, and opening it says why it cannot be read
-        return await anyio.to_thread.run_sync(_has_content, path)
+        return _has_content(path)
     except JournalError:  # newer or damaged: ours all the same, and told when it is opened
         return True
-    await store.aclose()
+    look.close()
     return True
 
 
@@ -213,6 +301,8 @@ def find_app(given: str | None, environ: Mapping[str, str], folder: Path) -> str
 
 
 def _configured(file: Path) -> object:
+    import tomllib
+
     if not file.is_file():
         return None
     try:

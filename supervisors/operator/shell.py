@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from understudy.actors.clock import Clock
+from msgspec import Struct
+
 from understudy.actors.errors import UsageError
-from understudy.supervisors.operator.desk import Configured, Connect, ConnectOptions, Replayer
+from understudy.supervisors.operator.options import ConnectOptions
 from understudy.supervisors.operator.reading import Reader, checked_app, find_app, find_journal
 from understudy.supervisors.operator.text import say
 
+if TYPE_CHECKING:
+    from understudy.actors.clock import Clock
+    from understudy.supervisors.operator.desk import Configured, Connect, Replayer
 
-@dataclass(frozen=True)
-class Shell:
+
+class Shell(Struct, frozen=True):
     """Streams, clock and connections of one call of `main`."""
 
     connect: Connect
@@ -64,6 +66,8 @@ def named(journal: str | None) -> str:
 
 def login() -> str:
     """Who sits at the terminal: the login name, else the user's number."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):

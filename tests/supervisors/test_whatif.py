@@ -185,6 +185,11 @@ def test_an_agent_that_the_other_guards_do_not_know_is_named_and_passed_over() -
     assert (found.same, found.unknown) == (True, ("clerk",))
 
 
+def test_one_guard_without_agents_is_refused() -> None:
+    with pytest.raises(UsageError, match="Loops alone needs the agents it is asked for: name the app, too"):
+        tree.with_guards({}, Loops())
+
+
 def test_guards_that_are_none_are_refused_by_their_kind() -> None:
     with pytest.raises(UsageError, match="not a str"):
         tree.with_guards({}, "Loops()")

@@ -1,4 +1,4 @@
-"""A journal of a million events opens in under a second of the CPU, also after it was pruned."""
+"""A journal of a million events opens in under a second of the CPU, also after it was pruned; a look takes 250 ms."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from acted import Acted, script, words
+from looked import cpu_seconds
 
 from understudy import Agent, System
 from understudy.actors.journal.events import AnyEvent, Finished, Record, RunStarted, ToolAnswered, encode
@@ -69,3 +70,15 @@ async def test_of_a_million_events_all_are_pruned_and_what_is_left_opens_at_once
     async with System(Agent("clerk", model=Acted(script(words("done")))), journal=path) as system:
         assert (await system.prune(ended_before=3_600)).events == RUNS * EVENTS
     assert await seconds_to_open(path) < 0.2
+
+
+@pytest.mark.campaign
+@pytest.mark.promise(288)
+@pytest.mark.anyio
+async def test_of_a_million_events_one_run_is_looked_at_in_250_ms_start_up_included(tmp_path: Path) -> None:
+    path = tmp_path / "desk.db"
+    await fill(path)
+    for command in ("tree", "log", "why"):
+        for run in ("@", "@15000", "00000fff"):
+            argv = ("-m", "understudy", command, run, "--journal", str(path))
+            assert min(cpu_seconds(*argv, compiled=tmp_path) for _ in range(5)) < 0.25, argv

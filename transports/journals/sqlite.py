@@ -390,3 +390,71 @@ def _take(path: str, after: int, db: sqlite3.Connection) -> list[InboxRow]:
 def _empty_log(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA busy_timeout = 0")  # a reader in the way is no reason to wait: the log is good as it is
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+class SQLiteLook:
+    """A journal that is only looked at, for one command: no thread and no event loop, every call blocks.
+
+    What it takes does not grow with the journal, but with what is read. See `SQLiteStore` for what is raised.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._db: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open the file beside its owner, if any."""
+        self._db, _ = open_file(self.path, "normal", False)
+
+    def close(self) -> None:
+        """Close it. Safe to call twice."""
+        close_all(self._db)
+        self._db = None
+
+    async def read(self, run: str) -> list[Row]:
+        """The whole stream, verified."""
+        return self._call(partial(_read, self.path, run))
+
+    async def data_version(self) -> int:
+        """See `SQLiteStore.data_version`."""
+        return self._call(partial(pragma, name="data_version"))
+
+    async def owned(self) -> bool:
+        """Whether a live process owns it."""
+        return is_owned(self.path)
+
+    def meta(self) -> Mapping[str, str]:
+        """See `JournalStore.meta`."""
+        return self._call(partial(_meta, self.path))
+
+    def newest(self, number: int = 1) -> str | None:
+        """The run that began last, or the `number`-th before the end; None when there are not so many."""
+        return next(iter(self._names(f"{_RUNS} ORDER BY id DESC LIMIT 1 OFFSET ?", number - 1)), None)
+
+    def count(self) -> int:
+        """How many runs there are."""
+        return self._call(lambda db: int(db.execute(_COUNT).fetchone()[0]))
+
+    def beginning(self, with_: str, most: int) -> list[str]:
+        """Runs whose id begins so, the first `most`; one that is just that, first."""
+        return self._names(f"{_RUNS} AND run >= ? AND run < ? ORDER BY run LIMIT ?", with_, with_ + _LAST, most)
+
+    def beside(self, run: str) -> list[str]:
+        """The runs whose ids come before and after this one in order: those that share most of their beginning."""
+        before = self._names(f"{_RUNS} AND run < ? ORDER BY run DESC LIMIT 1", run)
+        return [*before, *self._names(f"{_RUNS} AND run > ? ORDER BY run LIMIT 1", run)]
+
+    def _names(self, statement: str, *values: str | int) -> list[str]:
+        return self._call(lambda db: [str(name) for (name,) in db.execute(statement, values)])
+
+    def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._db is None:
+            raise JournalClosed(self.path, "the journal is closed")
+        with translated(self.path):
+            return work(self._db)
+
+
+_RUNS: Final = "SELECT run FROM streams WHERE substr(run, 1, 1) <> '@'"
+_COUNT: Final = "SELECT count(*) FROM streams WHERE substr(run, 1, 1) <> '@'"
+_LAST: Final = "\U0010ffff"
+"""Comes after every character that an id goes on with."""

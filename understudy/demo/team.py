@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-from understudy.actors.agents.agent import Ctx
+from understudy.actors.agents.agent import Agent, Ctx
 from understudy.actors.agents.guards import Nudge, Restart, Stop
 from understudy.actors.agents.models import Model
-from understudy.agent import Agent
 from understudy.demo.environment import DistributionRef, Facts, Files
 from understudy.demo.findings import Report
 from understudy.demo.messages import Audit, Draft, Inspect, Inspected, Options, assemble, inspected
