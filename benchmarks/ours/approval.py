@@ -53,6 +53,8 @@ class Ours:
 
     async def begin(self) -> None:
         """Ask the agents that were not asked before."""
+        if len(await inside.runs(self._system)) == self._life.n:
+            return
         known = await inside.requests(self._system)
         new = [i for i in range(self._life.n) if str(i) not in known]
         await asyncio.gather(*(self._system.run(self._agents[i], str(i)) for i in new))
@@ -73,7 +75,7 @@ class Ours:
         await self._system.settle(doubt, did=did, by="driver")
 
     async def finals(self) -> list[int]:
-        runs = (await inside.requests(self._system)).values()
+        runs = await inside.runs(self._system)
         said = [str((await self._system.result(run)).output).split() for run in runs]
         values = {int(i): int(value) for i, value in said}
         return [values[i] for i in sorted(values)]

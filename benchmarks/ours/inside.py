@@ -30,13 +30,14 @@ async def journalled(system: System, stream: str) -> list[tuple[Row, object]]:
     return [(row, record.event) for row, record in zip(rows, records, strict=True)]
 
 
+async def runs(system: System) -> list[str]:
+    """Every run of the journal."""
+    return [head.run for head in await system.journal.store.heads() if is_run(head.run)]
+
+
 async def requests(system: System) -> dict[str, str]:
     """The run of every request in words, by its words."""
-    found: dict[str, str] = {}
-    for head in await system.journal.store.heads():
-        if is_run(head.run):
-            found[json.loads((await started(system, head.run)).message)["text"]] = head.run
-    return found
+    return {json.loads((await started(system, run)).message)["text"]: run for run in await runs(system)}
 
 
 async def started(system: System, run: str) -> RunStarted:
