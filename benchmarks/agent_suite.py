@@ -177,6 +177,45 @@ STEPS = Benchmark(
     ),
 )
 
+ROUNDS = 20
+"""Of C6's kills at any instant."""
+
+
+def _approved(args: Args) -> Found:
+    value = value_of("agents", args[:2])
+    each = {"repeated": 0, "missing": 0, "sum": value["sum"], "digest": value["digest"]}
+    if len(args) > 2:
+        return each | {"in_doubt_twice": 0, "rounds": args[2]}
+    return each | {"asked": args[0], "parked_again": args[0], "left": 0}
+
+
+APPROVAL = Benchmark(
+    "C6",
+    "approval",
+    "step",
+    "Agents wait for a yes half-way, and their process is killed: what is asked, done or lost twice or never.",
+    tuple(
+        Line(
+            name,
+            tuple((n, STEPS_EACH, *more) for n in (20, 200, 2_000)),  # type: ignore[arg-type]  # three of them
+            ops,
+            _approved,
+            {"journal": "on disk, default durability", "effect": "irreversible", "killed": killed},
+            variants=("async",),
+            fresh=True,
+        )
+        for name, more, ops, killed in (
+            ("parked", (), lambda args: args[0] * args[1], "when all wait"),
+            (
+                "kill-anywhere",
+                (ROUNDS,),
+                lambda args: args[0] * args[1] * args[2],
+                "after drawn effects, in each round",
+            ),
+        )
+    ),
+)
+
 CONSTRUCTION = Benchmark(
     "C13",
     "construction",

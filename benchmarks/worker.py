@@ -31,6 +31,7 @@ PROGRAMS = {
     "pykka": "benchmarks.peers.in_pykka",
     "eia": "benchmarks.peers.in_eia",
     "langgraph": "benchmarks.peers.in_langgraph",
+    "dbos": "benchmarks.peers.in_dbos",
     "pydantic-ai": "benchmarks.peers.in_pydantic_ai",
     "openai-agents": "benchmarks.peers.in_openai_agents",
 }

@@ -34,6 +34,7 @@ PEERS = {
     "pykka": "py311",
     "eia": "py312",
     "langgraph": "agents",
+    "dbos": "agents",
     "pydantic-ai": "agents",
     "openai-agents": "agents",
 }

@@ -1,6 +1,7 @@
 """What a check must know and the public API does not tell: the one place that looks inside. No actor uses it."""
 
 import itertools
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from understudy import System
 from understudy.actors.journal.events import SESSION as SESSION
 from understudy.actors.journal.events import ModelAsked as ModelAsked
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Record, RunStarted, is_run
 from understudy.actors.journal.fold import fold
 from understudy.actors.journal.journal import decode_rows
 from understudy.actors.journal.replay import replay
@@ -27,6 +28,24 @@ async def journalled(system: System, stream: str) -> list[tuple[Row, object]]:
     rows = await system.journal.store.read(stream)
     records = decode_rows("", rows)
     return [(row, record.event) for row, record in zip(rows, records, strict=True)]
+
+
+async def runs(system: System) -> list[str]:
+    """Every run of the journal."""
+    return [head.run for head in await system.journal.store.heads() if is_run(head.run)]
+
+
+async def requests(system: System) -> dict[str, str]:
+    """The run of every request in words, by its words."""
+    return {json.loads((await started(system, run)).message)["text"]: run for run in await runs(system)}
+
+
+async def started(system: System, run: str) -> RunStarted:
+    """The first event of a run."""
+    (row, *_) = await system.journal.store.read(run)
+    (record,) = decode_rows("", [row])
+    assert isinstance(record.event, RunStarted)
+    return record.event
 
 
 async def stored(parts: Sequence[Sequence[Row]]) -> list[int]:

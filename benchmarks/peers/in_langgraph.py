@@ -1,4 +1,5 @@
-"""LangGraph: a graph of two nodes, model and tool, compiled once for all runs; C12 has a third that trims.
+"""LangGraph: a graph of two nodes, model and tool, compiled once for all runs; C12 has a third that trims. C6 is in
+`approval_langgraph`.
 
 The state of C2, C3 and C13 is four plain channels: a list of messages, which most programs would keep, costs more.
 """
@@ -20,7 +21,7 @@ from langgraph.errors import GraphRecursionError  # type: ignore[import-not-foun
 from langgraph.graph import END, START, MessagesState, StateGraph  # type: ignore[import-not-found, unused-ignore]
 from langgraph.graph.message import REMOVE_ALL_MESSAGES  # type: ignore[import-not-found, unused-ignore]
 
-from benchmarks import scripts
+from benchmarks import approval, scripts
 from benchmarks.case import Case, Found, NotSupported
 from benchmarks.peers.agents import ENOUGH, Asked, Limited, Model, as_text, program_for
 from benchmarks.talk import Heard, Texts, Trimmer
@@ -131,4 +132,6 @@ class Api:
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
+    if case.name == "approval":
+        return lambda case: approval.program("langgraph", case)
     return program_for(Api(), case)

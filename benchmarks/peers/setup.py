@@ -21,6 +21,8 @@ PINS = {
         (
             "langgraph==1.2.22",
             "langchain-core==1.7.2",
+            "langgraph-checkpoint-sqlite==3.1.2",
+            "dbos==3.4.0",
             "pydantic-ai-slim==2.68.0",
             "openai-agents==0.24.0",
             "openai==3.54.0",

@@ -43,9 +43,12 @@ DEADLINE: Final = 120.0
 """Seconds that a life may take; far more than it ever does."""
 WANTED: Final = kill_tree.wanted()
 
-When = Literal["wall", "arrives", "done", "answered", "asked", "replied", "append", "write", "during", "written"]
+When = Literal[
+    "wall", "leaving", "arrives", "done", "answered", "asked", "replied", "append", "write", "during", "written"
+]
 WEIGHTS: Final[Mapping[When, int]] = {
     "wall": 6,
+    "leaving": 2,
     "arrives": 2,
     "done": 3,
     "answered": 2,
@@ -65,6 +68,7 @@ IN_PROCESS: Final = frozenset({"append", "write", "during", "written"})
 class Instant:
     """Kill `seconds` after the start of the life, or at the `nth` effect, model call, event or write of it.
 
+    "leaving": it is told to stop in order after so many seconds, and killed `late` seconds later if it has not by then.
     An effect: when it arrives, is done (and nobody is told), or was answered. A model call: when it arrives or was
     answered. An event: when it is appended. A write: before it, `seconds` after it has begun, after it.
     """
@@ -72,12 +76,13 @@ class Instant:
     when: When
     nth: int = 0
     seconds: float = 0.0
+    late: float = 0.0
     once: bool = False
     """Count only effects that may not happen twice."""
 
     def __str__(self) -> str:
         once = " that may not happen twice" if self.once else ""
-        return f"{self.when} {self.nth or ''} {self.seconds:.4f} s{once}"
+        return f"{self.when} {self.nth or ''} {self.seconds:.4f} + {self.late:.4f} s{once}"
 
 
 def draw(dice: random.Random) -> Instant:
@@ -86,6 +91,8 @@ def draw(dice: random.Random) -> Instant:
     match when:
         case "wall":
             return Instant(when, seconds=dice.uniform(0.0, 0.35))
+        case "leaving":
+            return Instant(when, seconds=dice.uniform(0.0, 0.35), late=dice.uniform(0.0, 0.03))
         case "append":
             return Instant(when, dice.randint(1, 60))
         case "asked" | "replied":
@@ -283,8 +290,9 @@ class Yard:
         server = await asyncio.start_server(visit.serve, "127.0.0.1", 0, limit=1 << 24)
         async with server:
             visit.pid = await self._nursery.bear(self._told(instant, server.sockets[0].getsockname()[1]))
-            if instant is not None and instant.when == "wall":
-                asyncio.get_running_loop().call_later(instant.seconds, visit.kill)
+            if instant is not None and instant.when in ("wall", "leaving"):
+                end = visit.kill if instant.when == "wall" else visit.leave
+                asyncio.get_running_loop().call_later(instant.seconds, end)
             status = await self._nursery.wait()
             visit.over = True
             await visit.gone()
@@ -300,6 +308,8 @@ class Yard:
             self._check(before, visit)
         except AssertionError as error:
             raise AssertionError(f"{where}: {error}") from error
+        if not killed and instant is not None and instant.when == "leaving":
+            self.count["stopped in order"] += 1
         if killed:
             assert instant is not None
             self.count["instants"] += 1
@@ -504,12 +514,12 @@ class _Visit:
         self.did: list[dict[str, Any]] = []
         self.failure: Exception | None = None
         self._instant = instant
-        self._silent = silent and instant is not None and instant.when == "wall"
+        self._silent = silent and instant is not None and instant.when in ("wall", "leaving")
         self._seen: Counter[str] = Counter()
         self._finished = {name for name, run in yard.reading.runs.items() if run.finished is not None}
         self._runs = dict(yard.reading.labels)
         self._done = asyncio.Event()
-        self._met = False
+        self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def kill(self) -> None:
@@ -519,9 +529,19 @@ class _Visit:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
+    def leave(self) -> None:
+        """Let it stop in order, and kill it if that takes longer than the instant allows."""
+        if self._writer is None or self._instant is None:
+            self.kill()
+        elif not self.over:
+            self._do(self._writer, "leave")
+            asyncio.get_running_loop().call_later(self._instant.late, self.kill)
+
     async def gone(self) -> None:
         """Until everything that the life said was taken: what it asked for before its end may happen after it."""
-        if self._met:
+        for _ in range(10):  # a connection that it has just made is on its way
+            await asyncio.sleep(0)
+        if self._writer is not None:
             async with asyncio.timeout(DEADLINE):
                 await self._done.wait()
         for task in [*self._tasks]:
@@ -539,7 +559,7 @@ class _Visit:
         return True
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._met = True
+        self._writer = writer
         try:
             with contextlib.closing(writer), contextlib.suppress(ConnectionError):
                 while (line := await reader.readline()).endswith(b"\n"):  # what has no end was cut by the kill

@@ -150,10 +150,7 @@ async def live(life: Life) -> None:
                 case "settle":
                     await system.settle(said["id"], did=said["did"], by="driver")
             link.tell("did", listed=listed, **said)
-        for task in under_way:
-            if task.done():
-                task.result()
-            task.cancel()
+    await asyncio.gather(*under_way)  # who still waited was told that it waits
     link.tell("left")
     await writer.drain()
     listening.cancel()
