@@ -25,6 +25,7 @@ from understudy.actors.agents.results import (
 from understudy.actors.agents.tools import Call, tool
 from understudy.actors.agents.window import ContextWindow, DropFailed, Slide, Summarise, Trim
 from understudy.actors.messages import Down, Exited, Message, on
+from understudy.actors.redaction import Redact, Secret
 from understudy.actors.refs import Key, Ref, Refused
 from understudy.actors.states import State, StateMachine
 from understudy.agent import Agent
@@ -90,6 +91,7 @@ __all__ = [
     "Price",
     "Prompt",
     "Quarantine",
+    "Redact",
     "Ref",
     "Refused",
     "Resent",
@@ -100,6 +102,7 @@ __all__ = [
     "Route",
     "RunningHandler",
     "Same",
+    "Secret",
     "Slide",
     "State",
     "StateMachine",
