@@ -146,9 +146,9 @@ class Flight(Struct, frozen=True):
 class CrashReport(Struct, frozen=True):
     """An incarnation ended unexpectedly.
 
-    `message` is what it was handling (None while starting), `error` the exception with its traceback: who keeps the
-    report keeps the frames. `chain` are the paths of the asks that the message belonged to, the first asker first;
-    `flights` the last 50 happenings of the actor and of those.
+    `message` is what it was handling (None while starting), `error` the exception with its traceback, both as they are:
+    who keeps the report keeps the frames, and the secrets in them; its texts are scrubbed. `chain` are the paths of the
+    asks that the message belonged to, first asker first; `flights` the last 50 happenings of the actor and of those.
     """
 
     path: str
@@ -344,7 +344,9 @@ class Telemetry:
         if self.crashes:
             path, paths = path_of(who), tuple(path_of(each) for each in chain)
             flights = self.flights(path, chain=paths)
-            self.crashes.tell(CrashReport(path, incarnation, exit, message, error, flights, paths))
+            clean = scrubbed(exit.detail)
+            told = exit if clean == exit.detail else Exit(exit.kind, clean)
+            self.crashes.tell(CrashReport(path, incarnation, told, message, error, flights, paths))
         if heard():
             self._line(path_of(who), incarnation, exit, error)
 

@@ -153,7 +153,7 @@ class Acts(Paying):
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
             reply = checked(await session.complete(request, timeout=timeout))
-            reply = sealed_reply(self._runs.redactor, self.scope, self._policy.acts, reply)
+            reply = sealed_reply(self._runs.redactor, self.scope, self._policy, reply)
         except ModelError as error:
             if isinstance(error, ModelTimeout) and self.state_left() <= 0:
                 text = f"cut when state {self._sub.state!r} timed out"

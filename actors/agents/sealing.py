@@ -13,7 +13,7 @@ import msgspec
 
 from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.models import ModelReply, ToolCall
-from understudy.actors.agents.tools import Tool
+from understudy.actors.agents.policy import Act, Policy
 from understudy.actors.journal import events as ev
 from understudy.actors.lifecycle import Exit
 from understudy.actors.redaction import Redactor
@@ -108,12 +108,23 @@ def sealed_request(redactor: Redactor, scope: str, agent: Agent[Any, Any] | None
     return message if sealed is request else agent.encode(sealed)
 
 
-def sealed_reply(redactor: Redactor, scope: str, acts: Mapping[str, Any], reply: ModelReply) -> ModelReply:
-    """A model's reply with each `Secret` parameter of the tools that it calls holding its mark."""
+def sealed_reply(redactor: Redactor, scope: str, policy: Policy, reply: ModelReply) -> ModelReply:
+    """A model's reply with each `Secret` in its answer, or in the parameters of what it calls, holding its mark."""
+    if not reply.calls and _may_hold(reply.content):
+        return msgspec.structs.replace(reply, content=_sealed_answer(redactor, scope, policy, reply.content))
     if not any(_may_hold(call.arguments) for call in reply.calls):
         return reply
-    calls = tuple(_sealed_call(redactor, scope, acts.get(call.name), call) for call in reply.calls)
+    calls = tuple(_sealed_call(redactor, scope, policy.acts.get(call.name), call) for call in reply.calls)
     return msgspec.structs.replace(reply, calls=calls)
+
+
+def _sealed_answer(redactor: Redactor, scope: str, policy: Policy, content: str) -> str:
+    output, error = policy.agent.output.accept(content)
+    if error:  # it will be rejected: what it says is looked at by the patterns only
+        return content
+    value = policy.agent.output.decode(output)
+    sealed = redactor.sealed(scope, value)
+    return content if sealed is value else msgspec.json.encode(sealed).decode()
 
 
 def _may_hold(arguments: str) -> bool:
@@ -121,16 +132,15 @@ def _may_hold(arguments: str) -> bool:
     return FIELD in arguments or "\\u" in arguments
 
 
-def _sealed_call(redactor: Redactor, scope: str, act: object, call: ToolCall) -> ToolCall:
-    if not isinstance(act, Tool) or not _may_hold(call.arguments):
+def _sealed_call(redactor: Redactor, scope: str, act: Act | None, call: ToolCall) -> ToolCall:
+    if act is None or not _may_hold(call.arguments):
         return call
-    arguments, _ = act.bind(call.arguments)
-    if arguments is None:  # it will be rejected: what it says is looked at by the patterns only
+    try:
+        arguments = msgspec.json.decode(call.arguments.encode("utf-8", "replace"), type=act.parameters)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # it will be rejected, as above
         return call
     sealed = redactor.sealed(scope, arguments)
-    if sealed is arguments:
-        return call
-    return ToolCall(call.id, call.name, msgspec.json.encode(sealed).decode())
+    return call if sealed is arguments else ToolCall(call.id, call.name, msgspec.json.encode(sealed).decode())
 
 
 # A tool's result is whatever it returns.

@@ -14,6 +14,7 @@ from understudy.actors.agents.quarantine import held_in
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import QUARANTINE, Quarantined
 from understudy.actors.journal.state import Doubt, Run, Yes
+from understudy.actors.telemetry import scrubbed
 from understudy.supervisors.operator.reading import Reader, listed
 from understudy.supervisors.operator.text import call_text, clean, shorten
 
@@ -85,7 +86,8 @@ def described(yes: Yes, now: float) -> list[str]:
 
 
 async def post(reader: Reader, kind: str, word: Word, at: float) -> int:
-    """Put an answer into the inbox, durably; its number there."""
+    """Put an answer into the inbox, durably and without secrets of known forms; its number there."""
+    word = msgspec.structs.replace(word, by=scrubbed(word.by), reason=scrubbed(word.reason))
     return await reader.store.post(kind, msgspec.json.encode(word), at)
 
 

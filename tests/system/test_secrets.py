@@ -11,13 +11,17 @@ import pytest
 from crashing import CrashingModel
 from msgspec import Struct
 
-from understudy import Agent, Approvals, Backoff, Call, Message, Redact, Result, Secret, Supervisor, System, tool
+from understudy import Agent, Approvals, Backoff, Call, Message, Redact, Result, Route, Secret, Supervisor, System, tool
+from understudy.actors.agents.answers import Word
 from understudy.actors.agents.models import ModelReply, ModelRequest, ToolCall
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.replay import replay
 from understudy.actors.logs import JSONFormatter
 from understudy.actors.redaction import MARK
 from understudy.actors.testing.scripted_model import ScriptedModel, call
+from understudy.supervisors.operator.inbox import post
+from understudy.supervisors.operator.reading import Reader
+from understudy.transports.journals.sqlite import SQLiteStore
 
 PASSWORD = "correct horse battery"
 API = "sk-proj-abcdefghij0123456789"
@@ -271,3 +275,58 @@ def test_the_next_run_of_a_session_may_use_a_secret_of_the_one_before_and_other_
             assert got == [API]
 
     asyncio.run(main())
+
+
+class Draft(Message[Result[str]]):
+    text: str
+    token: Secret
+
+
+@pytest.mark.promise(300)
+def test_a_secret_that_a_model_makes_up_for_another_agent_is_sealed_by_its_type(tmp_path: Path) -> None:
+    """In a handoff and in a delegation."""
+    got: list[str] = []
+
+    @tool(effect="read")
+    async def use(token: Secret) -> str:
+        got.append(token.secret)
+        return "used"
+
+    class Using(ScriptedModel):
+        async def complete(self, request: ModelRequest, *, timeout: float) -> ModelReply:
+            newest = request.messages[-1].content
+            if MARK in newest:
+                mark = newest[newest.index(MARK) : newest.index("]") + 1]
+                return ModelReply(calls=(call("use", token={"secret": mark}),))
+            return ModelReply("done")
+
+    made = {"text": "draft", "token": {"secret": "made up for the writer"}}
+    sealed = {"text": "draft", "token": {"secret": "made up for the helper"}}
+    writer = Agent("writer", model=Using([]), accepts=Draft, output=str, tools=[use])
+    helper = Agent("helper", model=Using([]), accepts=Draft, output=str, tools=[use])
+    model = ScriptedModel([call("helper", **sealed), made])
+    first = Agent("first", model=model, accepts=Deploy, output=Draft, delegates=[helper])
+
+    async def main() -> None:
+        tree = Supervisor("main", [first, writer, helper], routes=[Route(Draft, to=writer)])
+        async with System(tree, journal=tmp_path / "desk.db") as system:
+            result = await system.run(first, Deploy("go", Secret(PASSWORD)))
+            assert result.status == "complete", result.reason
+            assert replay(await system.journal.read(result.run), system.tree.policies).identical
+
+    asyncio.run(main())
+    assert got == ["made up for the helper", "made up for the writer"]
+    assert b"made up for" not in files_of(tmp_path)
+
+
+@pytest.mark.promise(300)
+def test_a_word_of_another_process_is_redacted_before_it_is_posted(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SQLiteStore(tmp_path / "desk.db")
+        await store.open()
+        await post(Reader(store, [], {}), "refuse", Word("a1", "ana", reason=f"it has {API} in it"), 1.0)
+        await store.aclose()
+
+    asyncio.run(main())
+    assert API.encode() not in files_of(tmp_path)
+    assert b"[secret:api-key]" in files_of(tmp_path)
