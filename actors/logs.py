@@ -55,8 +55,9 @@ class JSONFormatter(logging.Formatter):
             value = record.__dict__.get(name)
             if value is not None:
                 line[name] = value if isinstance(value, int | float) else self._text(_shown(value))
-        if record.exc_info:
-            line["error"] = self._text(self.formatException(record.exc_info))
+        if record.exc_info or record.exc_text:
+            error = self.formatException(record.exc_info) if record.exc_info else record.exc_text
+            line["error"] = self._text(error or "")
         try:
             return _encoder.encode(line).decode()
         except (TypeError, ValueError, OverflowError):

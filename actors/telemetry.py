@@ -16,7 +16,7 @@ import contextlib
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
@@ -33,11 +33,36 @@ SUPERVISORS_LIMITED: Final = 256
 """Supervisors whose lines are counted apart; beyond, the one that was quiet longest is forgotten."""
 
 
+scrubbers: Final[list[Callable[[str], str]]] = []
+"""What takes secrets out of the texts of logs and reports; each is called with every text. See `redaction`."""
+
+
+@contextlib.contextmanager
+def scrubbing(scrub: Callable[[str], str]) -> Iterator[None]:
+    """Have texts scrubbed by this, too, for a while."""
+    scrubbers.append(scrub)
+    try:
+        yield
+    finally:
+        scrubbers.remove(scrub)
+
+
+def scrubbed(text: str) -> str:
+    """A text as it may be logged."""
+    for scrub in scrubbers:
+        text = scrub(text)
+    return text
+
+
 class _Safe(logging.Logger):
-    """A logger whose handlers and filters cannot break who logs: what they raise is reported as `logging` does it."""
+    """A logger whose handlers and filters cannot break who logs: what they raise is reported as `logging` does it.
+
+    What it says is scrubbed of secrets first.
+    """
 
     def handle(self, record: logging.LogRecord) -> None:
         try:
+            _scrub(record)
             super().handle(record)
         except Exception:
             logging.Handler().handleError(record)
@@ -49,6 +74,16 @@ class _Safe(logging.Logger):
                 if record.levelno >= handler.level:
                     _handle(handler, record)
             logger = logger.parent if logger.propagate else None
+
+
+def _scrub(record: logging.LogRecord) -> None:
+    said = record.getMessage()
+    if (clean := scrubbed(said)) != said:
+        record.msg, record.args = clean, None
+    if record.exc_info and record.exc_info[1] is not None:
+        trace = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        if (clean := scrubbed(trace)) != trace:
+            record.exc_info, record.exc_text = None, clean
 
 
 def _handle(handler: logging.Handler, record: logging.LogRecord) -> None:
@@ -111,9 +146,9 @@ class Flight(Struct, frozen=True):
 class CrashReport(Struct, frozen=True):
     """An incarnation ended unexpectedly.
 
-    `message` is what it was handling (None while starting), `error` the exception with its traceback: who keeps the
-    report keeps the frames. `chain` are the paths of the asks that the message belonged to, the first asker first;
-    `flights` the last 50 happenings of the actor and of those.
+    `message` is what it was handling (None while starting), `error` the exception with its traceback, both as they are:
+    who keeps the report keeps the frames, and the secrets in them; its texts are scrubbed. `chain` are the paths of the
+    asks that the message belonged to, first asker first; `flights` the last 50 happenings of the actor and of those.
     """
 
     path: str
@@ -134,7 +169,7 @@ class CrashReport(Struct, frozen=True):
         lines += [f"  {f.at - end:+.3f} s {f.path} {f.what} {f.detail}".rstrip() for f in self.flights]
         if self.error is not None:
             lines.append("".join(traceback.format_exception(self.error)).rstrip())
-        return "\n".join(lines)
+        return scrubbed("\n".join(lines))
 
 
 class Blocked(Struct, frozen=True):
@@ -309,7 +344,9 @@ class Telemetry:
         if self.crashes:
             path, paths = path_of(who), tuple(path_of(each) for each in chain)
             flights = self.flights(path, chain=paths)
-            self.crashes.tell(CrashReport(path, incarnation, exit, message, error, flights, paths))
+            clean = scrubbed(exit.detail)
+            told = exit if clean == exit.detail else Exit(exit.kind, clean)
+            self.crashes.tell(CrashReport(path, incarnation, told, message, error, flights, paths))
         if heard():
             self._line(path_of(who), incarnation, exit, error)
 
@@ -374,7 +411,7 @@ def path_of(who: Who) -> str:
 
 def _flight(at: float, path: str, what: str | type, detail: object) -> Flight:
     if isinstance(what, str):
-        return Flight(at, path, what, _render(detail))
+        return Flight(at, path, what, scrubbed(_render(detail)))
     sender = "" if detail is None else f"from {getattr(detail, 'path', detail)}"
     return Flight(at, path, "began" if what is object else what.__name__, sender)
 

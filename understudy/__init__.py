@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from understudy.actors.inspection import Inspection, RunningHandler, TreeInspection
     from understudy.actors.machine import Next, Timeout
     from understudy.actors.messages import Down, Exited, Message, on
+    from understudy.actors.redaction import Redact, Secret
     from understudy.actors.refs import Key, Ref, Refused
     from understudy.actors.stacks import AwaitPoint
     from understudy.actors.stateful import StateMachineActor
@@ -92,6 +93,7 @@ __all__ = [
     "Price",
     "Prompt",
     "Quarantine",
+    "Redact",
     "Ref",
     "Refused",
     "Resent",
@@ -102,6 +104,7 @@ __all__ = [
     "Route",
     "RunningHandler",
     "Same",
+    "Secret",
     "Slide",
     "State",
     "StateMachine",
@@ -167,6 +170,7 @@ _MODULES = {
     "Price": "understudy.actors.agents.models",
     "Prompt": "understudy.actors.agents.agent",
     "Quarantine": "understudy.actors.agents.guards",
+    "Redact": "understudy.actors.redaction",
     "Ref": "understudy.actors.refs",
     "Refused": "understudy.actors.refs",
     "Resent": "understudy.supervisors.guards.rules",
@@ -177,6 +181,7 @@ _MODULES = {
     "Route": "understudy.supervisors.specs",
     "RunningHandler": "understudy.actors.inspection",
     "Same": "understudy.supervisors.guards.rules",
+    "Secret": "understudy.actors.redaction",
     "Slide": "understudy.actors.agents.window",
     "State": "understudy.actors.states",
     "StateMachine": "understudy.actors.states",

@@ -13,7 +13,8 @@ import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from os import PathLike, fspath
-from types import TracebackType
+from secrets import token_bytes
+from types import EllipsisType, TracebackType
 from typing import Any, Final, Self, cast
 
 import msgspec
@@ -23,6 +24,7 @@ from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.driver import AgentActor
 from understudy.actors.agents.resuming import go_on
 from understudy.actors.agents.runs import Runs
+from understudy.actors.agents.supervised import observer_of
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Clock, Dice, Ids, RandomIds, SystemClock, system_dice
 from understudy.actors.durable.office import Office
@@ -34,8 +36,9 @@ from understudy.actors.journal.journal import Journal
 from understudy.actors.journal.store import JournalStore, MemoryStore, posted_of
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
+from understudy.actors.redaction import Redact, Redactor, key_beside
 from understudy.actors.scheduling import Scheduler, simulation_of
-from understudy.actors.telemetry import log
+from understudy.actors.telemetry import log, scrubbing
 from understudy.actors.watchdog import THRESHOLD, Watchdog, check_threshold
 from understudy.supervisors import lint
 from understudy.supervisors import tree as trees
@@ -76,6 +79,7 @@ class Node:
         scheduler: Scheduler | None = None,
         watchdog: float | None = THRESHOLD,
         listeners: Sequence[Hears] = (),
+        redact: Redact | EllipsisType | None = ...,
     ) -> None:
         self.tree = trees.plan(trees.root_of(root) if root is not None else Supervisor("main", []))
         self._journal_at = journal
@@ -90,6 +94,7 @@ class Node:
         self._scheduler = scheduler
         self._watchdog = watchdog
         self._listeners = tuple(listeners)
+        self._redact = Redact() if isinstance(redact, EllipsisType) else redact
         if watchdog is not None:
             check_threshold(watchdog)
         self._stack: AsyncExitStack | None = None
@@ -139,6 +144,8 @@ class Node:
         await office.load({head.run: head.seq for head in heads})
         owners = msgspec.json.encode(trees.owners(self.tree)).decode()
         await self.journal.store.set_meta({"owners": owners, **self._meta, ev.EVENTS: str(ev.VERSION)})
+        redactor = Redactor(self._redact, self._secret_key)
+        stack.enter_context(scrubbing(redactor.plain))
         self.ledger = self._make_ledger()
         self.runs = Runs(
             kernel=self.kernel,
@@ -147,7 +154,9 @@ class Node:
             policies=self.tree.policies,
             ids=self._ids,
             dice=self._dice,
+            redactor=redactor,
         )
+        self._observe = observer_of(self.runs)
         for policy in self.tree.policies.values():
             for owner, budget in policy.budgets:
                 if (pool := budget.pool(owner, "")).key == owner:
@@ -234,6 +243,17 @@ class Node:
             return SQLiteStore(fspath(where), durability=cast("OnDisk", self._durability))
         return where
 
+    def _secret_key(self) -> bytes:
+        """The key of the marks of secrets: of a journal in a file it is kept in a file beside it."""
+        if getattr(asyncio.get_running_loop(), "virtual", False):
+            return bytes(32)  # a simulated world is the same each time
+        if isinstance(self._journal_at, str | PathLike):
+            try:
+                return key_beside(fspath(self._journal_at))
+            except OSError as error:
+                log.error("secrets of this process have other marks than those of the next one: %s", error)
+        return token_bytes(32)
+
     async def _start_tree(self) -> None:
         root = self.tree.root
         for finding in lint.check(root):
@@ -241,7 +261,7 @@ class Node:
             log.warning("%s: %s; %s", finding.place, finding.text, finding.cure, extra=extra)
         making = trees.Making(
             lambda policy: AgentActor(self.runs, policy),
-            self.runs.supervised,
+            self._observe,
             self._dice,
             self.runs.incarnation,
             self._history.take,
@@ -309,7 +329,7 @@ class Node:
         """Who keeps the spawned actors: each has an intensity of its own, and all together have none."""
         if self._spawned is None:
             template = dataclasses.replace(TEMPLATE, intensity=Intensity())
-            plan = DynamicPlan(template, None, Backoff(first=0.05), self._dice, self.runs.supervised, top=True)
+            plan = DynamicPlan(template, None, Backoff(first=0.05), self._dice, self._observe, top=True)
             plan = dataclasses.replace(plan, past=self._history.take(GUARDIAN))
             self._spawned = DynamicActor(plan)
             cell = self.kernel.spawn(lambda: cast("DynamicActor", self._spawned), name=GUARDIAN)

@@ -65,7 +65,8 @@ class System(Node):
     (SQLite), a `JournalStore`, or None for memory. `durability` says what a kill and a power cut can lose (see
     docs/journal.md): `normal` (default), `full` or `relaxed` with a path, `memory` (default) or `off` without. `check`:
     pass every local message through the codec. `grace`: seconds that running steps have when the system is left.
-    `listeners`: see `attach`.
+    `listeners`: see `attach`. `redact`: patterns of secrets, default `Redact()`; None for none. `Secret` fields are
+    always redacted (see docs/secrets.md).
     `meta`: kept in the journal beside the events. `watchdog`: seconds after which a handler that blocks the event loop
     is reported (see `actors.watchdog`); None for no watchdog. `clock`, `ids`, `dice` and `scheduler` are seams for
     tests.

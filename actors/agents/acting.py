@@ -22,6 +22,7 @@ from understudy.actors.agents.models import Model, ModelRequest
 from understudy.actors.agents.outcomes import delegate_outcome
 from understudy.actors.agents.paying import Paying
 from understudy.actors.agents.replies import checked
+from understudy.actors.agents.sealing import sealed_reply, sealed_result
 from understudy.actors.agents.tools import Call, Tool, described
 from understudy.actors.agents.trying import try_tool
 from understudy.actors.errors import JournalError, ModelError, ModelTimeout
@@ -54,6 +55,11 @@ class Acts(Paying):
     def ticket(self, step: int) -> str:
         """A name for a reservation that no other has had."""
         return f"{self._run.id}/{self._sub.id}:{step}#{self._run.seq}"
+
+    @property
+    def scope(self) -> str:
+        """Where the secrets of the run are remembered."""
+        return self._runs.scope(self._run.id)
 
     async def commit(self) -> None:
         """Wait until everything so far is committed."""
@@ -157,6 +163,7 @@ class Acts(Paying):
         timeout = max(0.001, min(MODEL_SECONDS, self.seconds_left(), self.state_left()))
         try:
             reply = checked(await session.complete(request, timeout=timeout))
+            reply = sealed_reply(self._runs.redactor, self.scope, self._policy, reply)
         except ModelError as error:
             if isinstance(error, ModelTimeout) and self.state_left() <= 0:
                 text = f"cut when state {self._sub.state!r} timed out"
@@ -298,7 +305,19 @@ class Acts(Paying):
 
         recorded = state.recorded if state is not None else {}
         trace = self._run.trace.header(self._run.id, state.seq if state is not None else self._sub.seq)
-        return Call(event.key, self._sub.attempt, recorded, record, self._spilled, trace)
+        return Call(event.key, self._sub.attempt, recorded, record, self._spilled, trace, self.sealed)
+
+    # Arguments and results are whatever JSON the tool takes and gives.
+    def sealed(self, value: Any, text: bytes) -> bytes:
+        """The JSON of what a tool gave, without its secrets."""
+        return sealed_result(self._runs.redactor, self.scope, value, text)
+
+    async def live(self, value: Any) -> tuple[Any, str]:
+        """What a tool is given instead of marks, or (None, which secrets this process does not know)."""
+        turned, missing = await self._runs.redactor.live(self.scope, value)
+        if not missing:
+            return turned, ""
+        return None, f"not called: the value of {', '.join(missing)} is not known here, and nothing resolves it"
 
     async def _spilled(self, handle: str) -> str:
         return await self._runs.windows.spilled(self._run, self._sub, handle)
@@ -391,7 +410,8 @@ class Acts(Paying):
         try:
             if isinstance(act, Tool):
                 with anyio.fail_after(max(0.001, min(act.timeout, self.seconds_left()))):
-                    happened = await act.verified(act.bind(event.arguments)[0] or {})
+                    arguments, missing = await self.live(act.bind(event.arguments)[0] or {})
+                    happened = None if missing else await act.verified(arguments)
         except Exception as error:
             self._runs.kernel.telemetry.flight(self._path, "verify failed", described(error))
         self.doubt(event)

@@ -400,18 +400,18 @@ class Delegate:
             (f.name, f.type) if f.required else (f.name, f.type, f.default)
             for f in msgspec.structs.fields(agent.accepts)
         ]
-        self._parameters = msgspec.defstruct(
+        self.parameters = msgspec.defstruct(
             agent.accepts.__name__, cast("Any", fields), kw_only=True, forbid_unknown_fields=True, frozen=True
         )
         text = f"Delegate to the agent {agent.name}."
-        self.schema = ToolSchema(self.name, text, strict(schema_of(self._parameters)))
-        self._decoder = msgspec.json.Decoder(self._parameters)
+        self.schema = ToolSchema(self.name, text, strict(schema_of(self.parameters)))
+        self._decoder = msgspec.json.Decoder(self.parameters)
 
     def message(self, arguments: str) -> tuple[str, str]:
         """(JSON of the request, "") for arguments that fit, else ("", what is wrong and where)."""
         try:
             value = self._decoder.decode(arguments.encode("utf-8", "replace") or b"{}")
-            fields = {name: getattr(value, name) for name in self._parameters.__struct_fields__}
+            fields = {name: getattr(value, name) for name in self.parameters.__struct_fields__}
             return self.agent.encode(self.agent.accepts(**fields)), ""
         except (msgspec.MsgspecError, SpecError) as error:
             return "", str(error)

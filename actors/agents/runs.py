@@ -18,10 +18,11 @@ from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
-from understudy.actors.agents.outcomes import approval_of, counted_of, decoded, delegate_outcome, has_ended, over
+from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
+from understudy.actors.agents.sealing import redacted, sealed_request
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids, RandomIds
@@ -36,8 +37,9 @@ from understudy.actors.journal.view import View
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
+from understudy.actors.redaction import Redact, Redactor
 from understudy.actors.tasks import new_task
-from understudy.actors.telemetry import LineLimit, heard, log
+from understudy.actors.telemetry import LineLimit, log
 from understudy.actors.trace import joined
 
 KEPT: Final = 1_000
@@ -55,9 +57,18 @@ class Runs(Books):
     """See the module. `policies` is by agent name."""
 
     def __init__(
-        self, *, kernel: Kernel, journal: Journal, ledger: Ledger, policies: Mapping[str, Policy], ids: Ids, dice: Dice
+        self,
+        *,
+        kernel: Kernel,
+        journal: Journal,
+        ledger: Ledger,
+        policies: Mapping[str, Policy],
+        ids: Ids,
+        dice: Dice,
+        redactor: Redactor | None = None,
     ) -> None:
         super().__init__(kernel, ledger, policies)
+        self.redactor = redactor or Redactor(Redact())
         self.journal = journal
         self.dice = dice
         self.addresses: Callable[[str], Cell] = self._nobody
@@ -115,7 +126,8 @@ class Runs(Books):
         if cell.waiting >= cell.limit:
             raise MailboxFull(cell.path, cell.limit)
         name = self.fresh()
-        self.append(name, started, path="", cause=0, before=before)
+        message = sealed_request(self.redactor, self.scope(name, started), policy.agent, started.message)
+        self.append(name, msgspec.structs.replace(started, message=message), path="", cause=0, before=before)
         if started.session:
             event = ev.InSession(name, agent)
             self.append(f"{ev.SESSION}{started.session}", event)
@@ -198,12 +210,18 @@ class Runs(Books):
         before: View | None = None,
     ) -> ev.Record:
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
+        event = redacted(self.redactor, self.scope(run, event), event)
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         state: Run | None = None
         if ev.is_run(run):
             self.keep(state := apply(self._runs.get(run) or Run(run, before=before), record))
         notice(record, self._lines, state)
         return record
+
+    def scope(self, run: str, event: ev.AnyEvent | None = None) -> str:
+        """Where a run's secrets are remembered: in its session, so that its next run knows them, else in the run."""
+        known = event if isinstance(event, ev.RunStarted) else self._runs.get(run)
+        return f"{ev.SESSION}{known.session}" if known is not None and known.session else run
 
     def keep(self, run: Run) -> None:
         """Hold a folded run in memory."""
@@ -232,6 +250,7 @@ class Runs(Books):
                     if not future.done():
                         future.set_result(None)
                 self._runs[run] = self._runs.pop(run)  # the newest of those that ended
+                self.redactor.forget(run)
                 self._forget_old()
 
     def drop(self, names: Iterable[str]) -> None:
@@ -456,30 +475,10 @@ class Runs(Books):
         waits = sub.parked is not None and sub.parked.on == "quarantine"
         return waits and sub.agent not in self.quarantine.held
 
-    # -- supervision ---------------------------------------------------------------------------------------
-
-    def supervised(self, cell: Cell, make: Callable[[], ev.AnyEvent], loud: bool) -> None:
-        """Journal a supervision event: in the run whose verdict caused it, else in the stream of the node."""
-        deaf = self.journal.volatile and not self.journal.listeners
-        if deaf and not self._assigned and not (loud and heard(log)):
-            return
-        child = cell.path
-        assigned = self.assigned(child)
-        if deaf and not assigned:  # nobody could read it later, and it would only grow
-            notice(ev.Record(ev.NODE_STREAM, 0, 0.0, 0.0, 0, child, 0, 0, make()), self._lines)
-            return
-        event = make()
-        culprits = [key for key in assigned if key in self.crashed or self._runs[key[0]].subs[key[1]].restart]
-        try:
-            for run, sub in culprits or assigned:
-                record = self.append(run, event, sub=sub, path=child, cause=self._runs[run].subs[sub].seq)
-                if not self.journal.volatile and (counted := counted_of(record)) is not None:
-                    self.journal.append(ev.NODE_STREAM, counted, path=child)
-                return
-            self.append(ev.NODE_STREAM, event, path=child)
-        except JournalError as error:
-            if not self.closing:  # a journal that failed has said so once
-                log.error("not journalled: %s: %s", child, error)
+    @property
+    def busy(self) -> bool:
+        """Whether any actor has, or had, a (sub-)run."""
+        return bool(self._assigned)
 
     def post_work(self, cell: Cell, run: str, sub: int) -> None:
         """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""

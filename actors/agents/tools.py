@@ -27,6 +27,7 @@ from understudy.actors.agents.models import ToolSchema
 from understudy.actors.agents.schema import schema_of, strict
 from understudy.actors.errors import SpecError
 from understudy.actors.journal.events import Effect
+from understudy.actors.redaction import MARK
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,8 +66,10 @@ class Call:
         record: Callable[[str, str], Awaitable[None]] | None = None,
         spilled: Callable[[str], Awaitable[str]] | None = None,
         traceparent: str = "",
+        sealed: Callable[[Any, bytes], bytes] | None = None,
     ) -> None:
         self.key = key
+        self._sealed = sealed
         self.traceparent = traceparent
         self.attempt = attempt
         self._recorded = dict(recorded or {})
@@ -93,11 +96,21 @@ class Call:
         value = fn()
         if inspect.isawaitable(value):
             value = await value
-        text = msgspec.json.encode(value).decode()
-        self._recorded[name] = text
+        data = msgspec.json.encode(value)
+        self._recorded[name] = data.decode()
         if self._record is not None:
-            await self._record(name, text)
-        return msgspec.json.decode(text)
+            await self._record(name, (self._sealed(value, data) if self._sealed is not None else data).decode())
+        return msgspec.json.decode(data)
+
+    async def turn_back(self, live: Callable[[Any], Awaitable[tuple[Any, str]]]) -> str:
+        """Turn the marks of recorded steps back into secrets; what is missing, "" for nothing. For the runtime."""
+        for name, text in self._recorded.items():
+            if MARK in text:
+                value, missing = await live(msgspec.json.decode(text))
+                if missing:
+                    return missing
+                self._recorded[name] = msgspec.json.encode(value).decode()
+        return ""
 
     async def spilled(self, handle: str) -> str:
         """A result that was left out of the context window, whole. Raises `LookupError` for an unknown handle."""

@@ -18,6 +18,7 @@ import msgspec
 from understudy.actors.agents.tools import RESULT_LIMIT, Call, Tool, described
 from understudy.actors.errors import Fenced
 from understudy.actors.journal import events as ev
+from understudy.actors.redaction import MARK
 
 if TYPE_CHECKING:
     from understudy.actors.agents.acting import Acts
@@ -32,9 +33,15 @@ async def try_tool(acts: Acts, act: Tool[..., Any], event: ev.ToolAsked) -> ev.T
     arguments, error = act.bind(event.arguments)
     if arguments is None:
         return ev.ToolFailed(event.step, event.index, "arguments", error)
+    if MARK in event.arguments:
+        arguments, error = await acts.live(arguments)
+        if error:
+            return ev.ToolFailed(event.step, event.index, "secret", error)
     kind, text = "error", ""
     for number in range(act.retries + 1):
         call = acts.call_of(event) if act.takes_call else None
+        if call is not None and (error := await call.turn_back(acts.live)):
+            return ev.ToolFailed(event.step, event.index, "secret", error)
         kind, text = await _in_place(acts, act, call, arguments)
         if not kind:
             return ev.ToolAnswered(event.step, event.index, text, round(acts.now() - began, 6))
@@ -83,7 +90,7 @@ async def _once(acts: Acts, act: Tool[..., Any], call: Call | None, arguments: d
             late = f"no result within {seconds:g} s" if scope.deadline >= hard else f"no progress for {act.idle:g} s"
             said = f"; its last word was {call.said!r}" if call is not None and call.said else ""
             return "timeout", f"{late}{said}"
-        text = msgspec.json.encode(value)
+        text = acts.sealed(value, msgspec.json.encode(value))
     except BaseException as error:
         if is_ours(error):
             raise

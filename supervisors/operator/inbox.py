@@ -16,6 +16,7 @@ from understudy.actors.agents.quarantine import held_in
 from understudy.actors.errors import UnknownRun, UsageError
 from understudy.actors.journal.events import QUARANTINE, Quarantined
 from understudy.actors.journal.state import Doubt, Run, Yes
+from understudy.actors.telemetry import scrubbed
 from understudy.supervisors.operator.reading import Reader, listed
 from understudy.supervisors.operator.text import call_text, clean, shorten
 
@@ -101,7 +102,8 @@ def changed(run: Run, yes: Yes, changes: Mapping[str, object], policies: Mapping
 
 
 async def post(reader: Reader, kind: str, word: Word, at: float) -> int:
-    """Put an answer into the inbox, durably; its number there."""
+    """Put an answer into the inbox, durably and without secrets of known forms; its number there."""
+    word = msgspec.structs.replace(word, by=scrubbed(word.by), reason=scrubbed(word.reason))
     return await reader.store.post(kind, msgspec.json.encode(word), at)
 
 
