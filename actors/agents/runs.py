@@ -22,7 +22,7 @@ from understudy.actors.agents.outcomes import approval_of, decoded, delegate_out
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
-from understudy.actors.agents.sealing import redacted, sealed_request
+from understudy.actors.agents.sealing import DOORS, redacted, sealed_request
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids, RandomIds
@@ -208,7 +208,8 @@ class Runs(Books):
         before: View | None = None,
     ) -> ev.Record:
         """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
-        event = redacted(self.redactor, self.scope(run, event), event)
+        if type(event) in DOORS and not self.redactor.idle:
+            event = redacted(self.redactor, self.scope(run, event), event)
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         state: Run | None = None
         if ev.is_run(run):
