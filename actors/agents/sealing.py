@@ -44,8 +44,8 @@ def _json(name: str) -> Door:
     return door
 
 
-def _reply(redactor: Redactor, scope: str, event: ev.ModelAnswered) -> ev.ModelAnswered:
-    reply = event.reply
+def _reply(redactor: Redactor, scope: str, event: Any) -> Any:
+    reply: ModelReply = event.reply
     content = reply.content
     if content:
         redact = redactor.json if content.lstrip()[:1] in ("{", "[", '"') else redactor.text
