@@ -160,6 +160,11 @@ class Redactor:
         self._vault: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._known: dict[str, dict[str, str]] = {}
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to look for: no pattern, and no secret that is known."""
+        return not self._patterns and not self._known
+
     # -- texts ---------------------------------------------------------------------------------------------
 
     def text(self, scope: str, text: str) -> str:

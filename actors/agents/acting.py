@@ -285,7 +285,7 @@ class Acts(Paying):
         if outcome is None:
             self.doubt(event)
         else:
-            self.append(outcome)
+            self.append(outcome, self._intent(event))
         if event.effect != "read":
             self._outcomes += 1
             self._runs.journal.hasten()
@@ -300,12 +300,17 @@ class Acts(Paying):
         state = self._sub.find(event.step, event.index)
 
         async def record(name: str, result: str) -> None:
-            self.append(ev.ToolStepped(event.step, event.index, name, result))
+            self.append(ev.ToolStepped(event.step, event.index, name, result), self._intent(event))
             await self.commit()
 
         recorded = state.recorded if state is not None else {}
-        trace = self._run.trace.header(self._run.id, state.seq if state is not None else self._sub.seq)
+        trace = self._run.trace.header(self._run.id, self._intent(event))
         return Call(event.key, self._sub.attempt, recorded, record, self._spilled, trace, self.sealed)
+
+    def _intent(self, event: ev.ToolAsked) -> int:
+        """The number of the event that says that the call is made: the cause of what comes of it."""
+        state = self._sub.find(event.step, event.index)
+        return state.seq if state is not None else self._sub.seq
 
     # Arguments and results are whatever JSON the tool takes and gives.
     def sealed(self, value: Any, text: bytes) -> bytes:

@@ -22,7 +22,7 @@ from understudy.actors.agents.outcomes import approval_of, decoded, delegate_out
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
-from understudy.actors.agents.sealing import redacted, sealed_request
+from understudy.actors.agents.sealing import DOORS, redacted, sealed_request
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids, RandomIds
@@ -209,8 +209,14 @@ class Runs(Books):
         cause: int = 0,
         before: View | None = None,
     ) -> ev.Record:
-        """Journal one event and fold it. Raises `JournalError`: then nothing happened."""
-        event = redacted(self.redactor, self.scope(run, event), event)
+        """Journal one event and fold it. Raises `JournalError`: then nothing happened.
+
+        Without a `cause` of its own, it is what happened last in the (sub-)run.
+        """
+        if not cause and (known := self._runs.get(run)) is not None:
+            cause = known.subs[sub].seq if sub in known.subs else known.seq
+        if type(event) in DOORS and not self.redactor.idle:
+            event = redacted(self.redactor, self.scope(run, event), event)
         record = self.journal.append(run, event, sub=sub, path=path, incarnation=incarnation, cause=cause)
         state: Run | None = None
         if ev.is_run(run):
@@ -474,11 +480,6 @@ class Runs(Books):
         """Whether it waits for the end of a quarantine that has ended."""
         waits = sub.parked is not None and sub.parked.on == "quarantine"
         return waits and sub.agent not in self.quarantine.held
-
-    @property
-    def busy(self) -> bool:
-        """Whether any actor has, or had, a (sub-)run."""
-        return bool(self._assigned)
 
     def post_work(self, cell: Cell, run: str, sub: int) -> None:
         """Put work that an actor already has into its mailbox (a new incarnation takes it up)."""

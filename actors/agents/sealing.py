@@ -44,8 +44,8 @@ def _json(name: str) -> Door:
     return door
 
 
-def _reply(redactor: Redactor, scope: str, event: ev.ModelAnswered) -> ev.ModelAnswered:
-    reply = event.reply
+def _reply(redactor: Redactor, scope: str, event: Any) -> Any:
+    reply: ModelReply = event.reply
     content = reply.content
     if content:
         redact = redactor.json if content.lstrip()[:1] in ("{", "[", '"') else redactor.text
@@ -72,7 +72,7 @@ def _exit(redactor: Redactor, scope: str, event: Any) -> Any:
     return msgspec.structs.replace(event, exit=msgspec.structs.replace(exit, detail=clean))
 
 
-_DOORS: Final[Mapping[type[ev.Event], Door]] = {
+DOORS: Final[Mapping[type[ev.Event], Door]] = {
     ev.RunStarted: _json("message"),
     ev.SubStarted: _json("message"),
     ev.AttemptStarted: _texts("crash"),
@@ -91,11 +91,12 @@ _DOORS: Final[Mapping[type[ev.Event], Door]] = {
     ev.Escalated: _exit,
     ev.GaveUp: _exit,
 }
+"""By event: which of its texts come from outside."""
 
 
 def redacted(redactor: Redactor, scope: str, event: ev.AnyEvent) -> ev.AnyEvent:
     """The event as it may be journalled; the very same if there is nothing to hide."""
-    door = _DOORS.get(type(event))
+    door = DOORS.get(type(event))
     return event if door is None else door(redactor, scope, event)
 
 

@@ -28,7 +28,7 @@ def observer_of(runs: Runs) -> Callable[[Cell, Make, bool], None]:
 def _supervised(runs: Runs, lines: LineLimit, cell: Cell, make: Make, loud: bool) -> None:
     journal = runs.journal
     deaf = journal.volatile and not journal.listeners
-    if deaf and not runs.busy and not (loud and heard(noticed)):
+    if deaf and not runs._assigned and not (loud and heard(noticed)):
         return
     child = cell.path
     assigned = runs.assigned(child)

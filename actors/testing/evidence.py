@@ -7,8 +7,9 @@ asked of the code that is judged by it, but for the address of an act: the run, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -224,4 +225,25 @@ def plain(value: object) -> object:
 
 def _given(text: str, arguments: Mapping[str, object]) -> bool:
     said = given(text)
-    return said is not None and all(name in arguments and plain(arguments[name]) == each for name, each in said.items())
+    return said is not None and all(name in arguments and meant(each, arguments[name]) for name, each in said.items())
+
+
+def meant(said: object, got: object) -> bool:
+    """Whether a tool got what the journal says: a mark of a secret stands for any text, and no tool is given one."""
+    return _meant(said, plain(got))
+
+
+def _meant(said: object, got: object) -> bool:
+    if isinstance(said, str) and isinstance(got, str) and (parts := _MARK.split(said))[1:]:
+        return _MARK.search(got) is None and re.fullmatch(".*".join(map(re.escape, parts)), got, re.DOTALL) is not None
+    if isinstance(said, dict) and isinstance(got, dict):
+        ours, theirs = cast("dict[str, object]", said), cast("dict[str, object]", got)
+        return ours.keys() == theirs.keys() and all(_meant(each, theirs[name]) for name, each in ours.items())
+    if isinstance(said, list) and isinstance(got, list):
+        pairs = zip(cast("list[object]", said), cast("list[object]", got), strict=False)
+        return len(said) == len(got) and all(_meant(*pair) for pair in pairs)
+    return said == got
+
+
+_MARK: Final = re.compile(r"\[secret:[A-Za-z0-9_.-]{1,40}:[0-9a-f]{16}\]")
+"""Stated once more, since oracles take nothing from what they judge."""

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
-from understudy.actors.testing.evidence import Declared, Evidence, ToolBegan, Word, Written, given, plain
+from understudy.actors.testing.evidence import Declared, Evidence, ToolBegan, Word, Written, given, meant, plain
 from understudy.actors.testing.play_invariants import play_invariant
 from understudy.actors.testing.schemas import JSON, Schema, fits, table
 
@@ -140,7 +140,7 @@ def _needs_yes(declared: Declared, name: str, arguments: Mapping[str, object]) -
 
 def _equal(text: str, arguments: Mapping[str, object]) -> bool:
     said = given(text)
-    return said is not None and all(plain(arguments.get(name)) == each for name, each in said.items())
+    return said is not None and all(meant(each, arguments.get(name)) for name, each in said.items())
 
 
 @play_invariant(30)

@@ -9,9 +9,25 @@ from typing import Any
 
 import pytest
 from crashing import CrashingModel
+from hypothesis import given, settings
 from msgspec import Struct
 
-from understudy import Agent, Approvals, Backoff, Call, Message, Redact, Result, Route, Secret, Supervisor, System, tool
+from understudy import (
+    Agent,
+    Approvals,
+    Backoff,
+    Call,
+    Message,
+    OpenAIChat,
+    Prompt,
+    Redact,
+    Result,
+    Route,
+    Secret,
+    Supervisor,
+    System,
+    tool,
+)
 from understudy.actors.agents.answers import Word
 from understudy.actors.agents.models import ModelReply, ModelRequest, ToolCall
 from understudy.actors.journal import events as ev
@@ -21,6 +37,7 @@ from understudy.actors.redaction import MARK
 from understudy.actors.testing.scripted_model import ScriptedModel, call
 from understudy.supervisors.operator.inbox import post
 from understudy.supervisors.operator.reading import Reader
+from understudy.testing import World, play, worlds
 from understudy.transports.journals.sqlite import SQLiteStore
 
 PASSWORD = "correct horse battery"
@@ -330,3 +347,28 @@ def test_a_word_of_another_process_is_redacted_before_it_is_posted(tmp_path: Pat
     asyncio.run(main())
     assert API.encode() not in files_of(tmp_path)
     assert b"[secret:api-key]" in files_of(tmp_path)
+
+
+def world_tree() -> Supervisor:
+    @tool(effect="keyed")
+    async def pay(token: Secret, id: str) -> str:
+        return f"paid with {token.secret}"
+
+    @tool(effect="read")
+    async def look(id: str) -> str:
+        return f"see {API}"
+
+    agent = Agent("desk", model=OpenAIChat("gpt-5-mini", api_key="k"), tools=[pay, look])
+    return Supervisor("main", [agent])
+
+
+TREE = world_tree()
+
+
+@pytest.mark.promise(300)
+@settings(max_examples=25, deadline=None)
+@given(worlds(TREE, kills=2))
+def test_in_any_world_no_tool_is_given_a_mark_and_runs_replay(world: World) -> None:
+    """Killed at any instant: a call that lost its secret is not made, and every oracle of the kit holds."""
+    outcome = play(TREE, world, Prompt("go"))
+    assert API not in repr(outcome.records)

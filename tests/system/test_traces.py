@@ -1,12 +1,13 @@
 """The trace of a run: from its asker, to its tools, its models, its sub-runs, and over processes."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from understudy import Agent, Call, OpenAIChat, Prompt, System, tool
+from understudy import Agent, Call, OpenAIChat, Prompt, Supervisor, System, tool
 from understudy.actors.agents.models import ModelRequest
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
@@ -39,8 +40,6 @@ def test_a_run_joins_the_trace_of_its_asker_and_hands_it_on() -> None:
     records: list[Record] = []
 
     async def main() -> None:
-        from understudy import Supervisor
-
         async with System(Supervisor("main", [agent, worker])) as system:
             result = await system.run(agent, "go", traceparent=ASKER)
             records.extend(await system.journal.read(result.run))
@@ -69,8 +68,6 @@ def test_a_run_without_a_valid_header_has_a_trace_of_its_own(header: str) -> Non
             assert trace.parent == ""
             return trace.id
 
-    import asyncio
-
     first, second = asyncio.run(one()), asyncio.run(one())
     assert len({first, second, "0" * 32}) == 3
 
@@ -85,8 +82,6 @@ def test_the_trace_is_journalled_once_and_the_same_in_the_next_process(tmp_path:
             assert (await system.runs.find(result.run)).trace.parent == ASKER[36:52]
             rows = await system.journal.store.read(result.run)
             assert sum(ASKER[3:35].encode() in row.payload for row in rows) == 1
-
-    import asyncio
 
     asyncio.run(main())
 
@@ -103,8 +98,6 @@ def test_a_run_begun_in_a_tool_joins_the_trace_of_the_tools_run() -> None:
     agent = Agent("desk", model=ScriptedModel([call("ask"), "done"]), tools=[ask])
 
     async def main() -> None:
-        from understudy import Supervisor
-
         async with System(Supervisor("main", [agent, helper])) as system:
             systems.append(system)
             result = await system.run(agent, "go", traceparent=ASKER)
@@ -132,3 +125,25 @@ async def test_the_header_goes_to_the_provider_unless_it_is_switched_off(trace: 
             await session.complete(ModelRequest((), traceparent=ASKER), timeout=5)
     assert seen[0].get("traceparent") == (ASKER if trace else None)
     assert parsed(ASKER) is not None
+
+
+@pytest.mark.promise(296)
+def test_every_event_but_the_first_has_a_cause_and_the_outcome_of_a_call_is_caused_by_its_intent() -> None:
+    @tool(effect="read")
+    async def look(id: str) -> str:
+        await asyncio.sleep(float(id))
+        return id
+
+    calls = [call("look", id="3"), call("look", id="1"), call("look", id="2")]
+    agent = Agent("desk", model=ScriptedModel([calls, "done"]), tools=[look])
+
+    async def main() -> None:
+        async with System(agent) as system:
+            result = await system.run(agent, "go")
+            records = await system.journal.read(result.run)
+        asked = {r.event.index: r.seq for r in records if isinstance(r.event, ev.ToolAsked)}
+        answered = {r.event.index: r.cause for r in records if isinstance(r.event, ev.ToolAnswered)}
+        assert answered == asked
+        assert all(0 < record.cause < record.seq for record in records[1:])
+
+    run(main)
