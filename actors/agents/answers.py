@@ -18,6 +18,7 @@ from understudy.actors.agents.outcomes import approval_of
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs
+from understudy.actors.agents.sealing import sealed_arguments
 from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import JournalError, UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev
@@ -127,6 +128,8 @@ async def approve(runs: Runs, name: str, by: str, digest: str = "", arguments: s
         raise UsageError(f"approval {yes.id} has expired; that counts as no")
     policy = runs.policies.get(run.subs[yes.sub].agent)
     changed = edited(policy, yes, arguments) if arguments else ""
+    if changed and policy is not None:
+        changed = sealed_arguments(runs.redactor, runs.scope(run.id), policy.acts[yes.asked.name], changed)
     version = policy.version_of(yes.asked.policy) if policy is not None else ""
     bound = call_digest(yes.asked.name, changed) if changed else yes.asked.digest
     event = ev.ApprovalGiven(yes.id, by, bound, yes.asked.policy, changed, version)

@@ -97,7 +97,10 @@ DOORS: Final[Mapping[type[ev.Event], Door]] = {
 def redacted(redactor: Redactor, scope: str, event: ev.AnyEvent) -> ev.AnyEvent:
     """The event as it may be journalled; the very same if there is nothing to hide."""
     door = DOORS.get(type(event))
-    return event if door is None else door(redactor, scope, event)
+    if door is None:
+        return event
+    kept: ev.AnyEvent = door(redactor, scope, event)
+    return kept
 
 
 def sealed_request(redactor: Redactor, scope: str, agent: Agent[Any, Any] | None, message: str) -> str:
@@ -142,6 +145,11 @@ def _sealed_call(redactor: Redactor, scope: str, act: Act | None, call: ToolCall
         return call
     sealed = redactor.sealed(scope, arguments)
     return call if sealed is arguments else ToolCall(call.id, call.name, msgspec.json.encode(sealed).decode())
+
+
+def sealed_arguments(redactor: Redactor, scope: str, act: Act, arguments: str) -> str:
+    """The arguments that a person gave a call, with a mark in the place of each secret."""
+    return redactor.json(scope, _sealed_call(redactor, scope, act, ToolCall("", act.name, arguments)).arguments)
 
 
 # A tool's result is whatever it returns.

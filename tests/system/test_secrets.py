@@ -131,6 +131,28 @@ def test_a_secret_reaches_the_tool_and_neither_journal_nor_log_nor_model(
         assert_clean(repr(request))
 
 
+@pytest.mark.promise(300)
+def test_a_secret_that_a_person_puts_into_a_call_reaches_the_tool_and_not_the_journal(tmp_path: Path) -> None:
+    given: list[str] = []
+    agent = desk(given, Passing())
+    other = "staple of another horse"
+
+    async def main() -> None:
+        async with System(agent, journal=tmp_path / "desk.db") as system:
+            result = await system.run(agent, Deploy("go", Secret(PASSWORD)))
+            changes = {"password": {"secret": other}, "note": f"by {API}"}
+            await system.approve(result.pending[0], by="ana", arguments=changes)
+            await system.runs.settled(result.run)
+            records = await system.journal.read(result.run)
+            assert replay(records, system.tree.policies).identical
+
+    asyncio.run(main())
+    assert given == [other, f"by {API}"]
+    stored = files_of(tmp_path)
+    assert other.encode() not in stored
+    assert API.encode() not in stored
+
+
 @pytest.mark.promise(301)
 @pytest.mark.parametrize("resolved", [True, False, None], ids=["resolved", "another value", "no resolver"])
 def test_after_a_crash_a_call_gets_its_secret_from_the_resolver_or_fails_clearly(
