@@ -30,6 +30,14 @@ def over(run: Run, parked: ev.Parked) -> bool:
             return False
 
 
+def reopens(run: Run) -> bool:
+    """Whether somebody who asks for it can go on with a run: it rests, was abandoned, or ended from outside."""
+    end = run.finished
+    if end is None:
+        return run.main.parked is not None
+    return not end.decided or (end.status == "stopped" and end.reason == "abandoned")
+
+
 def decoded(output: str, asked: Policy | None) -> Any:
     """An output as its asker wants it; as plain JSON when the asker's type is gone or has changed since."""
     with contextlib.suppress(msgspec.MsgspecError):

@@ -18,7 +18,7 @@ from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
-from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over
+from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over, reopens
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
 from understudy.actors.agents.results import Result, Waiting, make
@@ -461,10 +461,9 @@ class Runs(Books):
             self.keep(run)
             self.rebook(run, own=True, shared=False)  # what it shares was booked when the journal was loaded
         run = self._runs[name]  # somebody else may have been quicker
-        if run.finished is None and run.main.parked is None:
-            return
-        self.append(name, ev.Resumed(by, reopen=True))
-        self.drive_on(run)
+        if reopens(run):
+            self.append(name, ev.Resumed(by, reopen=True))
+            self.drive_on(run)
 
     def drive_on(self, run: Run) -> None:
         """Send every (sub-)run of it to its agent that has not ended and waits for nobody."""

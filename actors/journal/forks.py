@@ -29,6 +29,7 @@ MOST: Final = 100_000
 """Events that a fork takes over at most: they are written at once."""
 RESULT_LIMIT: Final = 256 * 1024
 """Bytes of JSON that a changed result may have, as any result of a tool."""
+_CHARGED: Final = (ev.ModelAsked, ev.ToolAsked, ev.OutputChecked)
 NOT_SENT: Final = "not sent: the run was forked here"
 
 Pools = Callable[[Run, Sub], tuple[str, ...]]
@@ -62,9 +63,10 @@ def forked(
         event = record.event
         if record.seq == at and change.result:
             event = _with_result(event, change.result, where)
-        sub = run.subs.get(record.sub)
-        own = tuple(pool for pool in pools(run, sub) if is_own(pool, name)) if sub is not None else ()
-        event = _copied(event, record.run, name, own, later=wall - records[at - 1].at)
+        if isinstance(event, _CHARGED):
+            own = tuple(pool for pool in pools(run, run.subs[record.sub]) if is_own(pool, name))
+            event = replace(event, pools=own)
+        event = _copied(event, record.run, name, later=wall - records[at - 1].at)
         made.append(replace(record, run=name, event=event))
         run = apply(run, made[-1])
     _check_open(run, where)
@@ -122,8 +124,8 @@ def _with_result(event: AnyEvent, result: str, where: str) -> AnyEvent:
     return ev.ToolAnswered(event.step, event.index, result, event.seconds)
 
 
-def _copied(event: AnyEvent, old: str, new: str, own: tuple[str, ...], *, later: float) -> AnyEvent:
-    """An event as it stands in the new run. `own`: its pools. `later`: seconds by which it goes on after the other."""
+def _copied(event: AnyEvent, old: str, new: str, *, later: float) -> AnyEvent:
+    """An event as it stands in the new run, which goes on `later` seconds after the other."""
 
     def named(name: str) -> str:
         return f"{new}{name.removeprefix(old)}" if name.startswith(f"{old}-") else name
@@ -135,9 +137,7 @@ def _copied(event: AnyEvent, old: str, new: str, own: tuple[str, ...], *, later:
         case ev.RunStarted():  # outside of its session, with the window that it had there
             return replace(event, pools=(), session="", continues="", upto=0)
         case ev.ToolAsked():
-            return replace(event, pools=own, approval=named(event.approval))
-        case ev.ModelAsked() | ev.OutputChecked():
-            return replace(event, pools=own)
+            return replace(event, approval=named(event.approval))
         case ev.BudgetDenied() | ev.BudgetLow():
             return replace(event, pool=pool(event.pool))
         case ev.BudgetBreached():

@@ -243,6 +243,8 @@ class Journal:
         """
         self._check_usable()
         run, made, rows, crc = records[0].run, list[Record](), list[Row](), 0
+        if run in self._heads:
+            raise JournalFailed(self.store.path, f"run {run} has begun already")
         for each in records:
             record, payload = sealed(each)
             crc = chain(crc, run, record.seq, payload)

@@ -270,6 +270,16 @@ async def test_a_model_call_that_was_under_way_is_asked_anew_and_costs_nothing_h
 
 
 @pytest.mark.anyio
+async def test_to_resume_a_run_that_has_ended_gives_its_result_and_writes_nothing() -> None:
+    agent = clerk()
+    async with System(agent) as system:
+        first = await system.run(agent, "go")
+        before = await rows(system, first.run)
+        assert await system.resume(first.run) == first
+        assert await rows(system, first.run) == before
+
+
+@pytest.mark.anyio
 async def test_a_fork_that_cannot_be_written_leaves_nothing() -> None:
     class Full(MemoryStore):
         async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
