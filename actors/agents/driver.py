@@ -114,6 +114,8 @@ class _Drive:
         await self._rest_out()
         if not self._begin_attempt():
             return
+        if self._run.resumed:  # it may be what ends processes: who was at it is known before its code runs
+            await self._acts.commit()
         self._acts.set_aside()
         try:
             await self._go_on()

@@ -57,7 +57,7 @@ def apply(run: Run, record: Record) -> Run:
     if sub is not None:
         sub.seq = record.seq
     if kind in OUTCOMES:
-        run.fruitless = 0
+        run.fruitless, run.resumed = 0, False
     handler = _HANDLERS.get(kind)
     if handler is not None:
         handler(run, record, event)
@@ -167,7 +167,7 @@ def _move_back(sub: Sub, step: int) -> None:
 def _resumed(run: Run, record: Record, event: ev.Resumed) -> None:
     if not event.reopen:
         run.fruitless += run.begun  # by no fault of its own if it only waited for its turn
-        run.begun = False
+        run.begun, run.resumed = False, True
         return
     run.stop = None
     run.fruitless, run.begun = 0, False

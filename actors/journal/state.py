@@ -331,7 +331,9 @@ class Run(Struct, gc=False):
     restarts: int = 0
     fruitless: int = 0
     begun: bool = False
-    """Whether an agent took it up since the last process did."""
+    """Whether an agent took it up since a process last did."""
+    resumed: bool = False
+    """Whether a process took it up since it last got on."""
     repairs: int = 0
     """Answers handed back, of all its sub-runs together."""
     traceparent: str = ""

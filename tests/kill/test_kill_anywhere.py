@@ -33,7 +33,10 @@ Durability = Literal["normal", "full"]
 async def kill_at(
     instants: int, at: Path, seed: str, durability: Durability, least: int = 1, defect: str = ""
 ) -> Counter[str]:
-    """Yards until so many lives were killed, each with at least `least` of them; what they came to."""
+    """Yards until so many lives were killed, each with at least `least` of them; what they came to.
+
+    With a `defect` the first that is found is enough.
+    """
     count: Counter[str] = Counter()
     failures: list[str] = []
     dice = random.Random(seed)
@@ -45,8 +48,11 @@ async def kill_at(
                 await play(yard, min(dice.randint(least, MOST), instants - killed))
             except AssertionError as error:
                 failures.append(f"yard {number}: {error}")
-            yard.close()
+            finally:
+                yard.close()
             count += yard.count
+            if defect and failures:
+                break
     errors = [line for line in (at / "errors.txt").read_text().splitlines() if not HEARD.search(line)]
     assert not failures, "\n".join([*failures, *errors[-40:]])
     assert not errors, "\n".join(errors[-40:])
@@ -76,6 +82,5 @@ async def test_campaign_of_kills_anywhere(durability: Durability, tmp_path: Path
 @pytest.mark.anyio
 async def test_a_defect_is_found_by_few_kills(defect: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as found:
-        await kill_at(60, tmp_path, f"{SEED}/defect", "normal", defect=defect)
-    lines = str(found.value).splitlines()
-    print(f"\n{defect}: {len(lines)} yards, first {lines[0]}")
+        await kill_at(200, tmp_path, f"{SEED}/defect", "normal", defect=defect)
+    print(f"\n{defect}: {str(found.value).splitlines()[0]}")

@@ -439,7 +439,9 @@ class Yard:
                 assert run.doubts[said["id"]].settled == said["did"], f"a word was taken and is lost: {said}"
                 assert said["id"] in said["listed"], f"not listed: {said}"
         for label, (status, output) in visit.results.items():
-            end = self.reading.runs[self.reading.labels[label]].finished
+            name = self.reading.labels.get(label)
+            assert name is not None, f"{label}: {status} was said, and its run is lost"
+            end = self.reading.runs[name].finished
             if status == "waiting":
                 continue  # its `Parked` is among what was committed
             assert end is not None, f"{label}: {status} was said, and it has not ended"

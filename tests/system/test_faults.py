@@ -17,6 +17,7 @@ from understudy import (
     Backoff,
     Budget,
     ChildSpec,
+    Ctx,
     Intensity,
     Message,
     Result,
@@ -279,6 +280,39 @@ async def test_a_run_that_only_waits_its_turn_in_process_after_process_goes_on_b
             assert (await system.result(first)).reason == "waits for asker"
             assert not any(isinstance(record.event, ev.Parked) for record in await system.journal.read(second))
             assert (await system.resume(second)).status == "complete"
+
+
+@pytest.mark.promise(29)
+@pytest.mark.anyio
+async def test_who_took_a_resumed_run_up_is_on_the_disk_before_any_of_its_code_runs() -> None:
+    """It may end the process at once, and must be counted all the same."""
+    written: list[str] = []
+    seen: list[list[str]] = []
+
+    class Telling(MemoryStore):
+        async def write(self, rows: Sequence[Row], at: Sequence[float]) -> None:
+            await super().write(rows, at)
+            written.extend(type(record.event).__name__ for record in decode_rows("", list(rows)))
+
+    def hook(ctx: Ctx) -> str:
+        seen.append([*written])
+        return "go on"
+
+    async with agent_on(script(answer("alive")), instructions=hook) as agent:
+        store = MemoryStore()
+        async with System(agent, journal=store) as system:
+            run = (await system.run(agent, "go")).run
+            rows = (await store.read(run))[:1]
+        again = Telling()
+        await again.open()
+        await again.write(rows, [1.0])
+        await again.aclose()
+        seen.clear()
+        written.clear()
+        async with asyncio.timeout(60), System(agent, journal=again):
+            while not seen:  # noqa: ASYNC110  # the hook has no way to tell
+                await asyncio.sleep(0)
+    assert seen[0] == ["Resumed", "AttemptStarted"]
 
 
 async def store_of(rows: list[Row]) -> MemoryStore:
