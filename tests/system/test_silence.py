@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.promise(279)
 def test_no_way_turns_silence_into_a_yes() -> None:
     run_state_machine_as_test(ApprovalMachine, settings=QUICK)
-    _tried("effect", "changed", "ApprovalGiven", "ApprovalRefused")
+    _tried("effect", "ApprovalGiven")
 
 
 def _tried(*what: str) -> None:
@@ -56,8 +56,8 @@ def _tried(*what: str) -> None:
 @pytest.mark.promise(279)
 @pytest.mark.campaign
 def test_no_way_turns_silence_into_a_yes_in_thousands_of_sequences() -> None:
-    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=1_500, stateful_step_count=50))
-    _tried("InDoubt", "DoubtSettled", "StopAsked", "Quarantined", "Released")
+    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=1_000, stateful_step_count=50))
+    _tried("changed", "ApprovalRefused", "InDoubt", "DoubtSettled", "StopAsked", "Quarantined", "Released")
     print(dict(ApprovalMachine.happened))
 
 
