@@ -245,7 +245,7 @@ class Acts(Paying):
         """Reserve for all calls or for none, then journal the intents."""
         prefix = self.ticket(calls[0].step)
         total, each = self._call_units([planned.name for planned in calls])
-        pools = await self.take(prefix, total)
+        pools = await self.take(prefix, total, lambda: self._still_valid(calls))
         if pools is None:
             return None
         events: list[ev.ToolAsked] = []

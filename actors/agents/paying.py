@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import Final
 
 from understudy.actors.agents.chains import Chain, cost
@@ -96,10 +97,18 @@ class Paying:
             self._denied(answer, summary=summary)
         return answer is None
 
-    async def take(self, ticket: str, amounts: dict[str, int]) -> tuple[str, ...] | None:
-        """Spend amounts that are known beforehand: the pools that were charged, None when it was denied."""
+    async def take(
+        self, ticket: str, amounts: dict[str, int], still: Callable[[], bool] | None = None
+    ) -> tuple[str, ...] | None:
+        """Spend amounts that are known beforehand: the pools that were charged, None when it was denied.
+
+        There may be no room for a long time. `still` is asked then: False gives back what was taken, and None.
+        """
         pools = self._chain.pools
         if not await self._reserve(ticket, pools, amounts):
+            return None
+        if still is not None and not still():
+            self._runs.settle(ticket, {})
             return None
         self._runs.settle(ticket, amounts)
         return pools

@@ -322,6 +322,15 @@ class ApprovalMachine(RuleBasedStateMachine):
                     self.said.append(Said(each, self.clock_now()))
         self._drive(say)
 
+    @rule(number=ids_of, after=st.integers(1, 4), kind=st.sampled_from([KillBefore, KillAfter, TornWrite]))
+    @precondition(lambda self: self.ready and self.system.approvals() and self.kills < 6)
+    def approve_and_be_killed(self, number: int, after: int, kind: type[KillBefore | KillAfter | TornWrite]) -> None:
+        """At one of the writes that follow: before the yes, between it and the call, or within the call."""
+        pending = [list(self.known).index(each.id) for each in self.system.approvals() if each.id in self.known]
+        if pending:
+            self.kill_at_a_write(after, kind)
+            self.approve(pending[number % len(pending)], "ana", "its own", 1, False)
+
     @rule(number=ids_of, by=st.sampled_from(PEOPLE), digest=digests, times=times, wait=st.booleans())
     @precondition(lambda self: self.known)
     def post(self, number: int, by: str, digest: str, times: int, wait: bool) -> None:
@@ -362,6 +371,7 @@ class ApprovalMachine(RuleBasedStateMachine):
         self._drive(say)
 
     @rule(did=st.booleans())
+    @precondition(lambda self: self.ready and self.system.doubts())
     def settle(self, did: bool) -> None:
         async def say() -> None:
             for doubt in self.system.doubts():

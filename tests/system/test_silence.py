@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asking import ApprovalMachine
+from cuts import do, drawn, model, say, send
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from mutants_guards import (
@@ -18,9 +19,13 @@ from mutants_guards import (
     _silence_is_a_yes,
 )
 
+from understudy import Agent, Approvals, Budget, Window
 from understudy.actors.agents import answers, decide
 from understudy.actors.journal import events as ev
 from understudy.actors.journal import fold as folding
+from understudy.actors.testing.sim_model import SimModel
+from understudy.supervisors.testing import plays
+from understudy.testing import World, play
 
 QUICK = settings(
     max_examples=40,
@@ -40,7 +45,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.promise(279)
 def test_no_way_turns_silence_into_a_yes() -> None:
     run_state_machine_as_test(ApprovalMachine, settings=QUICK)
-    _tried("effect", "changed", "ApprovalGiven", "ApprovalRefused")
+    _tried("effect", "ApprovalGiven")
 
 
 def _tried(*what: str) -> None:
@@ -51,9 +56,26 @@ def _tried(*what: str) -> None:
 @pytest.mark.promise(279)
 @pytest.mark.campaign
 def test_no_way_turns_silence_into_a_yes_in_thousands_of_sequences() -> None:
-    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=1_500, stateful_step_count=50))
-    _tried("InDoubt", "DoubtSettled", "StopAsked", "Quarantined", "Released")
+    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=1_000, stateful_step_count=50))
+    _tried("changed", "ApprovalRefused", "InDoubt", "DoubtSettled", "StopAsked", "Quarantined", "Released")
     print(dict(ApprovalMachine.happened))
+
+
+@pytest.mark.promise(279)
+def test_a_yes_that_expires_while_its_call_waits_for_room_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = {"porter": (do(("send", {"id": 1})), do(("send", {"id": 2})), say("done"))}
+    monkeypatch.setattr(SimModel, "_drawn", drawn(replies))
+    porter = Agent(
+        "porter",
+        model=model,
+        tools=[send],
+        approvals=Approvals(expires=600, by={"boss": ["bo"]}),
+        budget=Budget(tool_calls=1, per=Window(1_800, wait=True)),
+    )
+    outcome = play(porter, World(), "Away with them.", check=plays.thorough())
+    (refused,) = [r.event for r in outcome.records["00000001"] if isinstance(r.event, ev.ApprovalRefused)]
+    assert (refused.by, refused.reason) == ("clock", "the yes expired before it was used")
+    assert (outcome.result.status, outcome.effects("send")) == ("complete", 1)
 
 
 # --- it can fail -----------------------------------------------------------------------------------------------------
