@@ -17,7 +17,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -55,24 +55,34 @@ class Secret(Struct, frozen=True):
 
 
 class Pattern(Struct, frozen=True):
-    """What is to be found in texts. `expression`: its group 1 is the secret, or all of it without groups.
+    """What is to be found in texts. `source`: its group 1 is the secret, or all of it without groups.
 
     In every text that matches there are the character `gate` and one of `literals`, so that others are passed over
     quickly; without literals it is always looked for. One character is found at the speed of memory, three are not.
     """
 
     name: str
-    expression: re.Pattern[str]
+    source: str | re.Pattern[str]
     gate: str = ""
     literals: tuple[str, ...] = ()
+
+    @property
+    def expression(self) -> re.Pattern[str]:
+        """Compiled when it is first needed, which most programs never do."""
+        return _compiled(self.source) if isinstance(self.source, str) else self.source
 
     def may_match(self, text: str) -> bool:
         """Whether it is worth looking."""
         return not self.literals or (self.gate in text and any(literal in text for literal in self.literals))
 
 
-def _pattern(name: str, expression: str, gate: str, *literals: str) -> Pattern:
-    return Pattern(name, re.compile(expression, re.DOTALL), gate, literals)
+@cache
+def _compiled(source: str) -> re.Pattern[str]:
+    return re.compile(source, re.DOTALL)
+
+
+def _pattern(name: str, source: str, gate: str, *literals: str) -> Pattern:
+    return Pattern(name, source, gate, literals)
 
 
 PATTERNS: Final = (

@@ -124,9 +124,8 @@ def _told(event: ev.AnyEvent) -> str:
         case ev.Escalated():
             return f"{event.supervisor} ends for its supervisor to decide about {event.child}: {event.exit}"
         case ev.GaveUp():
-            return (
-                f"{event.supervisor} gave up, more than {event.intensity} restarts in {event.within:g} s: {event.exit}"
-            )
+            what = f"{event.child} stays stopped" if event.alone else f"{event.supervisor} gave up"
+            return f"{what}, more than {event.intensity} restarts in {event.within:g} s: {event.exit}"
         case ev.BudgetDenied():
             return f"budget {event.pool} refused: {said(event.unit)}, {event.spent} of {event.limit} spent"
         case ev.InDoubt():

@@ -100,7 +100,7 @@ def test_a_crash_looping_child_gets_no_fresh_allowance_from_kill_9(killed: Path)
 
 @pytest.mark.promise(293)
 def test_a_child_with_an_intensity_of_its_own_is_set_aside_after_kill_9_and_its_supervisor_goes_on(
-    killed: Path,
+    killed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = killed / "alone.db"
 
@@ -108,6 +108,7 @@ def test_a_child_with_an_intensity_of_its_own_is_set_aside_after_kill_9_and_its_
         async with System(tree(alone=True), journal=journal) as system:
             system.ref("w").tell(Break())
             last = await gone(system, "desk/w")
+            assert "desk/w stays stopped, more than 3 restarts in 3600 s" in caplog.text
             assert system.kernel.registry.find("desk") is not None
         assert isinstance(last, ev.GaveUp)
         assert last.alone
