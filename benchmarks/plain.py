@@ -14,7 +14,7 @@ from benchmarks.suite import BENCHMARKS
 
 VERSION: Final = f"{floor_digest()} on {sys.version.split()[0]}"
 
-WITHOUT: Final = ("budget", "compaction", "construction", "crashstorm", "density", "loops", "stoptree")
+WITHOUT: Final = ("budget", "compaction", "construction", "crashstorm", "density", "durable", "loops", "stoptree")
 
 NAMES: Final = {("steps", "tool-1ms"): "agents", ("steps", "tool-0"): "agents0"}
 """Where its name in the floor is another."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isqrt
 
-from benchmarks.agent_suite import BUDGET, COMPACTION, CONSTRUCTION, LOOPS, STEPS
+from benchmarks.agent_suite import BUDGET, COMPACTION, CONSTRUCTION, DURABLE, LOOPS, STEPS
 from benchmarks.case import Found
 from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
 
@@ -316,6 +316,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         COMPACTION,
         CONSTRUCTION,
         DENSITY,
+        DURABLE,
         LOOPS,
         STEPS,
         STOPTREE,
