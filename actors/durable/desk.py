@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
@@ -44,6 +44,9 @@ class Posted(Envelope, eq=False):
     """A durable message on its way: in the mailbox, the stash, or being handled."""
 
     sent: Sent | None = None
+    desk: Desk | None = None
+    """Where it goes, while it is being accepted, and `told`: whom to tell of that."""
+    told: asyncio.Future[Literal[True]] | None = None
 
     durable: ClassVar[bool] = True
 
@@ -104,8 +107,8 @@ class Desk:
         self.path = path
         self.limit = cell.limit
         self.closed = False
-        self.takes: Mapping[type, object] = {}
-        """The message types that the actor handles."""
+        self.takes: dict[type, str] = {}
+        """The tags of the message types that the actor handles."""
         self.entry: Entry | None = None
         """For the office: what goes into the next event."""
         self.turn = 0
@@ -142,7 +145,7 @@ class Desk:
         """The life takes messages: call its handlers through here, and take up what waits."""
         kit_of(life).desk = self
         self._calls = {}
-        self.takes = self.cell.kind.handlers if self.cell.kind is not None else {}
+        self.takes = {kind: tag_of(kind) for kind in (self.cell.kind.handlers if self.cell.kind is not None else ())}
         if isinstance(self._in_hand, Posted):  # of a life that was cut off in the middle of it
             self._vain(self._in_hand, "killed")
         self._in_hand = None
@@ -235,7 +238,7 @@ class Desk:
         """The message, decoded; None, and a dead message, if the actor cannot take it any more."""
         sent = envelope.sent
         if envelope.message is None and sent is not None:
-            kind = next((kind for kind in self.takes if tag_of(kind) == sent.tag), None)
+            kind = next((kind for kind, tag in self.takes.items() if tag == sent.tag), None)
             try:
                 if kind is None:
                     raise UsageError(f"no handler for {sent.tag}")

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -63,7 +63,7 @@ class _Turn:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.sent: list[tuple[Desk, Posted, Sent, asyncio.Future[Literal[True]]]] = []
+        self.sent: list[Posted] = []
         self.desks: list[Desk] = []
         self.tried: list[Tried] = []
         self.dropped: list[Sent] = []
@@ -178,8 +178,10 @@ class Office:
 
     def _accept(self, desk: Desk, message: Any, life: Life | None) -> asyncio.Future[Literal[True]]:
         envelope = self._envelope(desk, message, life)
-        told: asyncio.Future[Literal[True]] = self.kernel.loop.create_future()
-        self._turn.sent.append((desk, envelope, cast("Sent", envelope.sent), told))
+        envelope.desk = desk
+        told: asyncio.Future[Literal[True]] = asyncio.Future(loop=self.kernel.loop)
+        envelope.told = told
+        self._turn.sent.append(envelope)
         if not self._armed:
             self._arm()
         return told
@@ -256,7 +258,13 @@ class Office:
         body, copy = encoded(message)
         desk.taken += 1
         sender = None if life is None else life.cell
-        sent = Sent(self._next, desk.path, "" if sender is None else sender.path, tag_of(type(message)), body)
+        sent = Sent(
+            self._next,
+            desk.path,
+            "" if sender is None else sender.path,
+            desk.takes.get(type(message)) or tag_of(type(message)),
+            body,
+        )
         self._next += 1
         return Posted(copy, sender, sent=sent)
 
@@ -371,7 +379,7 @@ class Office:
 
     def _write(self, turn: _Turn) -> None:
         done = [(desk, entry) for desk in turn.desks if (entry := desk.entry) is not None]
-        sent = [each[2] for each in turn.sent]
+        sent = [each.sent for each in turn.sent if each.sent is not None]
         if not (sent or done or turn.tried or turn.dropped):
             return
         handled = [Handled(desk.path, *entry.kept()) for desk, entry in done]
@@ -412,7 +420,10 @@ class Office:
     def _finish(self, turn: _Turn) -> None:
         """A turn is committed: do what follows from it."""
         self.committed = turn.number
-        for desk, envelope, _, told in turn.sent:
+        for envelope in turn.sent:
+            desk, told = envelope.desk, envelope.told
+            assert desk is not None and told is not None  # noqa: S101, PT018  # it was accepted
+            envelope.desk = envelope.told = None
             desk.deliver(envelope)
             if not told.done():
                 told.set_result(True)
@@ -441,9 +452,9 @@ class Office:
             turns.append(self._turn)
             self._turn = _Turn(self._turn.number + 1)
         for turn in turns:
-            for _, _, _, told in turn.sent:
-                if not told.done():
-                    told.set_exception(error)
+            for envelope in turn.sent:
+                if envelope.told is not None and not envelope.told.done():
+                    envelope.told.set_exception(error)
             for committed in turn.after:
                 committed(error)
 

@@ -169,9 +169,9 @@ def _break(bug: str) -> None:
         async def at_once(journal: Journal) -> None:
             await asyncio.sleep(0)
 
-        Journal.barrier = at_once  # type: ignore[method-assign]  # a deliberate bug
+        Journal.barrier = at_once  # type: ignore[method-assign, assignment]  # a deliberate bug
     if bug == "twice":
-        Entry.kept = lambda entry: (entry.state, (), ())  # type: ignore[method-assign]  # as above
+        Entry.kept = lambda entry: (entry.state, (), ())  # type: ignore[method-assign, assignment]  # as above
     if bug == "disorder":
         accept = Office._accept
 
@@ -183,7 +183,7 @@ def _break(bug: str) -> None:
                 return told
             return accept(office, desk, message, life)
 
-        Office._accept = other  # type: ignore[method-assign]  # as above
+        Office._accept = other  # type: ignore[method-assign, assignment]  # as above
 
 
 async def _found(folder: str) -> Found:
