@@ -102,7 +102,9 @@ class Desk:
     `_careful` holds those of a former process that are being tried: nothing goes behind them before they are done.
     """
 
-    def __init__(self, office: Office, cell: Cell, path: str) -> None:
+    def __init__(self, office: Office, cell: Cell, path: str, since: int) -> None:
+        self.since = since
+        """The first turn of the office whose messages it is told of; the others it has found in the book."""
         self.cell = cell
         self.path = path
         self.limit = cell.limit
@@ -261,6 +263,7 @@ class Desk:
             room = self.rooms.popleft()
             if not room.done():
                 room.set_result(True)
+                self.taken += 1  # until whoever waits for it comes to take it
                 free -= 1
 
     def _gone(self, id: int) -> None:

@@ -339,6 +339,50 @@ def test_an_actor_without_a_chosen_name_cannot_declare_state() -> None:
     run(main)
 
 
+@pytest.mark.promise(304)
+def test_an_address_that_is_taken_again_at_once_goes_on_where_the_one_before_it_ended() -> None:
+    async def main(disk: SimDisk) -> None:
+        async with system_on(SimStore(disk)) as system:
+            posts = []
+            for _ in range(20):
+                counter = system.spawn(Counter, name="counter")
+                await system.peek(counter, lambda actor: None)
+                posts += [asyncio.create_task(counter.post(Add(1))) for _ in range(5)]
+                for _ in range(len(posts) % 7):
+                    await asyncio.sleep(0)
+                await asyncio.sleep(len(posts) % 3 / 1000)
+                await system.kernel.stop(counter.cell())
+            accepted = [await post for post in posts]
+            counter = system.spawn(Counter, name="counter")
+            await asyncio.sleep(1)
+            state = await system.peek(counter, lambda actor: actor.state)
+            assert state == Count(accepted.count(True), accepted.count(True))
+            assert accepted.count(True) > 20
+
+    simulated(main)
+
+
+@pytest.mark.promise(308)
+def test_of_many_who_wait_for_room_no_more_are_let_in_than_there_is_room_for() -> None:
+    class Small(Counter):
+        mailbox_limit = 3
+
+    async def main(disk: SimDisk) -> None:
+        async with system_on(SimStore(disk)) as system:
+            small = system.spawn(Small, name="small")
+            posts = [asyncio.create_task(small.post(Add(1), timeout=60)) for _ in range(50)]
+            most = 0
+            while not all(post.done() for post in posts):
+                await asyncio.sleep(0.0001)
+                waiting = system.kernel.office.book.of("small") if system.kernel.office is not None else {}
+                most = max(most, len(waiting))
+            assert [await post for post in posts] == [True] * 50
+            assert await small.ask(Total()) == 50
+            assert most == 3
+
+    simulated(main)
+
+
 @pytest.mark.promise(308)
 def test_no_more_durable_messages_wait_for_an_actor_than_its_mailbox_holds() -> None:
     class Small(Counter):
