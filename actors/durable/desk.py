@@ -208,7 +208,7 @@ class Desk:
                 self._put(envelope)
 
     def _try_former(self) -> None:
-        """Take up the next messages of a former process: the first one alone, if it was ever handled in vain."""
+        """Take up the next messages of a former process; one that was ever handled in vain is the first of them."""
         found: list[Posted] = []
         while self._queue and len(found) < TOGETHER:
             envelope = self._queue[0]
@@ -221,8 +221,6 @@ class Desk:
                 continue
             if self._readable(envelope) is not None:
                 found.append(envelope)
-            if self._tried(id):
-                break
         if not found:
             return
         self._careful = {_id(envelope): envelope for envelope in found}

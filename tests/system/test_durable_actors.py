@@ -10,10 +10,12 @@ import pytest
 from msgspec import Struct
 
 from understudy import Actor, CrashReport, DeadLetter, Message, Ref, Refused, System
+from understudy.actors.cell import Cell
 from understudy.actors.durable import segments
 from understudy.actors.errors import ActorStopped, JournalFailed, ProtocolError, SpecError, UsageError
 from understudy.actors.journal.durable_events import ACTORS
 from understudy.actors.journal.store import MemoryStore
+from understudy.actors.lifecycle import Exit
 from understudy.actors.testing.disk_faults import DiskError
 from understudy.actors.testing.sim_disk import SimDisk, SimStore
 from understudy.actors.testing.simloop import SimClock, run
@@ -358,6 +360,34 @@ def test_an_address_that_is_taken_again_at_once_goes_on_where_the_one_before_it_
             state = await system.peek(counter, lambda actor: actor.state)
             assert state == Count(accepted.count(True), accepted.count(True))
             assert accepted.count(True) > 20
+
+    simulated(main)
+
+
+@pytest.mark.promise(303)
+def test_who_takes_an_address_in_the_moment_it_is_free_finds_what_was_just_done() -> None:
+    class Once(Counter):
+        def add(self, m: Add) -> int:
+            self.context.stop()
+            return super().add(m)
+
+    async def main(disk: SimDisk) -> None:
+        async with system_on(SimStore(disk)) as system:
+            kernel = system.kernel
+            told, left = kernel.on_released, [1, 2, 3]
+            assert told is not None
+
+            def again(cell: Cell, exit: Exit) -> None:
+                told(cell, exit)
+                if left:
+                    kernel.spawn(Once, name="once")
+                    kernel.ref_of(kernel.registry.top["once"]).tell(Add(left.pop()))
+
+            kernel.on_released = again
+            kernel.ref_of(kernel.spawn(Once, name="once")).tell(Add(4))
+            await asyncio.sleep(1)
+            kernel.on_released = told
+            assert await kernel.ref_of(kernel.spawn(Counter, name="once")).ask(Total()) == 10
 
     simulated(main)
 
