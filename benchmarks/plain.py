@@ -15,11 +15,13 @@ from benchmarks.suite import BENCHMARKS
 VERSION: Final = f"{floor_digest()} on {sys.version.split()[0]}"
 
 WITHOUT: Final = (
+    "approval",
     "budget",
     "compaction",
     "construction",
     "crashstorm",
     "density",
+    "durable",
     "journal",
     "loops",
     "replay",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isqrt
 
-from benchmarks.agent_suite import APPROVAL, BUDGET, COMPACTION, CONSTRUCTION, LOOPS, STEPS
+from benchmarks.agent_suite import APPROVAL, BUDGET, COMPACTION, CONSTRUCTION, DURABLE, LOOPS, STEPS
 from benchmarks.case import Found
 from benchmarks.durable_suite import JOURNAL, REPLAY
 from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
@@ -318,6 +318,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         COMPACTION,
         CONSTRUCTION,
         DENSITY,
+        DURABLE,
         JOURNAL,
         LOOPS,
         REPLAY,

@@ -228,7 +228,7 @@ class Node:
     def _released(self, cell: Cell, exit: Exit) -> None:
         if cell.kind is None or cell.kind is AgentActor:
             self.runs.gone(cell.path, exit)
-        if self.kernel.office is not None:
+        if self.kernel.on_started is not None and self.kernel.office is not None:  # something is kept of somebody
             self.kernel.office.released(cell)
         if self._spawned is not None and cell.parent is None:
             self._spawned.forget(cell)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import msgspec
 
@@ -44,6 +44,9 @@ class Posted(Envelope, eq=False):
     """A durable message on its way: in the mailbox, the stash, or being handled."""
 
     sent: Sent | None = None
+    desk: Desk | None = None
+    """Where it goes, while it is being accepted, and `told`: whom to tell of that."""
+    told: asyncio.Future[Literal[True]] | None = None
 
     durable: ClassVar[bool] = True
 
@@ -99,13 +102,15 @@ class Desk:
     `_careful` holds those of a former process that are being tried: nothing goes behind them before they are done.
     """
 
-    def __init__(self, office: Office, cell: Cell, path: str) -> None:
+    def __init__(self, office: Office, cell: Cell, path: str, since: int) -> None:
+        self.since = since
+        """The first turn of the office whose messages it is told of; the others it has found in the book."""
         self.cell = cell
         self.path = path
         self.limit = cell.limit
         self.closed = False
-        self.takes: Mapping[type, object] = {}
-        """The message types that the actor handles."""
+        self.takes: dict[type, str] = {}
+        """The tags of the message types that the actor handles."""
         self.entry: Entry | None = None
         """For the office: what goes into the next event."""
         self.turn = 0
@@ -142,7 +147,7 @@ class Desk:
         """The life takes messages: call its handlers through here, and take up what waits."""
         kit_of(life).desk = self
         self._calls = {}
-        self.takes = self.cell.kind.handlers if self.cell.kind is not None else {}
+        self.takes = {kind: tag_of(kind) for kind in (self.cell.kind.handlers if self.cell.kind is not None else ())}
         if isinstance(self._in_hand, Posted):  # of a life that was cut off in the middle of it
             self._vain(self._in_hand, "killed")
         self._in_hand = None
@@ -203,7 +208,7 @@ class Desk:
                 self._put(envelope)
 
     def _try_former(self) -> None:
-        """Take up the next messages of a former process: the first one alone, if it was ever handled in vain."""
+        """Take up the next messages of a former process; one that was ever handled in vain is the first of them."""
         found: list[Posted] = []
         while self._queue and len(found) < TOGETHER:
             envelope = self._queue[0]
@@ -216,8 +221,6 @@ class Desk:
                 continue
             if self._readable(envelope) is not None:
                 found.append(envelope)
-            if self._tried(id):
-                break
         if not found:
             return
         self._careful = {_id(envelope): envelope for envelope in found}
@@ -235,7 +238,7 @@ class Desk:
         """The message, decoded; None, and a dead message, if the actor cannot take it any more."""
         sent = envelope.sent
         if envelope.message is None and sent is not None:
-            kind = next((kind for kind in self.takes if tag_of(kind) == sent.tag), None)
+            kind = next((kind for kind, tag in self.takes.items() if tag == sent.tag), None)
             try:
                 if kind is None:
                     raise UsageError(f"no handler for {sent.tag}")
@@ -258,6 +261,7 @@ class Desk:
             room = self.rooms.popleft()
             if not room.done():
                 room.set_result(True)
+                self.taken += 1  # until whoever waits for it comes to take it
                 free -= 1
 
     def _gone(self, id: int) -> None:

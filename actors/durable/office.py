@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -63,7 +63,7 @@ class _Turn:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.sent: list[tuple[Desk, Posted, Sent, asyncio.Future[Literal[True]]]] = []
+        self.sent: list[Posted] = []
         self.desks: list[Desk] = []
         self.tried: list[Tried] = []
         self.dropped: list[Sent] = []
@@ -96,6 +96,7 @@ class Office:
         self._armed = False
         self._under_way: deque[_Turn] = deque()
         self._committer: asyncio.Task[None] | None = None
+        self._cleaner: asyncio.Task[None] | None = None
 
     @property
     def book(self) -> Book:
@@ -117,8 +118,8 @@ class Office:
             desk.rest()
         if self._armed:
             self._take_turn()
-        while self._committer is not None:
-            await asyncio.wait([self._committer])
+        while work := [task for task in (self._committer, self._cleaner) if task is not None]:
+            await asyncio.wait(work)
 
     # -- addresses ---------------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class Office:
         if desk is None:
             path = cell.path
             _check_address(cell, path)
-            desk = self._desks[cell] = self._paths[path] = Desk(self, cell, path)
+            desk = self._desks[cell] = self._paths[path] = Desk(self, cell, path, self._turn.number)
             desk.take_up(self.book.of(path).values())
             self._watch()
         return desk
@@ -161,6 +162,8 @@ class Office:
             return
         self._paths.pop(desk.path, None)
         desk.close()
+        if self.failure is None and self._has_more():
+            self._take_turn()  # whoever takes the address next must find what was done here
         if self.book.of(desk.path):
             self.absent.add(desk.path)
 
@@ -169,7 +172,9 @@ class Office:
     def accept(self, cell: Cell, message: Any) -> asyncio.Future[Literal[True]] | None:
         """Take a message in at once: what is done when it is committed. None when `post` is to be asked."""
         desk = self._desks.get(cell)
-        if desk is None or desk.taken >= desk.limit or desk.rooms or type(message) not in desk.takes or desk.closed:
+        if desk is None or desk.taken >= desk.limit or desk.rooms or type(message) not in desk.takes:
+            return None
+        if cell.state == "stopping" or desk.closed:
             return None
         record = DELIVERY.get()
         if self.refusal or self.failure is not None or (record is not None and self._inside(record)):
@@ -178,8 +183,10 @@ class Office:
 
     def _accept(self, desk: Desk, message: Any, life: Life | None) -> asyncio.Future[Literal[True]]:
         envelope = self._envelope(desk, message, life)
-        told: asyncio.Future[Literal[True]] = self.kernel.loop.create_future()
-        self._turn.sent.append((desk, envelope, cast("Sent", envelope.sent), told))
+        envelope.desk = desk
+        told: asyncio.Future[Literal[True]] = asyncio.Future(loop=self.kernel.loop)
+        envelope.told = told
+        self._turn.sent.append(envelope)
         if not self._armed:
             self._arm()
         return told
@@ -204,9 +211,16 @@ class Office:
         desk = await self._wait_for_desk(cell, message, timeout)
         if isinstance(desk, Refused):
             return desk
-        if (desk.taken >= desk.limit or desk.rooms) and not await self._room(desk, until):
-            return Refused("dead" if desk.closed else "full", desk.path)
-        return await self._accept(desk, message, life)
+        if desk.taken >= desk.limit or desk.rooms:
+            if not await self._room(desk, until):
+                return Refused("dead" if desk.closed else "full", desk.path)
+            desk.taken -= 1  # the place that was kept for this one
+        try:
+            told = self._accept(desk, message, life)
+        except UsageError:
+            desk.grant()
+            raise
+        return await told
 
     async def _wait_for_desk(self, cell: Cell, message: Any, timeout: float) -> Desk | Refused:
         if self.refusal or self.failure is not None:
@@ -217,7 +231,8 @@ class Office:
                 started = asyncio.shield(self.kernel.when_started(cell))
                 await asyncio.wait([started], timeout=timeout)
             return self._desk_for(cell, message)
-        return desk if type(message) in desk.takes and not desk.closed else self._desk_for(cell, message)
+        known = type(message) in desk.takes and not desk.closed and cell.state != "stopping"
+        return desk if known else self._desk_for(cell, message)
 
     def _desk_for(self, cell: Cell, message: Any) -> Desk | Refused:
         """The desk of an address that takes the message."""
@@ -246,7 +261,8 @@ class Office:
         try:
             return await room
         except asyncio.CancelledError:
-            desk.grant()
+            if room.done() and not room.cancelled() and room.result():
+                desk.leave()
             raise
         finally:
             timer.cancel()
@@ -256,7 +272,13 @@ class Office:
         body, copy = encoded(message)
         desk.taken += 1
         sender = None if life is None else life.cell
-        sent = Sent(self._next, desk.path, "" if sender is None else sender.path, tag_of(type(message)), body)
+        sent = Sent(
+            self._next,
+            desk.path,
+            "" if sender is None else sender.path,
+            desk.takes.get(type(message)) or tag_of(type(message)),
+            body,
+        )
         self._next += 1
         return Posted(copy, sender, sent=sent)
 
@@ -277,14 +299,15 @@ class Office:
             return desk
         if desk.taken >= desk.limit:
             return Refused("full", desk.path)
-        own.post(self._envelope(desk, message, life))
+        envelope = self._envelope(desk, message, life)
+        envelope.desk = desk
+        own.post(envelope)
         return True
 
     def withdraw(self, envelope: Posted) -> None:
         """A message is not sent after all: its handler failed."""
-        desk = self._paths.get(envelope.sent.to) if envelope.sent is not None else None
-        if desk is not None:
-            desk.leave()
+        if envelope.desk is not None:
+            envelope.desk.leave()
 
     # -- dead messages -----------------------------------------------------------------------------------------
 
@@ -299,13 +322,11 @@ class Office:
         """Let a dead message be handled again. Raises `UsageError` for an id that is none of those, `JournalError`."""
         sent = self._of_dead(id)
         self.tried(Tried(id, sent.to, 0))
+        number = self._turn.number
         await self._settled()
-        desk = self._paths.get(sent.to)
+        desk = self._desk_at(sent.to, number)
         if desk is not None:
             desk.come_back(sent)
-        else:
-            self.absent.add(sent.to)
-            self._watch()
 
     async def discard(self, id: int) -> None:
         """Forget a dead message. Raises as `revive`."""
@@ -314,7 +335,8 @@ class Office:
 
     def _of_dead(self, id: int) -> Sent:
         sent = self.book.dead.get(id)
-        if sent is None:
+        turn = self._turn
+        if sent is None or sent in turn.dropped or any(each.id == id for each in turn.tried):
             raise UsageError(f"there is no dead message {id}")
         return sent
 
@@ -371,7 +393,7 @@ class Office:
 
     def _write(self, turn: _Turn) -> None:
         done = [(desk, entry) for desk in turn.desks if (entry := desk.entry) is not None]
-        sent = [each[2] for each in turn.sent]
+        sent = [each.sent for each in turn.sent if each.sent is not None]
         if not (sent or done or turn.tried or turn.dropped):
             return
         handled = [Handled(desk.path, *entry.kept()) for desk, entry in done]
@@ -398,12 +420,21 @@ class Office:
                     self._finish(self._under_way.popleft())
                 if self._has_more():
                     self._arm()
-                if self.segments.cluttered and not self._under_way:
-                    await self.segments.clear()
+                if self.segments.cluttered and self._cleaner is None:
+                    self._cleaner = new_task(self._clear(), self.kernel.loop, name="understudy-durable-clear")
         except JournalError as error:
             self._fail(error, [])
         finally:
             self._committer = None
+
+    async def _clear(self) -> None:
+        """Remove the streams that are not needed any more."""
+        try:
+            await self.segments.clear()
+        except JournalError as error:
+            self._fail(error, [])
+        finally:
+            self._cleaner = None
 
     def _has_more(self) -> bool:
         turn = self._turn
@@ -412,23 +443,32 @@ class Office:
     def _finish(self, turn: _Turn) -> None:
         """A turn is committed: do what follows from it."""
         self.committed = turn.number
-        for desk, envelope, _, told in turn.sent:
-            desk.deliver(envelope)
-            if not told.done():
+        for envelope in turn.sent:
+            told, envelope.told = envelope.told, None
+            self._deliver(envelope, turn.number)
+            if told is not None and not told.done():
                 told.set_result(True)
         for envelope in turn.posted:
-            self._deliver(envelope)
+            self._deliver(envelope, turn.number)
         for committed in turn.after:
             committed(None)
 
-    def _deliver(self, envelope: Posted) -> None:
-        sent = envelope.sent
-        assert sent is not None  # noqa: S101  # a posted message has one
-        desk = self._paths.get(sent.to)
+    def _deliver(self, envelope: Posted, number: int) -> None:
+        """A message of a turn is committed."""
+        desk, envelope.desk = envelope.desk, None
+        if desk is None or desk.closed:
+            assert envelope.sent is not None  # noqa: S101  # a posted message has one
+            desk = self._desk_at(envelope.sent.to, number)
         if desk is not None:
             desk.deliver(envelope)
-        else:
-            self.absent.add(sent.to)
+
+    def _desk_at(self, path: str, number: int) -> Desk | None:
+        """The desk of a path, if it has not found a message of that turn when it was made."""
+        desk = self._paths.get(path)
+        if desk is None:
+            self.absent.add(path)
+            self._watch()
+        return desk if desk is not None and desk.since <= number else None
 
     def _fail(self, error: Exception, turns: list[_Turn]) -> None:
         """The journal takes nothing any more: everybody who waits is told."""
@@ -441,9 +481,9 @@ class Office:
             turns.append(self._turn)
             self._turn = _Turn(self._turn.number + 1)
         for turn in turns:
-            for _, _, _, told in turn.sent:
-                if not told.done():
-                    told.set_exception(error)
+            for envelope in turn.sent:
+                if envelope.told is not None and not envelope.told.done():
+                    envelope.told.set_exception(error)
             for committed in turn.after:
                 committed(error)
 

@@ -164,6 +164,8 @@ BUGS = {
     "compaction:session": ("forgets", "order_hash: expected 638554473, got "),
     "density:anonymous": ("swapped", "actor 123 says it is 124"),
     "construction:one-tool": ("swapped", "answered: expected 100, got 99"),
+    "durable:accepted": ("early", "kept: expected 5000, got 4000"),
+    "durable:handled": ("twice", "wrong: expected 0, got "),
     "steps:tool-1ms": ("short", "tool_calls: expected 1000, got 999"),
     "steps:tool-0": ("short", "tool_calls: expected 1000, got 999"),
     "loops:limit": ("wrong", "answers: expected 'right', got 'wrong: [1]'"),
@@ -182,6 +184,7 @@ BUGS = {
     "stoptree:supervised": ("silent", "stops: expected 89, got 88"),
 }
 OTHER_BUGS = [
+    ("durable:accepted", "disorder", "wrong: expected 0, got "),
     ("loops:default", "eager", "false_nudges: expected 0, got 3"),
     ("loops:default", "late", "stopped: expected 3, got 2"),
     ("threadring:tell", "stays", "waited 1.5 s for 100 actors to end"),

@@ -10,10 +10,12 @@ import pytest
 from msgspec import Struct
 
 from understudy import Actor, CrashReport, DeadLetter, Message, Ref, Refused, System
+from understudy.actors.cell import Cell
 from understudy.actors.durable import segments
 from understudy.actors.errors import ActorStopped, JournalFailed, ProtocolError, SpecError, UsageError
 from understudy.actors.journal.durable_events import ACTORS
 from understudy.actors.journal.store import MemoryStore
+from understudy.actors.lifecycle import Exit
 from understudy.actors.testing.disk_faults import DiskError
 from understudy.actors.testing.sim_disk import SimDisk, SimStore
 from understudy.actors.testing.simloop import SimClock, run
@@ -337,6 +339,78 @@ def test_an_actor_without_a_chosen_name_cannot_declare_state() -> None:
                 await counter.ask(Total(), timeout=30)
 
     run(main)
+
+
+@pytest.mark.promise(304)
+def test_an_address_that_is_taken_again_at_once_goes_on_where_the_one_before_it_ended() -> None:
+    async def main(disk: SimDisk) -> None:
+        async with system_on(SimStore(disk)) as system:
+            posts = []
+            for _ in range(20):
+                counter = system.spawn(Counter, name="counter")
+                await system.peek(counter, lambda actor: None)
+                posts += [asyncio.create_task(counter.post(Add(1))) for _ in range(5)]
+                for _ in range(len(posts) % 7):
+                    await asyncio.sleep(0)
+                await asyncio.sleep(len(posts) % 3 / 1000)
+                await system.kernel.stop(counter.cell())
+            accepted = [await post for post in posts]
+            counter = system.spawn(Counter, name="counter")
+            await asyncio.sleep(1)
+            state = await system.peek(counter, lambda actor: actor.state)
+            assert state == Count(accepted.count(True), accepted.count(True))
+            assert accepted.count(True) > 20
+
+    simulated(main)
+
+
+@pytest.mark.promise(303)
+def test_who_takes_an_address_in_the_moment_it_is_free_finds_what_was_just_done() -> None:
+    class Once(Counter):
+        def add(self, m: Add) -> int:
+            self.context.stop()
+            return super().add(m)
+
+    async def main(disk: SimDisk) -> None:
+        async with system_on(SimStore(disk)) as system:
+            kernel = system.kernel
+            told, left = kernel.on_released, [1, 2, 3]
+            assert told is not None
+
+            def again(cell: Cell, exit: Exit) -> None:
+                told(cell, exit)
+                if left:
+                    kernel.spawn(Once, name="once")
+                    kernel.ref_of(kernel.registry.top["once"]).tell(Add(left.pop()))
+
+            kernel.on_released = again
+            kernel.ref_of(kernel.spawn(Once, name="once")).tell(Add(4))
+            await asyncio.sleep(1)
+            kernel.on_released = told
+            assert await kernel.ref_of(kernel.spawn(Counter, name="once")).ask(Total()) == 10
+
+    simulated(main)
+
+
+@pytest.mark.promise(308)
+def test_of_many_who_wait_for_room_no_more_are_let_in_than_there_is_room_for() -> None:
+    class Small(Counter):
+        mailbox_limit = 3
+
+    async def main(disk: SimDisk) -> None:
+        async with system_on(SimStore(disk)) as system:
+            small = system.spawn(Small, name="small")
+            posts = [asyncio.create_task(small.post(Add(1), timeout=60)) for _ in range(50)]
+            most = 0
+            while not all(post.done() for post in posts):
+                await asyncio.sleep(0.0001)
+                waiting = system.kernel.office.book.of("small") if system.kernel.office is not None else {}
+                most = max(most, len(waiting))
+            assert [await post for post in posts] == [True] * 50
+            assert await small.ask(Total()) == 50
+            assert most == 3
+
+    simulated(main)
 
 
 @pytest.mark.promise(308)

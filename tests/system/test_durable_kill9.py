@@ -27,9 +27,7 @@ def run(journal: Path, told: Path, count: int, durability: str) -> subprocess.Co
     return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
 
 
-@pytest.mark.promise(303)
-@pytest.mark.promise(304)
-@pytest.mark.promise(305)
+@pytest.mark.promise(303, 304, 305)
 @pytest.mark.parametrize("durability", ["full", pytest.param("normal", marks=pytest.mark.campaign)])
 def test_of_a_killed_process_everything_acknowledged_is_done_once(tmp_path: Path, durability: str) -> None:
     journal, told = tmp_path / "pages.db", tmp_path / "told"

@@ -18,8 +18,7 @@ from understudy.actors.testing.sim_disk import SimDisk
 from understudy.actors.testing.simloop import run
 
 
-@pytest.mark.promise(303)
-@pytest.mark.promise(304)
+@pytest.mark.promise(303, 304)
 @pytest.mark.parametrize(
     "fault",
     [KillBefore, KillAfter, lambda n: TornWrite(n, keep=1), lambda n: LostWrites(n)],
@@ -60,9 +59,7 @@ FAULTS = st.lists(
 )
 
 
-@pytest.mark.promise(303)
-@pytest.mark.promise(304)
-@pytest.mark.promise(305)
+@pytest.mark.promise(303, 304, 305)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(STEPS, max_size=14), FAULTS, st.sampled_from(["normal", "full"]))
 def test_whatever_is_sent_fails_and_is_killed_the_state_is_that_of_the_acknowledged_messages_in_order(

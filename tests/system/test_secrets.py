@@ -140,6 +140,7 @@ def test_a_secret_that_a_person_puts_into_a_call_reaches_the_tool_and_not_the_jo
     async def main() -> None:
         async with System(agent, journal=tmp_path / "desk.db") as system:
             result = await system.run(agent, Deploy("go", Secret(PASSWORD)))
+            assert result.status == "waiting"
             changes = {"password": {"secret": other}, "note": f"by {API}"}
             await system.approve(result.pending[0], by="ana", arguments=changes)
             await system.runs.settled(result.run)
