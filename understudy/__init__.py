@@ -38,6 +38,7 @@ from understudy.supervisors.specs import ChildSpec, DynamicSupervisor, Route, Su
 from understudy.transports.models.openai import OpenAIChat
 
 if TYPE_CHECKING:
+    from understudy.actors.durable.turns import DeadPost
     from understudy.actors.inspection import Inspection, RunningHandler, TreeInspection
     from understudy.actors.machine import Next, Timeout
     from understudy.actors.stacks import AwaitPoint
@@ -66,6 +67,7 @@ __all__ = [
     "CrashReport",
     "Ctx",
     "DeadLetter",
+    "DeadPost",
     "Degraded",
     "Down",
     "DropFailed",
@@ -129,6 +131,7 @@ _LATER = {
     "Blocked": "understudy.actors.telemetry",
     "CrashReport": "understudy.actors.telemetry",
     "DeadLetter": "understudy.actors.telemetry",
+    "DeadPost": "understudy.actors.durable.turns",
     "Flight": "understudy.actors.telemetry",
     "Inspection": "understudy.actors.inspection",
     "Next": "understudy.actors.machine",
