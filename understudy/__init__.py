@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from understudy.actors.agents.tools import Call, tool
     from understudy.actors.agents.window import ContextWindow, DropFailed, Slide, Summarise, Trim
+    from understudy.actors.durable.turns import DeadPost
     from understudy.actors.inspection import Inspection, RunningHandler, TreeInspection
     from understudy.actors.machine import Next, Timeout
     from understudy.actors.messages import Down, Exited, Message, on
@@ -69,6 +70,7 @@ __all__ = [
     "CrashReport",
     "Ctx",
     "DeadLetter",
+    "DeadPost",
     "Degraded",
     "Down",
     "DropFailed",
@@ -146,6 +148,7 @@ _MODULES = {
     "CrashReport": "understudy.actors.telemetry",
     "Ctx": "understudy.actors.agents.agent",
     "DeadLetter": "understudy.actors.telemetry",
+    "DeadPost": "understudy.actors.durable.turns",
     "Degraded": "understudy.actors.agents.results",
     "Down": "understudy.actors.messages",
     "DropFailed": "understudy.actors.agents.window",

@@ -22,7 +22,8 @@ from understudy.actors.agents.agent import Agent
 from understudy.actors.agents.asking import AgentRef
 from understudy.actors.agents.models import Usage
 from understudy.actors.agents.results import Approval, OpenDoubt, Result, Waiting
-from understudy.actors.durable.office import DeadPost, Office
+from understudy.actors.durable.office import Office
+from understudy.actors.durable.turns import DeadPost
 from understudy.actors.errors import SpecError, UnknownRun, UsageError
 from understudy.actors.inspection import TREE_LIMIT, Inspection, TreeInspection, cell_of, inspect_all, inspect_cell
 from understudy.actors.journal import events as ev

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
-
-from msgspec import Struct
 
 from understudy.actors.actor import Leave
 from understudy.actors.delivery import DELIVERY, Envelope, Life, current_entry, current_life
 from understudy.actors.durable.declared import Form
 from understudy.actors.durable.desk import Desk, Posted, encoded
 from understudy.actors.durable.segments import Segments
+from understudy.actors.durable.turns import Committed, DeadPost, Turn
 from understudy.actors.errors import JournalError, JournalFailed, SpecError, UsageError
 from understudy.actors.journal.durable_events import ActorsWorked, Handled, Sent, Tried, packed
 from understudy.actors.messages import tag_of
@@ -35,40 +34,6 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 2
 """Events that may be on their way to the disk; what comes up then waits for the next one."""
-
-
-class DeadPost(Struct, frozen=True):
-    """A durable message that was given up: sent `by` (a path, "" for code outside of actors) to the path `to`.
-
-    `tag` is its type's, `body` its JSON; it was handled `tries` times, last with `error`.
-    """
-
-    id: int
-    to: str
-    by: str
-    tag: str
-    body: str
-    tries: int
-    error: str
-
-
-Committed = Callable[[BaseException | None], None]
-"""Told None when something is committed, else why it is not."""
-
-
-class _Turn:
-    """What is to go into one event, and what follows from it."""
-
-    __slots__ = ("after", "desks", "dropped", "number", "posted", "sent", "tried")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.sent: list[Posted] = []
-        self.desks: list[Desk] = []
-        self.tried: list[Tried] = []
-        self.dropped: list[Sent] = []
-        self.posted: list[Posted] = []
-        self.after: list[Committed] = []
 
 
 class Office:
@@ -92,9 +57,9 @@ class Office:
         self._paths: dict[str, Desk] = {}
         self._forms: dict[type, Form | None] = {}
         self._next = 1
-        self._turn = _Turn(1)
+        self._turn = Turn(1)
         self._armed = False
-        self._under_way: deque[_Turn] = deque()
+        self._under_way: deque[Turn] = deque()
         self._committer: asyncio.Task[None] | None = None
         self._cleaner: asyncio.Task[None] | None = None
 
@@ -381,7 +346,7 @@ class Office:
     def _take_turn(self) -> None:
         """Put what came up into the journal."""
         self._armed = False
-        turn, self._turn = self._turn, _Turn(self._turn.number + 1)
+        turn, self._turn = self._turn, Turn(self._turn.number + 1)
         try:
             self._write(turn)
         except Exception as error:  # nothing that came up is kept, and nothing that comes may be
@@ -391,7 +356,7 @@ class Office:
         if self._committer is None:
             self._committer = new_task(self._commit(), self.kernel.loop, name="understudy-durable")
 
-    def _write(self, turn: _Turn) -> None:
+    def _write(self, turn: Turn) -> None:
         done = [(desk, entry) for desk in turn.desks if (entry := desk.entry) is not None]
         sent = [each.sent for each in turn.sent if each.sent is not None]
         if not (sent or done or turn.tried or turn.dropped):
@@ -440,7 +405,7 @@ class Office:
         turn = self._turn
         return bool(turn.sent or turn.desks or turn.tried or turn.dropped or turn.after)
 
-    def _finish(self, turn: _Turn) -> None:
+    def _finish(self, turn: Turn) -> None:
         """A turn is committed: do what follows from it."""
         self.committed = turn.number
         for envelope in turn.sent:
@@ -470,7 +435,7 @@ class Office:
             self._watch()
         return desk if desk is not None and desk.since <= number else None
 
-    def _fail(self, error: Exception, turns: list[_Turn]) -> None:
+    def _fail(self, error: Exception, turns: list[Turn]) -> None:
         """The journal takes nothing any more: everybody who waits is told."""
         if not isinstance(error, JournalError):
             error = JournalFailed(self._journal.store.path, f"{type(error).__name__}: {error}")
@@ -479,7 +444,7 @@ class Office:
         self._under_way.clear()
         if self._has_more():
             turns.append(self._turn)
-            self._turn = _Turn(self._turn.number + 1)
+            self._turn = Turn(self._turn.number + 1)
         for turn in turns:
             for envelope in turn.sent:
                 if envelope.told is not None and not envelope.told.done():
