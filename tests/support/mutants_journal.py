@@ -181,7 +181,8 @@ def file_damaged(folder: Path) -> list[str]:
 
     async def make() -> None:
         async with opened(SQLiteStore(path)) as store:
-            await store.write(rows, [1.0] * len(rows))
+            for row in rows:
+                await store.write([row], [1.0])
 
     for change in changes:
         path.unlink(missing_ok=True)

@@ -22,15 +22,14 @@ from desks import FakeClock
 from understudy import System, __main__
 from understudy.actors.agents.tools import Tool
 from understudy.actors.journal import events as ev
-from understudy.actors.journal.events import Record
+from understudy.actors.journal.events import Record, is_run
 from understudy.actors.journal.journal import decode_rows
-from understudy.actors.journal.store import Row
 from understudy.demo import team as teams
 from understudy.demo.app import open_demo, options_of
 from understudy.demo.testing import Site
 from understudy.supervisors.operator import cli
 from understudy.supervisors.operator.desk import ConnectOptions
-from understudy.transports.testing.rechain import rewrite, tamper
+from understudy.transports.testing.rechain import rewrite, spread, tamper
 
 
 class Place:
@@ -50,10 +49,8 @@ class Place:
 
     def records(self) -> list[Record]:
         with contextlib.closing(sqlite3.connect(self.journal)) as connection:
-            rows = connection.execute(
-                "SELECT run, seq, payload, length, crc FROM events WHERE run <> '@node' ORDER BY seq"
-            )
-            return decode_rows(str(self.journal), [Row(*row) for row in rows])
+            (run,) = [run for (run,) in connection.execute("SELECT run FROM streams") if is_run(run)]
+            return decode_rows(str(self.journal), spread(connection, run))  # closed without a commit: as it was
 
 
 def command(*argv: str, connect: Any = None, clock: Any = None) -> tuple[int, str, str]:
