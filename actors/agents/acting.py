@@ -21,8 +21,8 @@ from understudy.actors.agents.context import model_of, request_of, summary_of
 from understudy.actors.agents.models import Model, ModelRequest
 from understudy.actors.agents.outcomes import delegate_outcome
 from understudy.actors.agents.paying import Paying
+from understudy.actors.agents.redacting import sealed_reply, sealed_result
 from understudy.actors.agents.replies import checked
-from understudy.actors.agents.sealing import sealed_reply, sealed_result
 from understudy.actors.agents.tools import Call, Tool, described
 from understudy.actors.agents.trying import try_tool
 from understudy.actors.errors import JournalError, ModelError, ModelTimeout

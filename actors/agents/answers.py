@@ -16,9 +16,9 @@ from msgspec import Struct
 from understudy.actors.agents.commands import call_digest
 from understudy.actors.agents.outcomes import approval_of
 from understudy.actors.agents.policy import Policy
+from understudy.actors.agents.redacting import sealed_arguments
 from understudy.actors.agents.results import Approval, OpenDoubt
 from understudy.actors.agents.runs import Runs
-from understudy.actors.agents.sealing import sealed_arguments
 from understudy.actors.agents.tools import Tool
 from understudy.actors.errors import JournalError, UnderstudyError, UnknownRun, UsageError
 from understudy.actors.journal import events as ev

@@ -21,8 +21,8 @@ from understudy.actors.agents.notices import notice
 from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over, reopens
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.quarantine import Quarantines
+from understudy.actors.agents.redacting import DOORS, redacted, sealed_request
 from understudy.actors.agents.results import Result, Waiting, make
-from understudy.actors.agents.sealing import DOORS, redacted, sealed_request
 from understudy.actors.agents.windows import Windows
 from understudy.actors.cell import Cell
 from understudy.actors.clock import Dice, Ids, RandomIds

@@ -9,8 +9,8 @@ from typing import Final
 from understudy.actors.agents.notices import log as noticed
 from understudy.actors.agents.notices import notice
 from understudy.actors.agents.outcomes import counted_of
+from understudy.actors.agents.redacting import redacted
 from understudy.actors.agents.runs import Runs
-from understudy.actors.agents.sealing import redacted
 from understudy.actors.cell import Cell
 from understudy.actors.errors import JournalError
 from understudy.actors.journal import events as ev

@@ -10,6 +10,7 @@ from understudy.actors.agents.models import ModelReply, ToolCall
 from understudy.actors.errors import UsageError
 from understudy.actors.journal.event import without_surrogates
 from understudy.actors.journal.events import (
+    ActorsWorked,
     AnyEvent,
     ModelAnswered,
     ModelAsked,
@@ -41,7 +42,9 @@ def sealed(record: Record) -> tuple[Record, bytes]:
 
 
 def _reads_back_as_it_is(event: AnyEvent) -> bool:
-    """Whether reading back would only make a copy: the four events of each step, of fields that the runtime made."""
+    """Whether reading back would only make a copy: the four events of each step and what plain actors
+    keep, of fields that the runtime made.
+    """
     if isinstance(event, ToolAnswered):
         return _is_text(event.result) and type(event.seconds) is float and isfinite(event.seconds)
     if isinstance(event, ModelAsked):
@@ -51,7 +54,7 @@ def _reads_back_as_it_is(event: AnyEvent) -> bool:
         return texts and _is_flag(event.polling) and _are_counts(event.reserved)
     if isinstance(event, ModelAnswered):
         return _is_plain(event.reply) and _are_counts(event.spent) and isfinite(event.seconds)
-    return False
+    return isinstance(event, ActorsWorked)
 
 
 def _is_plain(reply: ModelReply) -> bool:
