@@ -17,7 +17,7 @@ def _rows(args: Args) -> Found:
 
 
 def _kept(args: Args) -> Found:
-    return _steps(args) | {"read_back": args[0] * args[1], "bad_cuts": 0}
+    return _steps(args) | {"read_back": args[0] * args[1]}
 
 
 JOURNAL = Benchmark(

@@ -82,7 +82,8 @@ async def play(case: Case, path: Path) -> Found:
             await system.journal.commit()
         case.stop()
         cuts = CUTS.get(n, 0) if line == "normal" else 0
-        cut = await anyio.to_thread.run_sync(_cut_often, path, cuts) if cuts else 0
+        if cuts and (bad := await anyio.to_thread.run_sync(_cut_often, path, cuts)):
+            raise CheckFailed(f"of {cuts} cuts of the log {bad} left no prefix")
     if others := [result for result in results if result.status != "complete"]:
         raise CheckFailed(f"{others[0].status}: {others[0].reason}")
     found = scripts.finals([int(str(result.output)) for result in results])
@@ -99,7 +100,7 @@ async def play(case: Case, path: Path) -> Found:
     case.extra["events_per_step"] = round(sum(map(len, groups)) / (n * steps), 2)
     size, kept = await anyio.to_thread.run_sync(_looked_at, path)
     case.extra["bytes_per_step"] = round(size / (n * steps))
-    return found | {"read_back": kept, "bad_cuts": cut}
+    return found | {"read_back": kept}
 
 
 def _looked_at(path: Path) -> tuple[int, int]:

@@ -1,10 +1,12 @@
-"""DBOS on SQLite: C6 only. A workflow for each agent, model and tool as steps; a yes is a message (`recv`, `send`)."""
+"""DBOS on SQLite: C6 and C7. A workflow for each agent, model and tool as steps; a yes is a message."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from importlib.metadata import version
 from typing import Any
 
@@ -23,9 +25,60 @@ POLL = 0.005
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
-    if case.name != "approval":
-        raise NotSupported("durable workflows, without agents or actors")
-    return lambda case: approval.program("dbos", case)
+    if case.name == "approval":
+        return lambda case: approval.program("dbos", case)
+    if case.name == "journal" and case.line == "normal":
+        return _journal
+    raise NotSupported("durable workflows, without agents or actors")
+
+
+def _configure(name: str, file: str) -> None:
+    url = f"sqlite:///{file}"
+    DBOS(config={"name": name, "system_database_url": url, "log_level": "ERROR", "run_admin_server": False})
+
+
+async def _journal(case: Case) -> Found:
+    """C7: model and tool as steps, each with a row of its own."""
+    n, steps = case.args
+    work = scripts.work_of(0)
+
+    @DBOS.step()  # type: ignore[untyped-decorator, unused-ignore]  # typed where it is installed
+    async def ask(i: int, k: int, last: str) -> Any:  # scripts.Said
+        return scripts.say(i, k, steps, last)
+
+    @DBOS.step()  # type: ignore[untyped-decorator, unused-ignore]  # typed where it is installed
+    async def act(a: int) -> Any:  # what the tool answers
+        return await work(a)
+
+    @DBOS.workflow()  # type: ignore[untyped-decorator, unused-ignore]
+    async def agent(i: int) -> int:
+        last, k = "", 0
+        while not isinstance(said := await ask(i, k, last), str):
+            last, k = str(await act(said[1]["a"])), k + 1
+        return int(said)
+
+    async def play(many: int, mark: str) -> list[int]:
+        handles = []
+        for i in range(many):
+            with SetWorkflowID(f"{mark}{i}"):
+                handles.append(await DBOS.start_workflow_async(agent, i))
+        return [await handle.get_result() for handle in handles]
+
+    with tempfile.TemporaryDirectory() as folder:
+        _configure("journal", f"{folder}/dbos.sqlite")
+        DBOS.launch()
+        try:
+            await play(max(scripts.TEAM, n // 10), "w")  # a process warms up in itself
+            scripts.forget()
+            case.start()
+            values = await play(n, "a")
+            case.stop()
+        finally:
+            DBOS.destroy()
+        with closing(sqlite3.connect(f"{folder}/dbos.sqlite")) as db:
+            sql = "SELECT count(*) FROM operation_outputs WHERE function_name LIKE '%act' AND workflow_uuid LIKE 'a%'"
+            (kept,) = db.execute(sql).fetchone()
+    return scripts.finals(values) | {"read_back": kept}
 
 
 class OnDbos:
@@ -93,8 +146,7 @@ class OnDbos:
 @asynccontextmanager
 async def runtime(life: Life) -> AsyncIterator[OnDbos]:
     """See `approval_life.RuntimeModule`."""
-    url = f"sqlite:///{life.folder / 'dbos.sqlite'}"
-    DBOS(config={"name": "approval", "system_database_url": url, "log_level": "ERROR", "run_admin_server": False})
+    _configure("approval", f"{life.folder / 'dbos.sqlite'}")
     on = OnDbos(life)
     DBOS.launch()
     try:

@@ -6,6 +6,7 @@ The state of C2, C3 and C13 is four plain channels: a list of messages, which mo
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from typing import Any, TypedDict
@@ -17,12 +18,14 @@ from langchain_core.messages import (  # type: ignore[import-not-found, unused-i
     ToolMessage,
 )
 from langgraph.checkpoint.memory import InMemorySaver  # type: ignore[import-not-found, unused-ignore]
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver  # type: ignore[import-not-found, unused-ignore]
 from langgraph.errors import GraphRecursionError  # type: ignore[import-not-found, unused-ignore]
 from langgraph.graph import END, START, MessagesState, StateGraph  # type: ignore[import-not-found, unused-ignore]
 from langgraph.graph.message import REMOVE_ALL_MESSAGES  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks import approval, scripts
 from benchmarks.case import Case, Found, NotSupported
+from benchmarks.peers import agents
 from benchmarks.peers.agents import ENOUGH, Asked, Limited, Model, as_text, program_for
 from benchmarks.talk import Heard, Texts, Trimmer
 
@@ -52,7 +55,10 @@ def _called(state: MessagesState) -> str:
 
 
 class Api:
-    """See `agents.AgentApi`."""
+    """See `agents.AgentApi`. With a `saver` each run is a thread, and each superstep waits for its checkpoint."""
+
+    def __init__(self, saver: Any = None) -> None:
+        self.saver = saver
 
     def tool(self, work: scripts.Tool) -> Any:
         return as_text(work)
@@ -76,13 +82,16 @@ class Api:
         graph.add_edge(START, "model")
         graph.add_conditional_edges("model", _after, ["tool", END])
         graph.add_edge("tool", "model")
-        return graph.compile()
+        return graph.compile(checkpointer=self.saver)
 
     async def run(self, agent: Any, request: str, turns: int | None = ENOUGH) -> str:
         """A turn is two supersteps."""
-        config = {} if turns is None else {"recursion_limit": 2 * turns}
+        config: dict[str, Any] = {} if turns is None else {"recursion_limit": 2 * turns}
+        options: dict[str, str] = {}
+        if self.saver is not None:
+            config["configurable"], options = {"thread_id": request}, {"durability": "sync"}
         try:
-            state = await agent.ainvoke({"request": request, "results": 0, "last": "", "said": ""}, config)
+            state = await agent.ainvoke({"request": request, "results": 0, "last": "", "said": ""}, config, **options)
         except GraphRecursionError as error:
             raise Limited(str(error)) from error
         return str(state["said"])
@@ -130,8 +139,27 @@ class Api:
         raise NotSupported("no budgets")
 
 
+async def _journal(case: Case) -> Found:
+    """C7: without a saver, with the one in memory, and with SQLite's, which flushes as ours does with `normal`."""
+    if case.line == "off":
+        return await agents.steps(Api(), case)
+    if case.line == "memory":
+        return await agents.steps(Api(InMemorySaver()), case)
+    if case.line != "normal":
+        raise NotSupported("one saver in memory, and one in SQLite")
+    n = case.args[0]
+    with tempfile.TemporaryDirectory() as folder:
+        async with AsyncSqliteSaver.from_conn_string(f"{folder}/saver.db") as saver:
+            await saver.conn.execute("PRAGMA synchronous = NORMAL")
+            found = await agents.steps(Api(saver), case)
+            states = [await saver.aget_tuple({"configurable": {"thread_id": str(i)}}) for i in range(n)]
+    return found | {"read_back": sum(state.checkpoint["channel_values"]["results"] for state in states)}
+
+
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
     if case.name == "approval":
         return lambda case: approval.program("langgraph", case)
+    if case.name == "journal":
+        return _journal
     return program_for(Api(), case)
