@@ -164,7 +164,7 @@ BUGS = {
     "compaction:session": ("forgets", "order_hash: expected 638554473, got "),
     "density:anonymous": ("swapped", "actor 123 says it is 124"),
     "construction:one-tool": ("swapped", "answered: expected 100, got 99"),
-    "durable:accepted": ("early", "kept: expected 5000, got 4000"),
+    "durable:accepted": ("early", "kept: expected 5000, got 0"),
     "durable:handled": ("twice", "wrong: expected 0, got "),
     "steps:tool-1ms": ("short", "tool_calls: expected 1000, got 999"),
     "steps:tool-0": ("short", "tool_calls: expected 1000, got 999"),
