@@ -31,7 +31,7 @@ from understudy.actors.testing.trace import Trace
 if TYPE_CHECKING:
     from understudy.actors.testing.world import Main, World
 
-_ADDRESS: Final = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{9,}\b")
+_ADDRESS: Final = re.compile(r"0x[0-9a-f]+|(?<!\.)\b[0-9a-f]{9,}\b")
 _PIECES: Final = 400
 """Pieces of garbage between two runs, of up to `_SIZE` bytes; three of four are freed again."""
 _SIZE: Final = 2_000

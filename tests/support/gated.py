@@ -154,6 +154,11 @@ async def alias_of_time() -> list[str]:
     return ["done"]
 
 
+async def chance_in_a_fraction() -> float:
+    """A number whose fraction alone differs, in more digits than an address has."""
+    return 5 + int(alias_of_the_clock() * 1e9) % 100_000 / 1_000_000_007
+
+
 async def chance_in_the_result() -> float:
     """Nothing but the outcome differs: neither the actors' events nor the schedule."""
     return alias_of_the_clock()

@@ -100,8 +100,8 @@ def _a_refused_yes_can_be_given_again(patch: pytest.MonkeyPatch) -> None:
 def _any_digest_will_do(patch: pytest.MonkeyPatch) -> None:
     approve = answers.approve
 
-    async def blind(runs: Any, name: str, by: str, digest: str = "") -> str:
-        return await approve(runs, name, by)
+    async def blind(runs: Any, name: str, by: str, digest: str = "", arguments: str = "") -> str:
+        return await approve(runs, name, by, "", arguments)
 
     patch.setattr(answers, "approve", blind)
 

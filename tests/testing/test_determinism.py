@@ -43,6 +43,7 @@ def test_the_program_of_the_gate_reaches_what_it_is_about() -> None:
         (gated.order_of_addresses, ("event",)),
         (gated.alias_of_time, ("callback",)),
         (gated.chance_in_the_result, ("outcome",)),
+        (gated.chance_in_a_fraction, ("outcome",)),
     ],
 )
 def test_a_leak_is_found_and_the_first_difference_named(leak: object, kinds: tuple[str, ...]) -> None:
