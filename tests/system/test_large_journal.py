@@ -15,21 +15,23 @@ from understudy.transports.journals.sqlite import SQLiteStore
 from understudy.transports.testing.journal_kit import opened
 
 RUNS, EVENTS = 20_000, 50
+BLOCK = 1_000
 
 
 def rows() -> Iterator[tuple[Row, float]]:
-    """Finished runs of an agent, as long as a task of ten steps."""
-    for number in range(RUNS):
-        run, crc = f"{number:08x}", 0
+    """Finished runs of an agent, of ten steps each; a thousand at once, so that no two events share a row."""
+    for block in range(0, RUNS, BLOCK):
+        crcs = dict.fromkeys((f"{number:08x}" for number in range(block, block + BLOCK)), 0)
         for seq in range(1, EVENTS + 1):
             event: AnyEvent = ToolAnswered(seq, 0, '{"found": "some words about a page, as a tool says them"}', 0.01)
             if seq == 1:
                 event = RunStarted("clerk", "Prompt", '{"text": "go"}')
             elif seq == EVENTS:
                 event = Finished("complete", '"done"')
-            payload = encode(Record(run, seq, 1e9 + seq, float(seq), 0, "clerk", 1, seq - 1, event))
-            crc = chain(crc, run, seq, payload)
-            yield Row(run, seq, payload, len(payload), crc), 1e9 + seq
+            for run, crc in crcs.items():
+                payload = encode(Record(run, seq, 1e9 + seq, float(seq), 0, "clerk", 1, seq - 1, event))
+                crcs[run] = crc = chain(crc, run, seq, payload)
+                yield Row(run, seq, payload, len(payload), crc), 1e9 + seq
 
 
 async def fill(path: Path) -> None:
@@ -37,7 +39,7 @@ async def fill(path: Path) -> None:
         batch: list[tuple[Row, float]] = []
         for each in rows():
             batch.append(each)
-            if len(batch) == 5_000:
+            if len(batch) == BLOCK:
                 await store.write([row for row, _ in batch], [at for _, at in batch])
                 batch.clear()
 
