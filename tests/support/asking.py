@@ -99,6 +99,7 @@ class ApprovalMachine(RuleBasedStateMachine):
         self.known: dict[str, Approval] = {}
         self.runs: list[str] = []
         self.kills = 0
+        self.down = 1.0
         self.clock, self.ids = SimClock(), Ids()
         self.disk = SimDisk()
         self.now = 0.0
@@ -184,7 +185,7 @@ class ApprovalMachine(RuleBasedStateMachine):
         finally:
             logging.disable(before)
         assert effects == self.effects, "the dead do nothing"
-        self.now = self.loop.time() + 1.0
+        self.now, self.down = self.loop.time() + self.down, 1.0
         self.loop.close()
         self._start()
 
@@ -328,13 +329,24 @@ class ApprovalMachine(RuleBasedStateMachine):
                     self.said.append(Said(each, self.clock_now()))
         self._drive(say)
 
-    @rule(number=ids_of, after=st.integers(1, 4), kind=st.sampled_from([KillBefore, KillAfter, TornWrite]))
+    @rule(
+        number=ids_of,
+        after=st.integers(1, 4),
+        kind=st.sampled_from([KillBefore, KillAfter, TornWrite]),
+        down=st.sampled_from([1.0, EXPIRES + 1.0]),
+    )
     @precondition(lambda self: self.ready and self.system.approvals() and self.kills < 6)
-    def approve_and_be_killed(self, number: int, after: int, kind: type[KillBefore | KillAfter | TornWrite]) -> None:
-        """At one of the writes that follow: before the yes, between it and the call, or within the call."""
+    def approve_and_be_killed(
+        self, number: int, after: int, kind: type[KillBefore | KillAfter | TornWrite], down: float
+    ) -> None:
+        """At one of the writes that follow: before the yes, between it and the call, or within the call.
+
+        The next process begins `down` seconds after: the yes may have expired by then.
+        """
         pending = [list(self.known).index(each.id) for each in self.system.approvals() if each.id in self.known]
         if pending:
             self.kill_at_a_write(after, kind)
+            self.down = down
             self.approve(pending[number % len(pending)], "ana", "its own", 1, False)
 
     @rule(number=ids_of, by=st.sampled_from(PEOPLE), digest=digests, times=times, wait=st.booleans())
