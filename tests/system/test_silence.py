@@ -144,6 +144,6 @@ SOON = (
 )
 def test_a_planted_way_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     DEFECTS[name](monkeypatch)
-    seeking = settings(QUICK, max_examples=1_000, derandomize=True, database=None, phases=[Phase.generate])
+    seeking = settings(QUICK, max_examples=3_000, derandomize=True, database=None, phases=[Phase.generate])
     with pytest.raises(BaseException, match=r"without a yes|changed after the yes"):
         run_state_machine_as_test(ApprovalMachine, settings=seeking)
