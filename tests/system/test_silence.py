@@ -44,7 +44,10 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.promise(279)
 def test_no_way_turns_silence_into_a_yes() -> None:
-    run_state_machine_as_test(ApprovalMachine, settings=QUICK)
+    for round in range(1, 13):  # a round in which no gated tool ran at all is one in six
+        run_state_machine_as_test(ApprovalMachine, settings=QUICK)
+        if round > 1 and ApprovalMachine.happened["effect"]:
+            break
     _tried("effect", "ApprovalGiven")
 
 
