@@ -44,10 +44,8 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.promise(279)
 def test_no_way_turns_silence_into_a_yes() -> None:
-    for round in range(1, 13):  # a round in which no gated tool ran at all is one in six
-        run_state_machine_as_test(ApprovalMachine, settings=QUICK)
-        if round > 1 and ApprovalMachine.happened["effect"]:
-            break
+    # The same sequences each time: of a few that are drawn anew, one time in six none lets a gated tool run.
+    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=60, derandomize=True))
     _tried("effect", "ApprovalGiven")
 
 
