@@ -34,7 +34,7 @@ from understudy.actors.errors import (
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
-from understudy.actors.messages import Message
+from understudy.actors.messages import Down, Message
 from understudy.actors.posting import Posting
 from understudy.actors.refs import Ref
 from understudy.actors.registry import Name, Registry, parse
@@ -254,6 +254,10 @@ class Kernel(Posting):
     def will_restart(self, cell: Cell) -> None:
         """Tell the watchers of a failed address that its supervisor is going to restart it."""
         self._endings.notify(cell, restarting=True)
+
+    def tell_watchers(self, cell: Cell, notice: Down) -> None:
+        """Tell the watchers of an address what ended there. For addresses of other nodes."""
+        self._endings.tell_watchers(cell, notice)
 
     def forget(self, cell: Cell) -> None:
         """Release the names of an address. For `endings`."""
