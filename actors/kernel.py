@@ -47,6 +47,7 @@ from understudy.actors.topics import Topics
 
 if TYPE_CHECKING:
     from understudy.actors.durable.office import Office
+    from understudy.actors.remote.nodes import Nodes
 
 OnExit = Callable[[Cell, int, Exit], None]
 
@@ -73,6 +74,7 @@ class Kernel(Posting):
         self.on_released: Callable[[Cell, Exit], None] | None = None
         self.on_started: Callable[[Cell, Life], None] | None = None
         self.office: Office | None = None
+        self.nodes: Nodes | None = None
         self.fenced_handlers = 0
         self.some_fail_fast = False  # whether an ask with on_restart="fail" was ever made: else no mailbox is searched
         self._scheduler = scheduler

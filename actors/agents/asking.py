@@ -58,9 +58,7 @@ class AgentRef(Ref[Any]):
         """The one type of message that begins a run."""
         return (self._policy.agent.accepts,)
 
-    async def send(
-        self, message: Any, *, timeout: float = 5.0, reliable: bool = False
-    ) -> Literal[True] | Refused:
+    async def send(self, message: Any, *, timeout: float = 5.0, reliable: bool = False) -> Literal[True] | Refused:
         """Begin a run that nobody waits for, waiting for room; committed when this returns True."""
         deadline = self._runs.kernel.loop.time() + timeout
         told = self.tell(message)

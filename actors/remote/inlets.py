@@ -33,6 +33,8 @@ from understudy.actors.tasks import new_task
 if TYPE_CHECKING:
     from understudy.actors.remote.session import Session
 
+LONGEST: Final = 366 * 86_400.0
+"""Seconds that a request may take; also what a deadline that is no number becomes."""
 WINDOW: Final = 1_000
 """Messages that a channel may have sent, and its receiver not yet put into a mailbox."""
 
@@ -111,7 +113,21 @@ def failure(id: int, target: str, error: BaseException) -> Fail:
 class Inlet:
     """One channel's receiver: an actor, or whatever a ref of this node stands for (a pool, an agent, routes)."""
 
-    __slots__ = ("_allowed", "_held", "_received", "_ref", "_session", "channel", "early", "open", "path", "plain")
+    __slots__ = (
+        "_allowed",
+        "_allowed_kinds",
+        "_held",
+        "_known",
+        "_received",
+        "_ref",
+        "_session",
+        "channel",
+        "early",
+        "open",
+        "path",
+        "plain",
+        "size",
+    )
 
     def __init__(self, session: Session, channel: int, path: str, ref: Ref[Any]) -> None:
         self._session = session
@@ -122,7 +138,10 @@ class Inlet:
         self._received = 0
         self._allowed = 0
         self._held = 0
+        self._known: tuple[type, ...] | None = None
+        self._allowed_kinds: tuple[type, ...] = ()
         self.open = False
+        self.size = 0
         self.early: list[Callable[[], None]] = []
 
     @property
@@ -131,15 +150,23 @@ class Inlet:
         return self._ref.cell()
 
     def kinds(self) -> tuple[type, ...] | None:
-        """What it takes; None while that is not known."""
-        return self._session.nodes.takes(self._ref)
+        """What it takes from this peer; None while that is not known."""
+        nodes = self._session.nodes
+        kinds = nodes.takes(self._ref)
+        if kinds is None or nodes.rules is None:
+            return kinds
+        if kinds is not self._known:
+            peer, path = self._session.peer.name, self._ref.path
+            self._known = kinds
+            self._allowed_kinds = tuple(kind for kind in kinds if nodes.rules.allows(peer, path, tag_of(kind)))
+        return self._allowed_kinds
 
     def begin(self, first: int) -> None:
         """Say what it takes."""
         kinds = self.kinds() or ()
         self.open = True
         self._allowed = max(first, WINDOW)
-        tags = tuple(sorted(tag_of(kind) for kind in kinds if self._session.may_send(kind)))
+        tags = tuple(sorted(tag_of(kind) for kind in kinds))
         self._session.link.control(Opened(self.channel, self._allowed, tags, self.cell.limit))
         early, self.early = self.early, []
         for again in early:
@@ -175,14 +202,17 @@ class Inlet:
             if posted.reason != "full":
                 return posted.reason
             self._held += 1
-            cell.box().wait_for_room(entry, lambda given: self._settled(cell, entry, ack, given=given))
+            size = self.size
+            self._session.weigh(size)
+            cell.box().wait_for_room(entry, lambda given: self._settled(cell, entry, size, ack, given=given))
         elif ack is not None:
             ack()
         return ""
 
-    def _settled(self, cell: Cell, entry: Entry, ack: Callable[[], None] | None, *, given: bool) -> bool:
+    def _settled(self, cell: Cell, entry: Entry, size: int, ack: Callable[[], None] | None, *, given: bool) -> bool:
         """One that waited may be put in, or the mailbox is gone; whether it still wants to be."""
         self._held -= 1
+        self._session.weigh(-size)
         wanted = given and not (isinstance(entry, Envelope) and (entry.cancelled or _done(entry)))
         if not given:
             cell.kernel.lose(cell, entry, "stopped")
@@ -194,6 +224,7 @@ class Inlet:
     def take(self, message: Any, ack: Callable[[], None]) -> None:
         """Deliver one message of those that are acknowledged: `ack` is called when it is in the mailbox, or refused."""
         self._received += 1
+        refused: str
         if not self.plain:
             refused = "" if (told := self._ref.tell(message)) else told.reason
         else:
@@ -231,14 +262,16 @@ class Inlet:
         session = self._session
         now = self._session.nodes.kernel.now()
         for request in requests:
+            id, seconds, message = request[:3]
+            seconds = seconds if seconds < LONGEST else LONGEST
             if not self.plain:
-                self._ask_ref(request)
+                self._ask_ref(id, seconds, message)
                 continue
             cell = self._ref._cell
-            reply: Any = FarReply(session, request.id, cell.path)
-            chain = session.nodes.chain_of(request.chain) if request.chain else ()
-            envelope = Envelope(request.message, session.sender, None, now + request.seconds, chain, reply)
-            session.serving[request.id] = envelope
+            reply: Any = FarReply(session, id, self.path)
+            chain = session.nodes.chain_of(request[3]) if len(request) == 4 else ()
+            envelope = Envelope(message, session.sender, None, now + seconds, chain, reply)
+            session.serving[id] = envelope
             self._ask(cell, envelope)
         self.give()
 
@@ -254,17 +287,19 @@ class Inlet:
         elif refused:
             envelope.fail(ActorStopped(cell.path, cell.exit))
 
-    def _ask_ref(self, request: Request) -> None:
+    def _ask_ref(self, id: int, seconds: float, message: Any) -> None:
         """A pool, an agent or routes: ask them as anybody here would, in a task of its own."""
         session = self._session
-        task = new_task(self._answer(request), session.nodes.kernel.loop, context=session.nodes.kernel.context.copy())
-        session.tasks[request.id] = task
-        task.add_done_callback(lambda _: session.tasks.pop(request.id, None))
+        task = new_task(
+            self._answer(id, seconds, message), session.nodes.kernel.loop, context=session.nodes.kernel.context.copy()
+        )
+        session.tasks[id] = task
+        task.add_done_callback(lambda _: session.tasks.pop(id, None))
 
-    async def _answer(self, request: Request) -> None:
-        reply = FarReply(self._session, request.id, self.path)
+    async def _answer(self, id: int, seconds: float, message: Any) -> None:
+        reply = FarReply(self._session, id, self.path)
         try:
-            value = await self._ref.ask(request.message, timeout=request.seconds)
+            value = await self._ref.ask(message, timeout=seconds)
         except (UnderstudyError, TimeoutError) as error:
             reply.set_exception(error)
         except asyncio.CancelledError:

@@ -13,8 +13,8 @@ from msgspec import Struct
 FIRST_CREDIT: Final = 64
 """Messages that may be sent on a channel before the receiver has said how many it takes."""
 
-Lost = Literal["unknown", "dead", "forbidden", "many"]
-"""Why a channel leads nowhere: no such name; it has stopped; this peer may not reach it; too many channels."""
+Lost = Literal["unknown", "dead", "many"]
+"""Why a channel leads nowhere: no such name, or none that this peer may reach; it has stopped; too many channels."""
 Failure = Literal["stopped", "unknown", "full", "expired", "cycle", "reply", "refused"]
 """How an ask failed at the other node."""
 
@@ -111,7 +111,7 @@ class Find(Item, frozen=True, tag=11):
 
 
 class Found(Item, frozen=True, tag=12):
-    """Its path; "" when there is none. `detail` says why, as when the name is ambiguous."""
+    """Its path; "" when there is none. `detail` says why, if there is something to say."""
 
     id: int
     path: str
@@ -133,18 +133,5 @@ class Want(Item, frozen=True, tag=14):
 
 
 Control = (
-    Open
-    | Opened
-    | Closed
-    | Credit
-    | Dropped
-    | Fail
-    | Cancel
-    | Watch
-    | Unwatch
-    | Ended
-    | Find
-    | Found
-    | Acked
-    | Want
+    Open | Opened | Closed | Credit | Dropped | Fail | Cancel | Watch | Unwatch | Ended | Find | Found | Acked | Want
 )

@@ -7,7 +7,7 @@ another link. Everything here is called in the event loop of the node.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,13 +17,9 @@ Hop = tuple[str, int, int, str]
 """One request of a chain that began elsewhere: node, its epoch, the id of the ask there, the path of who asked."""
 
 
-class Request(NamedTuple):
-    """An ask as it arrives: `seconds` are left of its deadline; `chain`: who waits for it, the first first."""
-
-    id: int
-    seconds: float
-    message: Any  # of a type that the channel's target takes
-    chain: tuple[Hop, ...] = ()
+# Any: a message of a type that the channel's target takes
+Request = tuple[int, float, Any] | tuple[int, float, Any, tuple[Hop, ...]]
+"""An ask as it arrives: its id, the seconds left of its deadline, the message, who waits for it, the first first."""
 
 
 class Link(Protocol):
@@ -70,6 +66,10 @@ class Link(Protocol):
         """The requests in a frame that is not going to be read."""
         ...
 
+    def hold(self, *, hold: bool) -> None:
+        """Stop to read, or go on: the peer has made this node keep too much."""
+        ...
+
     def close(self, reason: str, detail: str = "") -> None:
         """End it; the other side is told why, if it still listens. `lost` is not called. Idempotent."""
         ...
@@ -82,15 +82,15 @@ class Hears(Protocol):
         """The message types of a channel's target; None while they are not known, or when it leads nowhere."""
         ...
 
-    def told(self, channel: int, messages: list[Any]) -> None:
-        """Messages came."""
+    def told(self, channel: int, messages: list[Any], size: int) -> None:
+        """Messages came; `size`: their bytes."""
         ...
 
-    def told_surely(self, channel: int, messages: list[tuple[int, Any]]) -> None:
+    def told_surely(self, channel: int, messages: list[tuple[int, Any]], size: int) -> None:
         """Numbered messages came."""
         ...
 
-    def asked(self, channel: int, requests: list[Request]) -> None:
+    def asked(self, channel: int, requests: list[Request], size: int) -> None:
         """Requests came."""
         ...
 
@@ -108,6 +108,10 @@ class Hears(Protocol):
 
     def heard(self, items: list[Control]) -> None:
         """Items came."""
+        ...
+
+    def uncrowded(self) -> None:
+        """The link was `crowded`, and is not any more."""
         ...
 
     def lost(self, reason: str) -> None:

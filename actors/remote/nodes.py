@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from msgspec import Struct
 
 from understudy.actors.delivery import Envelope
-from understudy.actors.errors import SpecError
+from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.messages import Down, Exited, Message, Tick
 from understudy.actors.refs import Ref
 from understudy.actors.remote.far import FarCell, FarHop
@@ -39,15 +39,15 @@ _NOTICES: Final = frozenset((Down, Exited, Tick))
 Verdict = Literal["self", "stale", "twice", "many"]
 
 
-class Allow(Protocol):
-    """What one peer may reach."""
+class Rules(Protocol):
+    """What peers may reach."""
 
-    def message(self, tag: str) -> bool:
-        """Whether it may send messages with this tag."""
+    def reaches(self, peer: str, target: str) -> bool:
+        """Whether a peer may reach the actor with this path."""
         ...
 
-    def target(self, path: str) -> bool:
-        """Whether it may reach this name."""
+    def allows(self, peer: str, target: str, tag: str) -> bool:
+        """Whether it may send it messages with this tag."""
         ...
 
 
@@ -68,7 +68,7 @@ def check_node_name(name: str) -> str:
 
 
 class Nodes:
-    """See the module. `resolve` finds an address of this node by path or name; `allow` what each peer may reach."""
+    """See the module. `resolve` finds an address of this node by path or name; `rules`: what peers may reach."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class Nodes:
         name: str,
         epoch: int,
         resolve: Callable[[str], Ref[Any] | None],
-        allow: Callable[[str], Allow | None] = lambda _: None,
+        rules: Rules | None = None,
     ) -> None:
         self.kernel = kernel
         self.name = check_node_name(name)
         self.epoch = epoch
         self.resolve = resolve
-        self.allow_of = allow
+        self.rules = rules
         self.sure = Sure()
         self.counts: Counter[tuple[str, str]] = Counter()
         self.listeners: list[Callable[[NodeChange], None]] = []
@@ -129,6 +129,25 @@ class Nodes:
         """All nodes that are known."""
         return tuple(self._peers.values())
 
+    async def find(self, name: str, seconds: float) -> FarCell:
+        """The address that one of the connected nodes has under this name. Raises `UsageError`."""
+        peers = [peer for peer in self._peers.values() if peer.link is not None]
+        answers = await asyncio.gather(*(peer.find(name, seconds) for peer in peers), return_exceptions=True)
+        found: list[FarCell] = []
+        wrong: list[str] = []
+        for peer, answer in zip(peers, answers, strict=True):
+            if isinstance(answer, BaseException):
+                wrong.append(f"{peer.name} did not answer within {seconds:g} s")
+            elif answer.path:
+                found.append(peer.cell(answer.path))
+            elif answer.detail:
+                wrong.append(f"{peer.name}: {answer.detail}")
+        if len(found) == 1 and not wrong:
+            return found[0]
+        paths = ", ".join(cell.path for cell in found)
+        known = f"several have it: {paths}" if len(found) > 1 else "; ".join(wrong) or "nobody has it"
+        raise UsageError(f"no actor {name!r}: {known}")
+
     def takes(self, ref: Ref[Any]) -> tuple[type, ...] | None:
         """The message types that a peer may send to a ref."""
         if type(ref) is not Ref:
@@ -143,7 +162,7 @@ class Nodes:
         return known
 
     def chain_of(self, hops: tuple[Hop, ...]) -> tuple[Envelope, ...]:
-        """Who waits for a request that came over a link, as far as it can be told; ours are the envelopes themselves."""
+        """Who waits for a request that came over a link, as far as known; ours are the envelopes."""
         chain: list[Envelope] = []
         for hop in hops:
             ours = self._ours(hop) if hop[0] == self.name and hop[1] == self.epoch else None
@@ -236,10 +255,19 @@ class Nodes:
     async def wait(self, name: str, *, up: bool, seconds: float) -> None:
         """Wait until a node is connected, or is not. Raises `TimeoutError`."""
         async with asyncio.timeout(seconds):
-            while (name in self._sessions) is not up:
-                waiter: asyncio.Future[None] = self.kernel.loop.create_future()
-                self._changed.setdefault(name, []).append(waiter)
+            await self.when(name, up=up)
+
+    async def when(self, name: str, *, up: bool) -> None:
+        """As `wait`, for as long as it takes."""
+        while (name in self._sessions) is not up:
+            waiter: asyncio.Future[None] = self.kernel.loop.create_future()
+            self._changed.setdefault(name, []).append(waiter)
+            try:
                 await waiter
+            finally:
+                waiters = self._changed.get(name, [])
+                if waiter in waiters:
+                    waiters.remove(waiter)
 
 
 def _messages(kinds: tuple[type, ...]) -> tuple[type, ...]:

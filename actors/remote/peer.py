@@ -123,6 +123,11 @@ class Peer:
             if not find.done():
                 find.set_result(Found(0, "", exit.detail))
 
+    def uncrowded(self) -> None:
+        """The link takes more."""
+        for cell in list(self._channels.values()):
+            cell.grant()
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     def ask(self, cell: FarCell, envelope: Envelope, link: Link) -> None:
@@ -157,7 +162,9 @@ class Peer:
             try:
                 value = self._decoder(type(envelope.message)).decode(raw)
             except msgspec.MsgspecError as error:
-                envelope.fail(ReplyLost(cell.path, f"its reply is not what {type(envelope.message).__name__} declares: {error}"))
+                envelope.fail(
+                    ReplyLost(cell.path, f"its reply is not what {type(envelope.message).__name__} declares: {error}")
+                )
                 continue
             if not envelope.answer(value):
                 self.kernel.telemetry.dead(DeadLetter(path_of(envelope.sender), cell.path, "late", value))
@@ -233,7 +240,8 @@ class Peer:
         if self.link is None:
             return Found(0, "", self.exit.detail)
         id = self.nodes.next_id()
-        found = self._finds[id] = self.kernel.loop.create_future()
+        found: asyncio.Future[Found] = self.kernel.loop.create_future()
+        self._finds[id] = found
         self.link.control(Find(id, name))
         try:
             async with asyncio.timeout(seconds):

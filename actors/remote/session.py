@@ -1,4 +1,4 @@
-"""What one link brings: messages and requests of a peer for actors of this node, and its watches. Ends with the link."""
+"""What one link brings: messages and requests of a peer for actors of this node, and its watches."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import msgspec
 
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope
-from understudy.actors.errors import SpecError, UnderstudyError
-from understudy.actors.messages import Down, Message, tag_of
+from understudy.actors.errors import UnderstudyError
+from understudy.actors.messages import Down
+from understudy.actors.refs import Ref
 from understudy.actors.remote import items
 from understudy.actors.remote.inlets import FarSender, Inlet
 from understudy.actors.remote.items import FIRST_CREDIT, Control, Fail
@@ -24,6 +25,8 @@ CHANNELS: Final = 10_000
 """Channels of one link at most."""
 WATCHES: Final = 10_000
 """Watches of one link at most."""
+HELD: Final = 1 << 24
+"""Bytes of messages of one peer that wait for room in mailboxes, at most (and one frame more): 16 MiB."""
 EARLY: Final = 256
 """Frames of one channel that wait until its actor has started."""
 
@@ -57,11 +60,19 @@ class Session:
         self._inlets: dict[int, Inlet] = {}
         self._sentinels: dict[int, tuple[Cell, _Sentinel]] = {}
         self._acks: dict[str, int] = {}
-        self._allow = nodes.allow_of(peer.name)
+        self._weight = 0
 
-    def may_send(self, kind: type[Message[Any]]) -> bool:
-        """Whether the peer may send messages of this type."""
-        return self._allow is None or self._allow.message(tag_of(kind))
+    def _resolve(self, name: str) -> Ref[Any] | None:
+        """What the peer means by a path or name; None when there is none that it may reach."""
+        try:
+            ref = self.nodes.resolve(name)
+        except UnderstudyError:
+            return None
+        rules = self.nodes.rules
+        if ref is None or rules is None or rules.reaches(self.peer.name, ref.path):
+            return ref
+        self.nodes.note(self.peer, "forbidden", f"it may not reach {ref.path!r}")
+        return None
 
     # -- what comes --------------------------------------------------------------------------------------------
 
@@ -70,28 +81,40 @@ class Session:
         inlet = self._inlets.get(channel)
         if inlet is None or not inlet.open:
             return None
-        kinds = inlet.kinds()
-        if kinds is None or self._allow is None:
-            return kinds
-        return tuple(kind for kind in kinds if self.may_send(kind))
+        return inlet.kinds()
 
-    def told(self, channel: int, messages: list[Any]) -> None:
+    def told(self, channel: int, messages: list[Any], size: int) -> None:
         """See `Hears`."""
         inlet = self._inlets.get(channel)
         if inlet is not None:
+            inlet.size = size // len(messages)
             inlet.told(messages)
 
-    def told_surely(self, channel: int, messages: list[tuple[int, Any]]) -> None:
+    def told_surely(self, channel: int, messages: list[tuple[int, Any]], size: int) -> None:
         """See `Hears`."""
         inlet = self._inlets.get(channel)
         if inlet is not None:
+            inlet.size = size // len(messages)
             self.nodes.sure.received(self, inlet, messages)
 
-    def asked(self, channel: int, requests: list[Request]) -> None:
+    def asked(self, channel: int, requests: list[Request], size: int) -> None:
         """See `Hears`."""
         inlet = self._inlets.get(channel)
         if inlet is not None:
+            inlet.size = size // len(requests)
             inlet.asked(requests)
+
+    def weigh(self, size: int) -> None:
+        """Bytes wait for room in a mailbox, or (negative) do not any more. Too many, and nothing more is read."""
+        self._weight += size
+        if self._weight > HELD:
+            self.link.hold(hold=True)
+        elif self._weight * 2 < HELD and not self.closed:
+            self.link.hold(hold=False)
+
+    def uncrowded(self) -> None:
+        """See `Hears`."""
+        self.peer.uncrowded()
 
     def unread(self, channel: int, kind: int, body: bytes) -> None:
         """See `Hears`."""
@@ -153,14 +176,7 @@ class Session:
         if known is None and len(self._inlets) >= CHANNELS:
             self.link.control(items.Closed(channel, "many", f"{CHANNELS} channels are open"))
             return
-        if self._allow is not None and not self._allow.target(item.path):
-            self.nodes.note(self.peer, "forbidden", f"{item.path!r} is not open to it")
-            self.link.control(items.Closed(channel, "forbidden", "this node may not reach it"))
-            return
-        try:
-            ref = self.nodes.resolve(item.path)
-        except UnderstudyError:
-            ref = None
+        ref = self._resolve(item.path)
         if ref is None:
             self.link.control(items.Closed(channel, "unknown", "no such actor"))
             return
@@ -203,13 +219,11 @@ class Session:
         if len(self._sentinels) >= WATCHES:
             self.link.control(items.Ended(item.id, 0, "error", f"{WATCHES} actors are watched already", False))
             return
-        cell = None
-        if self._allow is None or self._allow.target(item.path):
-            try:
-                ref = self.nodes.resolve(item.path)
-                cell = ref.cell() if ref is not None else None
-            except UnderstudyError:
-                cell = None
+        ref = self._resolve(item.path)
+        try:
+            cell = ref.cell() if ref is not None else None
+        except UnderstudyError:
+            cell = None
         if cell is None or (cell.life is None and cell.state in ("failed", "stopped")):
             gone = cell is None or cell.state == "stopped"
             exit = ("gone", "") if cell is None or gone else (cell.exit.kind, cell.exit.detail)
@@ -233,17 +247,8 @@ class Session:
 
     def find(self, item: items.Find) -> None:
         """A peer looks for a name."""
-        path, detail = "", ""
-        try:
-            ref = self.nodes.resolve(item.name)
-            path = "" if ref is None else ref.path
-        except SpecError as error:
-            detail = str(error)
-        except UnderstudyError:
-            path = ""
-        if path and self._allow is not None and not self._allow.target(path):
-            path = ""
-        self.link.control(items.Found(item.id, path, detail))
+        ref = self._resolve(item.name)
+        self.link.control(items.Found(item.id, "" if ref is None else ref.path))
 
     # -- ends --------------------------------------------------------------------------------------------------
 

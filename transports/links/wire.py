@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 
-from understudy.actors.errors import UsageError, UnderstudyError
+from understudy.actors.errors import UnderstudyError, UsageError
 
 MAGIC: Final = 0xD7
 VERSION: Final = 1
