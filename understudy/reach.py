@@ -15,6 +15,7 @@ from understudy.actors.agents.driver import AgentActor
 from understudy.actors.clock import Clock, Dice
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.journal.journal import Journal
+from understudy.actors.journal.store import JournalStore
 from understudy.actors.kernel import Kernel
 from understudy.actors.refs import Ref, check_seconds
 from understudy.actors.remote.nodes import Nodes, Rules, check_node_name
@@ -137,7 +138,7 @@ class Reaching:
     network: Network | None = None
     _clock: Clock
     _dice: Dice
-    _journal_at: object
+    _journal_at: PathLike[str] | str | JournalStore | None
     _reach: Reach | None
 
     def _running(self) -> None:
