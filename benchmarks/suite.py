@@ -13,6 +13,7 @@ from benchmarks.agent_suite import APPROVAL, BUDGET, COMPACTION, CONSTRUCTION, D
 from benchmarks.case import Found
 from benchmarks.durable_suite import JOURNAL, REPLAY
 from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
+from benchmarks.remote_suite import ONEWAY, REMOTE
 
 MAILBOX = 1_000
 """The default bound of a mailbox."""
@@ -321,6 +322,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         DURABLE,
         JOURNAL,
         LOOPS,
+        ONEWAY,
+        REMOTE,
         REPLAY,
         STEPS,
         STOPTREE,

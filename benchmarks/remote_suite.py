@@ -1,0 +1,55 @@
+"""The benchmarks of what goes to another process, and of a consumer that is slower than those who send to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.case import Found
+from benchmarks.lines import Args, Benchmark, Line
+
+SHORT, LONG = 100, 10_000
+"""Bytes of a payload."""
+
+
+def _answered(args: Args) -> Found:
+    return {"answered": args[0]} | _handled(args)
+
+
+def _handled(args: Args) -> Found:
+    return {"handled": args[0], "disorder": 0, "wrong": 0}
+
+
+def _first(args: Args) -> int:
+    return args[0]
+
+
+def _line(name: str, counts: Args, *more: int, expect: Callable[[Args], Found], **settings: object) -> Line:
+    small, medium, large = counts
+    sizes = (small, *more), (medium, *more), (large, *more)
+    return Line(name, sizes, _first, expect, {"net": "tcp, loopback, HMAC"} | settings)
+
+
+def _asks(name: str, window: int, size: int) -> Line:
+    return _line(name, (500, 5_000, 50_000), window, size, expect=_answered, verb="ask", window=window, bytes=size)
+
+
+REMOTE = Benchmark(
+    "C9",
+    "remote",
+    "round trip",
+    "A process asks an actor in another one, one request at a time or 64.",
+    (
+        _asks("window-1", 1, SHORT),
+        _asks("window-64", 64, SHORT),
+        _asks("window-1-10kb", 1, LONG),
+        _asks("window-64-10kb", 64, LONG),
+    ),
+)
+
+ONEWAY = Benchmark(
+    "C9",
+    "oneway",
+    "message",
+    "A process sends to an actor in another one, without answers, as fast as that one takes them.",
+    (_line("send", (5_000, 100_000, 1_000_000), SHORT, expect=_handled, verb="send", bytes=SHORT),),
+)
