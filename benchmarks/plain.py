@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
-from benchmarks import remote, remote_floor
+from benchmarks import remote, remote_floor, slow
 from benchmarks.case import Case, CheckFailed, Found, NotSupported
 from benchmarks.probe import probed
 from benchmarks.reference import floor, floor_digest, oracle
@@ -44,6 +44,8 @@ def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     if case.name in ("remote", "oneway"):
         case.extra["remote_floor_digest"] = remote_floor.digest()
         return partial(remote.program, remote_floor.opened)
+    if case.name == "slow":
+        return partial(slow.program, slow.plain(case))
     return _run
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from benchmarks.case import Found
 from benchmarks.lines import Args, Benchmark, Line
 
+ROOMY = 1_000_000
+"""The bound of a mailbox where a workload puts more than the default into one; printed with the row."""
 SHORT, LONG = 100, 10_000
 """Bytes of a payload."""
 
@@ -52,4 +54,48 @@ ONEWAY = Benchmark(
     "message",
     "A process sends to an actor in another one, without answers, as fast as that one takes them.",
     (_line("send", (5_000, 100_000, 1_000_000), SHORT, expect=_handled, verb="send", bytes=SHORT),),
+)
+
+
+SENDERS, BOUND = 10, 1_000
+
+
+def _accounted(args: Args) -> Found:
+    return {
+        "disorder": 0,
+        "gap_is_counted": True,
+        "told_is_counted": True,
+        "within_bound": True,
+        "bounded_memory": True,
+    }
+
+
+def _all_there(args: Args) -> Found:
+    return {"delivered": 5 * args[0] * args[1], "disorder": 0}  # with n messages each, and with 4n
+
+
+def _slow(name: str, expect: Callable[[Args], Found], bound: int = BOUND, **settings: object) -> Line:
+    return Line(
+        name,
+        ((SENDERS, 200, bound), (SENDERS, 2_000, bound), (SENDERS, 20_000, bound)),
+        lambda args: args[0] * args[1],
+        expect,
+        settings,
+        variants=("async",),
+        fresh=True,
+    )
+
+
+SLOW = Benchmark(
+    "C10",
+    "slow",
+    "message",
+    "Ten producers send faster than one consumer takes: what waits, what is lost, and does a notice get through?",
+    (
+        _slow("wait", lambda args: _all_there(args) | _accounted(args), verb="send"),
+        _slow("refuse", _accounted, verb="tell"),
+        _slow("drop-newest", _accounted, verb="tell", overflow="drop_newest"),
+        _slow("drop-oldest", _accounted, verb="tell", overflow="drop_oldest"),
+        _slow("roomy", _all_there, 0, verb="tell", mailbox_limit=ROOMY),
+    ),
 )

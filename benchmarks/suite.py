@@ -13,12 +13,10 @@ from benchmarks.agent_suite import APPROVAL, BUDGET, COMPACTION, CONSTRUCTION, D
 from benchmarks.case import Found
 from benchmarks.durable_suite import JOURNAL, REPLAY
 from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
-from benchmarks.remote_suite import ONEWAY, REMOTE
+from benchmarks.remote_suite import ONEWAY, REMOTE, ROOMY, SLOW
 
 MAILBOX = 1_000
 """The default bound of a mailbox."""
-ROOMY = 1_000_000
-"""The bound where a workload puts more than the default into one mailbox; printed with the row."""
 GROUP = 10
 """Agents per supervisor in the crash storm, and in Erlang's."""
 
@@ -325,6 +323,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         ONEWAY,
         REMOTE,
         REPLAY,
+        SLOW,
         STEPS,
         STOPTREE,
     )
