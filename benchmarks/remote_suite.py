@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.case import Found
-from benchmarks.lines import Args, Benchmark, Line
+from benchmarks.lines import ROOMY, Args, Benchmark, Line
 
-ROOMY = 1_000_000
-"""The bound of a mailbox where a workload puts more than the default into one; printed with the row."""
 SHORT, LONG = 100, 10_000
 """Bytes of a payload."""
 

@@ -12,8 +12,8 @@ from math import isqrt
 from benchmarks.agent_suite import APPROVAL, BUDGET, COMPACTION, CONSTRUCTION, DURABLE, LOOPS, STEPS
 from benchmarks.case import Found
 from benchmarks.durable_suite import JOURNAL, REPLAY
-from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
-from benchmarks.remote_suite import ONEWAY, REMOTE, ROOMY, SLOW
+from benchmarks.lines import ROOMY, Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
+from benchmarks.remote_suite import ONEWAY, REMOTE, SLOW
 
 MAILBOX = 1_000
 """The default bound of a mailbox."""

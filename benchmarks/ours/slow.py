@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from benchmarks import slow
 from benchmarks.case import Case, CheckFailed, Found
+from benchmarks.lines import ROOMY
 from benchmarks.ours import inside
 from benchmarks.ours.common import LONG
-from benchmarks.remote_suite import ROOMY
 from benchmarks.slow import BATCH, PAUSE, Heard, Outcome, Play, payload
 from understudy import Actor, Down, Message, Ref, System
 from understudy.actors.mailbox import Overflow
@@ -125,7 +126,7 @@ def player(case: Case) -> Play:
             consumer: Ref[Any] = system.spawn(lambda: consumer_class(heard, canaries, told))
             probe = Probe(consumer, heard, told, case)
             probing = asyncio.create_task(probe.run(canaries))
-            senders = [system.spawn(lambda n=n: Producer(n, consumer, case)) for n in range(producers)]
+            senders = [system.spawn(partial(Producer, n, consumer, case)) for n in range(producers)]
             began = time.perf_counter()
             asked = await asyncio.gather(*(ref.ask(Produce(count), timeout=LONG) for ref in senders))
             counted = system.inspect(consumer).mailbox.dropped

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +12,7 @@ import xoscar as mo  # type: ignore[import-not-found, unused-ignore]  # a peer's
 
 from benchmarks.case import Case, Found
 from benchmarks.peers.programs import program_of
+from benchmarks.workers import free_port
 
 logging.disable(logging.CRITICAL)
 VERSION = f"xoscar {version('xoscar')}"
@@ -47,19 +47,12 @@ class Api:
         await mo.destroy_actor(ref)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
     run = program_of(case.name)
 
     async def within(case: Case) -> Found:
-        pool = await mo.create_actor_pool(f"127.0.0.1:{_free_port()}", n_process=0)
+        pool = await mo.create_actor_pool(f"127.0.0.1:{free_port()}", n_process=0)
         async with pool:
             return await run(Api(pool.external_address), case)
 
