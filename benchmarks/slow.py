@@ -128,7 +128,7 @@ def _told(outcome: Outcome, producers: int) -> dict[str, object]:
         "handled": heard.delivered,
         "handled_per_s": round(heard.delivered / wall),
         "of_ideal": round(heard.delivered / wall / IDEAL, 3),
-        "depth": heard.depth,
+        "depth": heard.depth or None,  # not every library tells
         "refused": outcome.counted,
         "blocked": round(outcome.blocked / producers / wall, 3),
     }

@@ -33,6 +33,7 @@ Reply = dict[str, Any]  # decoded JSON
 PEERS = {
     "xoscar": "py311",
     "pykka": "py311",
+    "autogen": "autogen",
     "eia": "py312",
     "langgraph": "agents",
     "dbos": "agents",
@@ -111,8 +112,8 @@ class Pipe:
         return lines[-1] if lines else ""
 
     def cpu_seconds(self) -> float:
-        """CPU seconds of the process so far, all its threads: its clock as Linux numbers it."""
-        return time.clock_gettime(((~self.pid) << 3) | 2)
+        """CPU seconds of the process so far, all its threads."""
+        return cpu_seconds_of(self.pid)
 
     def peak_rss_kb(self) -> int | None:
         """The most KiB that were ever resident in the process."""
@@ -271,6 +272,11 @@ def _elsewhere(extra: dict[str, float], cpu: float, ops: int) -> float:
         return 0.0
     extra["near_cpu_us"], extra["far_cpu_us"] = round(cpu / ops * 1e6, 3), round(far / ops * 1e6, 3)
     return far
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """CPU seconds of a process so far, all its threads: its clock as Linux numbers it."""
+    return time.clock_gettime(((~pid) << 3) | 2)
 
 
 def free_port() -> int:
