@@ -41,6 +41,8 @@ def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The floor has one program for all lines of a benchmark. Raises `NotSupported` where it has none."""
     if case.name in WITHOUT:
         raise NotSupported("the floor has no such program")
+    if case.line == "partition":
+        raise NotSupported("the floor does not connect again")
     if case.name in ("remote", "oneway"):
         case.extra["remote_floor_digest"] = remote_floor.digest()
         return partial(remote.program, remote_floor.opened)

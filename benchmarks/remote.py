@@ -151,7 +151,7 @@ async def _warm_up(far: Far, texts: Sequence[bytes]) -> None:
 async def _asks(far: Far, case: Case, texts: Sequence[bytes]) -> Found:
     count, window, _ = case.args
     spans = await _one_by_one(far, count, texts) if window == 1 else []
-    answered = count if window == 1 else await _by_many(far, count, window, texts)
+    answered = count if window == 1 else await by_many(far, count, window, texts)
     tally = await far.tally()
     if spans:
         spans.sort()
@@ -172,7 +172,7 @@ async def _one_by_one(far: Far, count: int, texts: Sequence[bytes]) -> list[int]
     return spans
 
 
-async def _by_many(far: Far, count: int, window: int, texts: Sequence[bytes]) -> int:
+async def by_many(far: Far, count: int, window: int, texts: Sequence[bytes]) -> int:
     """So many callers, each of which asks again when it has its answer; answers come in the order of the requests."""
     asked = answered = 0
     ask = far.ask

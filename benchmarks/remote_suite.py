@@ -33,16 +33,21 @@ def _asks(name: str, window: int, size: int) -> Line:
     return _line(name, (500, 5_000, 50_000), window, size, expect=_answered, verb="ask", window=window, bytes=size)
 
 
+def _partition(args: Args) -> Found:
+    return {"before": args[0], "lost": args[1], "late": 0, "downs": 1, "again": args[0]}
+
+
 REMOTE = Benchmark(
     "C9",
     "remote",
     "round trip",
-    "A process asks an actor in another one, one request at a time or 64.",
+    "A process asks an actor in another one, one request at a time or 64; or that process is killed, and comes again.",
     (
         _asks("window-1", 1, SHORT),
         _asks("window-64", 64, SHORT),
         _asks("window-1-10kb", 1, LONG),
         _asks("window-64-10kb", 64, LONG),
+        _line("partition", (150, 1_500, 15_000), 64, SHORT, expect=_partition, verb="ask", window=64, bytes=SHORT),
     ),
 )
 

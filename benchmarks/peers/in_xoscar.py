@@ -14,7 +14,7 @@ from typing import Any
 import xoscar as mo  # type: ignore[import-not-found, unused-ignore]  # a peer's environment
 
 from benchmarks import remote
-from benchmarks.case import Case, Found
+from benchmarks.case import Case, Found, NotSupported
 from benchmarks.peers.programs import program_of
 from benchmarks.workers import cpu_seconds_of, free_port
 
@@ -105,6 +105,8 @@ async def opened(case: Case) -> AsyncIterator[Far]:
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
+    if case.line == "partition":
+        raise NotSupported("no notice of a lost process")
     if case.name in ("remote", "oneway"):
         return functools.partial(remote.program, opened)
     run = program_of(case.name)
