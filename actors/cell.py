@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.kernel import Kernel
     from understudy.actors.messages import Down
+    from understudy.actors.remote.far import FarCell
 
 
 class Watcher(Protocol):
@@ -78,6 +79,9 @@ class Cell:
         "status",
         "waits",
     )
+
+    far: FarCell | None = None
+    """Itself, if it is an address of another node."""
 
     def __init__(
         self,

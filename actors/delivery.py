@@ -81,6 +81,11 @@ class Envelope(Struct, eq=False):
         return following
 
     @property
+    def where(self) -> str:
+        """The path of who handles it, "" while nobody does."""
+        return "" if self.life is None else self.life.cell.path
+
+    @property
     def last(self) -> Envelope:
         """The envelope of the latest delivery."""
         return (self.first or self).newest or self

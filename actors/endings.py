@@ -290,8 +290,12 @@ class Endings:
 
     def notify(self, cell: Cell, *, restarting: bool) -> None:
         """Send every watcher its one notice."""
+        if cell.watchers:
+            self.tell_watchers(cell, Down(cell.path, cell.number, cell.exit.kind, cell.exit.detail, restarting))
+
+    def tell_watchers(self, cell: Cell, notice: Down) -> None:
+        """Send every watcher its one notice, which is this one."""
         for watcher in cell.take_watchers():
-            notice = Down(cell.path, cell.number, cell.exit.kind, cell.exit.detail, restarting)
             if not isinstance(watcher, Cell):
                 watcher.told(cell, notice)
             elif watcher.life is not None:  # as many as it has watches, so the lane need not be bounded

@@ -132,6 +132,13 @@ class CallCycle(AskError):
         self.cycle = cycle
 
 
+class ReplyLost(AskError):
+    """The target did its work, but the reply could not be sent or read between the nodes, or the request was refused.
+
+    The text says which, and why.
+    """
+
+
 class StashFull(UnderstudyError):
     """`stash()` with `limit` messages of actor `path` put aside already. The stash is as it was."""
 

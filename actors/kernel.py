@@ -34,7 +34,7 @@ from understudy.actors.errors import (
 from understudy.actors.lifecycle import ALIVE, SHUTDOWN, Exit
 from understudy.actors.links import Links
 from understudy.actors.loop import Dispatcher
-from understudy.actors.messages import Message
+from understudy.actors.messages import Down, Message
 from understudy.actors.posting import Posting
 from understudy.actors.refs import Ref
 from understudy.actors.registry import Name, Registry, parse
@@ -47,6 +47,7 @@ from understudy.actors.topics import Topics
 
 if TYPE_CHECKING:
     from understudy.actors.durable.office import Office
+    from understudy.actors.remote.nodes import Nodes
 
 OnExit = Callable[[Cell, int, Exit], None]
 
@@ -73,6 +74,7 @@ class Kernel(Posting):
         self.on_released: Callable[[Cell, Exit], None] | None = None
         self.on_started: Callable[[Cell, Life], None] | None = None
         self.office: Office | None = None
+        self.nodes: Nodes | None = None
         self.fenced_handlers = 0
         self.some_fail_fast = False  # whether an ask with on_restart="fail" was ever made: else no mailbox is searched
         self._scheduler = scheduler
@@ -254,6 +256,10 @@ class Kernel(Posting):
     def will_restart(self, cell: Cell) -> None:
         """Tell the watchers of a failed address that its supervisor is going to restart it."""
         self._endings.notify(cell, restarting=True)
+
+    def tell_watchers(self, cell: Cell, notice: Down) -> None:
+        """Tell the watchers of an address what ended there. For addresses of other nodes."""
+        self._endings.tell_watchers(cell, notice)
 
     def forget(self, cell: Cell) -> None:
         """Release the names of an address. For `endings`."""

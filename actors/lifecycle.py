@@ -40,7 +40,7 @@ TABLE: Final[Mapping[LifeState, Mapping[LifeEvent, LifeState]]] = MappingProxyTy
 ALIVE: Final = frozenset({"starting", "running", "suspended"})
 """States in which an incarnation exists."""
 
-ExitKind = Literal["normal", "shutdown", "error", "loop", "escalate", "start", "killed", "gone"]
+ExitKind = Literal["normal", "shutdown", "error", "loop", "escalate", "start", "killed", "gone", "no-connection"]
 
 
 class IllegalTransition(UnderstudyError):
@@ -66,7 +66,8 @@ class Exit(Struct, frozen=True):
 
     `normal` and `shutdown` are expected ends; `error` a raise in a handler, `start` a raise before the first
     message, `loop` a guard's verdict, `escalate` one that the supervisor above its own is to act on, `killed` a cancel
-    that was not obeyed in time, `gone` an address that never existed or was released.
+    that was not obeyed in time, `gone` an address that never existed or was released, `no-connection` that its node
+    cannot be reached: what was there may be alive.
     """
 
     kind: ExitKind

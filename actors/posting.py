@@ -54,6 +54,8 @@ class Posting:
     def post(self, cell: Cell, entry: Entry, *, quiet: bool = False) -> Literal[True] | Refused:
         """Put an entry into the mailbox: True or `Refused`. `quiet` leaves a refusal for `full` to the caller."""
         self.check_thread()
+        if cell.far is not None:
+            return cell.far.post(entry, quiet=quiet)
         refused = self._door(cell, entry)
         if refused is not None:
             self.letter(cell, entry, "stopped" if refused.reason == "dead" else "unknown")
@@ -61,6 +63,20 @@ class Posting:
         if self.check:
             entry = _checked(entry)
         return self._put(cell, entry, quiet=quiet)
+
+    # Any: messages of any class that the cell takes
+    def post_all(self, cell: Cell, messages: list[Any], sender: Cell | None) -> int:
+        """Put messages, which the cell takes, into its mailbox as far as there is room now; how many were put there."""
+        if cell.state in ("stopping", "stopped"):
+            return 0
+        box = cell.box()
+        room = 0 if box.waiting else box.limit - len(box.work)
+        taken = messages if len(messages) <= room else messages[: max(0, room)]
+        if taken:
+            box.work.extend([(message, sender) for message in taken])
+            if cell.status != QUEUED and cell.runnable():
+                self.dispatcher.schedule(cell)
+        return len(taken)
 
     def _put(self, cell: Cell, entry: Entry, *, quiet: bool) -> Literal[True] | Refused:
         """Put in what the door lets through."""
@@ -88,6 +104,8 @@ class Posting:
 
     async def post_when_room(self, cell: Cell, envelope: Entry, timeout: float) -> Literal[True] | Refused:
         """`post`, waiting for room at most `timeout` seconds."""
+        if cell.far is not None:
+            return await cell.far.post_when_room(envelope, timeout)
         check_seconds(cell, timeout)
         posted = self.post(cell, envelope, quiet=True)
         if posted or posted.reason != "full":
@@ -146,6 +164,9 @@ class Posting:
 
     def cancel_request(self, cell: Cell, envelope: Envelope) -> None:
         """End the handler of one request, or let it never begin."""
+        if cell.far is not None:
+            cell.far.cancel(envelope)
+            return
         envelope = envelope.last
         envelope.cancelled = True
         tasks = cell.life.tasks if cell.life is not None else None

@@ -343,21 +343,34 @@ class Redactor:
 _NONE: Final[dict[str, str]] = {}
 
 
-def key_beside(journal: str) -> bytes:
-    """The key in the file `JOURNAL-key`, which is made with mode 0600 when it is missing. Raises `OSError`."""
-    path = f"{journal}-key"
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        with open(path, "rb") as kept:
-            key = kept.read(1024)
-        if len(key) < LEAST_KEY:
-            raise OSError(f"{path}: {len(key)} bytes are no key; restore the file, or remove it") from None
-        return key
-    with os.fdopen(file, "wb") as made:
-        key = secrets.token_bytes(32)
-        made.write(key)
+def key_beside(journal: str, suffix: str = "-key") -> bytes:
+    """The 32 bytes in the file beside a journal, which is made with mode 0600 when it is missing. Raises `OSError`.
+
+    The file has its name only when it is whole, so whoever reads it meanwhile, or after a kill, finds no half of it.
+    """
+    path = f"{journal}{suffix}"
+    if not os.path.lexists(path):
+        _make_key(path)
+    with open(path, "rb") as kept:
+        key = kept.read(1024)
+    if len(key) < LEAST_KEY:
+        raise OSError(f"{path}: {len(key)} bytes are no key; restore the file, or remove it")
     return key
+
+
+def _make_key(path: str) -> None:
+    made = f"{path}.{secrets.token_hex(8)}"
+    file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(file, "wb") as new:
+            new.write(secrets.token_bytes(32))
+            new.flush()
+            os.fsync(file)
+        os.link(made, path)  # exclusive: where two make one, both read that of the first
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(made)
 
 
 def _put(value: str, mark: str, part: str) -> str:

@@ -36,13 +36,14 @@ T = TypeVar("T")
 ASK_SECONDS = 5.0
 SEND_SECONDS = 5.0
 
-RefusedReason = Literal["full", "dead", "unknown"]
+RefusedReason = Literal["full", "dead", "unknown", "no-connection", "unconfirmed"]
 
 
 class Refused(Struct, frozen=True):
     """The message was not taken; it is a dead letter. Falsy.
 
-    `full`: no room in the mailbox; `dead`: the address is stopped or stopping; `unknown`: no handler for its type.
+    `full`: no room in the mailbox; `dead`: the address is stopped or stopping; `unknown`: no handler for its type;
+    `no-connection`: its node is not connected; `unconfirmed`: of a reliable send, it is on its way and may yet arrive.
     """
 
     reason: RefusedReason
@@ -124,9 +125,17 @@ class Ref(Generic[Mr]):
         cell = self.cell()
         cell.kernel.post(cell, (message, sender))
 
-    async def send(self, message: Mr, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
-        """Deliver as soon as there is room, within `timeout` seconds. Never raises for a full mailbox."""
+    async def send(
+        self, message: Mr, *, timeout: float = SEND_SECONDS, reliable: bool = False
+    ) -> Literal[True] | Refused:
+        """Deliver as soon as there is room, within `timeout` seconds. Never raises for a full mailbox.
+
+        `reliable` concerns actors of other nodes: True means that it is in the mailbox there, once, however often the
+        connection was lost; see docs/nodes.md.
+        """
         cell = self._cell
+        if reliable and cell.far is not None:
+            return await cell.far.send_surely(message, timeout)
         if timeout is not SEND_SECONDS:
             check_seconds(cell, timeout)
         box = cell.mailbox
@@ -151,6 +160,11 @@ class Ref(Generic[Mr]):
             office = cell.kernel.the_office(cell.path)
         told = office.accept(cell, message)
         return await (told if told is not None else office.post(cell, message, timeout))
+
+    def kinds(self) -> tuple[type, ...] | None:
+        """The message types it takes; None while they are not known, before the first start."""
+        table = self._cell.table
+        return None if table is None else tuple(table)
 
     def post_to(self, message: Mr) -> Cell:
         """The cell that a durable message goes to."""
@@ -207,7 +221,7 @@ class Ref(Generic[Mr]):
 async def _queued(cell: Cell, envelope: Envelope, now: float, cancel: bool) -> Any:
     """Ask through the mailbox."""
     kernel = cell.kernel
-    _check_cycle(cell, envelope)
+    check_cycle(cell, envelope)
     if envelope.fail_fast and (cell.state == "failed" or (cell.state == "starting" and cell.exit is not GONE)):
         raise ActorStopped(cell.path, cell.exit)
     assert envelope.deadline is not None  # noqa: S101  # a request has one
@@ -277,10 +291,10 @@ def _request(cell: Cell, record: Envelope | Life, message: object, deadline: flo
 
 
 def _paths(chain: tuple[Envelope, ...]) -> list[str]:
-    return [each.life.cell.path for each in chain if each.life is not None]
+    return [where for each in chain if (where := each.where)]
 
 
-def _check_cycle(cell: Cell, envelope: Envelope) -> None:
+def check_cycle(cell: Cell, envelope: Envelope) -> None:
     """Raise `CallCycle` when the target is busy with a request of the same chain."""
     chain, life = envelope.chain, cell.life
     if not chain or life is None or cell.running < cell.concurrency:

@@ -104,7 +104,7 @@ def logger_of(name: str) -> logging.Logger:
 
 log = logger_of("understudy.actors")
 
-LetterReason = Literal["full", "dropped", "stopped", "unknown", "expired", "late", "failed"]
+LetterReason = Literal["full", "dropped", "stopped", "unknown", "expired", "late", "failed", "no-connection"]
 
 
 class Addressed(Protocol):
@@ -385,6 +385,7 @@ _LETTER: Final[dict[LetterReason, str]] = {
     "expired": "dead letter: expired",
     "late": "dead letter: late",
     "failed": "dead letter: failed",
+    "no-connection": "dead letter: no connection",
 }
 
 

@@ -186,13 +186,19 @@ class PoolRef(Ref[Any]):
             return _refused(self._cell, self.path, "dead", message)
         return Ref(cell).tell(message)
 
-    async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
+    def kinds(self) -> tuple[type, ...] | None:
+        """What a member takes."""
+        return Ref[Any](self._pool.pick()).kinds()
+
+    async def send(
+        self, message: Any, *, timeout: float = SEND_SECONDS, reliable: bool = False
+    ) -> Literal[True] | Refused:
         """Deliver to the next member, waiting for room; `dead` without any."""
         try:
             cell = self._pool.pick(message)
         except ActorStopped:
             return _refused(self._cell, self.path, "dead", message)
-        return await Ref[Any](cell).send(message, timeout=timeout)
+        return await Ref[Any](cell).send(message, timeout=timeout, reliable=reliable)
 
     def post_to(self, message: Any) -> Cell:
         """The next member; without any, one that has stopped."""
@@ -231,12 +237,14 @@ class BroadcastRef(PoolRef):
             return _refused(self._cell, self.path, "dead", message)
         return _all([Ref[Any](cell).tell(message) for cell in members])
 
-    async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
+    async def send(
+        self, message: Any, *, timeout: float = SEND_SECONDS, reliable: bool = False
+    ) -> Literal[True] | Refused:
         """Deliver to every member, waiting for room in all at once; see `tell`."""
         members = self._pool.members()
         if not members:
             return _refused(self._cell, self.path, "dead", message)
-        sending = (Ref[Any](cell).send(message, timeout=timeout) for cell in members)
+        sending = (Ref[Any](cell).send(message, timeout=timeout, reliable=reliable) for cell in members)
         return _all(await asyncio.gather(*sending))
 
     def post_to(self, message: Any) -> Cell:
@@ -285,12 +293,18 @@ class RouteRef(Ref[Any]):
     def _deliver(self, message: Any, sender: Cell | None) -> None:
         self.tell(message)
 
-    async def send(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
+    def kinds(self) -> tuple[type, ...]:
+        """What there are routes for."""
+        return tuple(self._refs)
+
+    async def send(
+        self, message: Any, *, timeout: float = SEND_SECONDS, reliable: bool = False
+    ) -> Literal[True] | Refused:
         """Deliver by route as soon as there is room."""
         ref = self._refs.get(type(message))
         if ref is None:
             return _refused(self._cell, self.path, "unknown", message)
-        return await ref.send(message, timeout=timeout)
+        return await ref.send(message, timeout=timeout, reliable=reliable)
 
     async def post(self, message: Any, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:
         """Send a durable message by route; see `Ref.post`."""

@@ -36,7 +36,8 @@ from understudy.actors.journal.sessions import completed
 from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.outlet import BUFFER, FLUSH_SECONDS
-from understudy.actors.refs import Key, Ref
+from understudy.actors.refs import Key, Ref, check_seconds
+from understudy.actors.remote.nodes import Nodes
 from understudy.actors.suspension import SUSPEND_SECONDS
 from understudy.actors.telemetry import Telemetry
 from understudy.actors.topics import Topic
@@ -55,6 +56,7 @@ O = TypeVar("O")  # noqa: E741  # the name that users see: output
 M = TypeVar("M")
 T = TypeVar("T")
 
+JOIN_SECONDS = 10.0
 STREAMED = 10_000
 """Events that wait for a slow reader of a stream."""
 
@@ -113,6 +115,24 @@ class System(Node):
         """
         self._running()
         name = to if isinstance(to, str) else to.name
+        found = self._local_ref(name)
+        if found is None and self.kernel.nodes is not None:
+            cell = self.kernel.nodes.cell(name)
+            found = None if cell is None else Ref(cell)
+        if found is None:
+            known = ", ".join(sorted({*self.tree.places, *self.kernel.registry.names()})) or "none"
+            raise UsageError(f"no actor {name!r} in this system; known: {known}{self._known_nodes()}")
+        return found
+
+    def _known_nodes(self) -> str:
+        nodes = self.kernel.nodes
+        if nodes is None:
+            return ""
+        names = ", ".join(sorted(f"{peer.name}/" for peer in nodes.peers))
+        return f"; nodes: {names}" if names else "; no other node is known"
+
+    def _local_ref(self, name: str) -> Ref[Any] | None:
+        """The address of this node with this name. Raises `SpecError` for one that is ambiguous."""
         place = self.tree.places.get(name)
         if place is None:
             place = next((p for p in self.tree.places.values() if p.path == name), None)
@@ -122,10 +142,49 @@ class System(Node):
             if path == name or supervisor.name == name:
                 return self._route_ref(path, supervisor)
         cell = self.kernel.registry.find(name)
-        if cell is None:
-            known = ", ".join(sorted({*self.tree.places, *self.kernel.registry.names()})) or "none"
-            raise UsageError(f"no actor {name!r} in this system; known: {known}")
-        return self.kernel.ref_of(cell)
+        return None if cell is None else self.kernel.ref_of(cell)
+
+    # -- other nodes -------------------------------------------------------------------------------------------
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """Where this node listens, with the ports it was given."""
+        return () if self.network is None else self.network.listening
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the nodes that are connected, sorted."""
+        return () if self.kernel.nodes is None else self.kernel.nodes.connected_names
+
+    async def joined(self, *names: str, timeout: float = JOIN_SECONDS) -> None:
+        """Wait until these nodes are connected. Raises `TimeoutError` after `timeout` (default 10) seconds."""
+        nodes = self._nodes()
+        check_seconds("joined", timeout, "joined")
+        try:
+            async with asyncio.timeout(timeout):
+                for name in names:
+                    await nodes.when(name, up=True)
+        except TimeoutError:
+            missing = ", ".join(name for name in names if name not in nodes.connected_names)
+            raise TimeoutError(f"not connected within {timeout:g} s: {missing}") from None
+
+    async def find(self, name: str, *, timeout: float = JOIN_SECONDS) -> Ref[Any]:
+        """The address of an actor by path or short name: of this node, else of the one other node that has it.
+
+        Raises `UsageError` when nobody has it, when several do, or when a node does not answer within `timeout`
+        (default 10) seconds.
+        """
+        self._running()
+        found = self._local_ref(name)
+        if found is not None:
+            return found
+        return Ref(await self._nodes().find(name, timeout))
+
+    def _nodes(self) -> Nodes:
+        self._running()
+        if self.kernel.nodes is None:
+            raise UsageError("this system is no node; give System(name=...) and listen= or join=")
+        return self.kernel.nodes
 
     def watch(self, *refs: Ref[Any], timeout: float = WATCH_SECONDS) -> Watch:
         """Be told when actors end, from outside of actors: `await` it, or iterate over it. See `Watch`."""

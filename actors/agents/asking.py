@@ -54,7 +54,11 @@ class AgentRef(Ref[Any]):
             return Refused("dead", self.path)
         return True
 
-    async def send(self, message: Any, *, timeout: float = 5.0) -> Literal[True] | Refused:
+    def kinds(self) -> tuple[type, ...]:
+        """The one type of message that begins a run."""
+        return (self._policy.agent.accepts,)
+
+    async def send(self, message: Any, *, timeout: float = 5.0, reliable: bool = False) -> Literal[True] | Refused:
         """Begin a run that nobody waits for, waiting for room; committed when this returns True."""
         deadline = self._runs.kernel.loop.time() + timeout
         told = self.tell(message)

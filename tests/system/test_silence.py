@@ -44,11 +44,23 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.promise(279)
 def test_no_way_turns_silence_into_a_yes() -> None:
-    for round in range(1, 13):  # a round in which no gated tool ran at all is one in six
-        run_state_machine_as_test(ApprovalMachine, settings=QUICK)
-        if round > 1 and ApprovalMachine.happened["effect"]:
-            break
-    _tried("effect", "ApprovalGiven")
+    run_state_machine_as_test(ApprovalMachine, settings=settings(QUICK, max_examples=60))
+
+
+@pytest.mark.promise(279)
+def test_the_machine_sees_the_effect_of_a_yes() -> None:
+    """What a few drawn sequences do depends on the modules that are loaded: in some none lets a gated tool run."""
+    machine = ApprovalMachine()
+    machine.begin()
+    machine.ask("one")
+    machine.every_effect_has_a_yes_of_its_own()
+    machine.approve(0, "eve", "its own", 1, False)
+    machine.every_effect_has_a_yes_of_its_own()
+    assert machine.effects == []
+    machine.approve(0, "ana", "its own", 1, False)
+    machine.every_effect_has_a_yes_of_its_own()
+    assert [effect.run for effect in machine.effects] == machine.runs
+    machine.teardown()
 
 
 def _tried(*what: str) -> None:

@@ -1,0 +1,313 @@
+"""The receiving end of a channel: who gets its messages, and how many more may be sent.
+
+A channel may be ahead of its receiver's mailbox by `WINDOW` messages: those that found it full wait in its queue for
+room, in order, and no credit is given while more than half a window does. So what a peer can make this node hold is
+bounded, and a slow actor stops only those who send to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from understudy.actors.cell import Cell
+from understudy.actors.delivery import Entry, Envelope
+from understudy.actors.errors import (
+    ActorStopped,
+    AskError,
+    AskTimeout,
+    CallCycle,
+    MailboxFull,
+    NotHandled,
+    UnderstudyError,
+    UsageError,
+)
+from understudy.actors.lifecycle import Exit
+from understudy.actors.messages import tag_of
+from understudy.actors.refs import Ref, check_cycle
+from understudy.actors.remote.items import Credit, Dropped, Fail, Opened
+from understudy.actors.remote.link import Link, Request
+from understudy.actors.tasks import new_task
+
+if TYPE_CHECKING:
+    from understudy.actors.remote.session import Session
+
+LONGEST: Final = 366 * 86_400.0
+"""Seconds that a request may take; also what a deadline that is no number becomes."""
+WINDOW: Final = 1_000
+"""Messages that a channel may have sent, and its receiver not yet put into a mailbox."""
+
+
+class FarSender:
+    """Who sent what came over a link, as far as it is known: the node."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, node: str) -> None:
+        self.path = f"{node}/"
+
+
+class FarReply:
+    """The reply of a request that came over a link, in place of a future."""
+
+    __slots__ = ("_id", "_open", "_session", "_target")
+
+    def __init__(self, session: Session, id: int, target: str) -> None:
+        self._session = session
+        self._id = id
+        self._target = target
+        self._open = True
+
+    def done(self) -> bool:
+        """Whether it was given, or nobody waits any more."""
+        return not self._open or self._session.closed
+
+    def cancelled(self) -> bool:
+        """Never: who asked may be gone, which is `done`."""
+        return False
+
+    def cancel(self) -> None:
+        """Give nothing."""
+        self._close()
+
+    def _close(self) -> Link | None:
+        if not self._open:
+            return None
+        self._open = False
+        self._session.serving.pop(self._id, None)
+        return None if self._session.closed else self._session.link
+
+    def set_result(self, value: object) -> None:
+        """Send the reply."""
+        link = self._close()
+        if link is None:
+            return
+        try:
+            link.reply(self._id, value)
+        except UsageError as error:
+            link.control(Fail(self._id, "reply", self._target, detail=str(error)))
+
+    def set_exception(self, error: BaseException) -> None:
+        """Send why there is none."""
+        link = self._close()
+        if link is not None:
+            link.control(failure(self._id, self._target, error))
+
+
+def failure(id: int, target: str, error: BaseException) -> Fail:
+    """An error as it travels."""
+    if isinstance(error, ActorStopped):
+        return Fail(id, "stopped", target, error.exit.kind, error.exit.detail)
+    if isinstance(error, NotHandled):
+        return Fail(id, "unknown", target, names=error.accepts)
+    if isinstance(error, MailboxFull):
+        return Fail(id, "full", target, limit=error.limit)
+    if isinstance(error, AskTimeout):
+        return Fail(id, "expired", target)
+    if isinstance(error, CallCycle):
+        return Fail(id, "cycle", target, names=error.cycle)
+    return Fail(id, "stopped", target, "error", f"{type(error).__name__}: {error}"[:500])
+
+
+class Inlet:
+    """One channel's receiver: an actor, or whatever a ref of this node stands for (a pool, an agent, routes)."""
+
+    __slots__ = (
+        "_allowed",
+        "_allowed_kinds",
+        "_held",
+        "_known",
+        "_received",
+        "_ref",
+        "_session",
+        "channel",
+        "early",
+        "open",
+        "path",
+        "plain",
+        "size",
+    )
+
+    def __init__(self, session: Session, channel: int, path: str, ref: Ref[Any]) -> None:
+        self._session = session
+        self.channel = channel
+        self.path = path
+        self._ref = ref
+        self.plain = type(ref) is Ref
+        self._received = 0
+        self._allowed = 0
+        self._held = 0
+        self._known: tuple[type, ...] | None = None
+        self._allowed_kinds: tuple[type, ...] = ()
+        self.open = False
+        self.size = 0
+        self.early: list[Callable[[], None]] = []
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that the next message goes to."""
+        return self._ref.cell()
+
+    def kinds(self) -> tuple[type, ...] | None:
+        """What it takes from this peer; None while that is not known."""
+        nodes = self._session.nodes
+        kinds = nodes.takes(self._ref)
+        if kinds is None or nodes.rules is None:
+            return kinds
+        if kinds is not self._known:
+            peer, path = self._session.peer.name, self._ref.path
+            self._known = kinds
+            self._allowed_kinds = tuple(kind for kind in kinds if nodes.rules.allows(peer, path, tag_of(kind)))
+        return self._allowed_kinds
+
+    def begin(self, first: int) -> None:
+        """Say what it takes."""
+        kinds = self.kinds() or ()
+        self.open = True
+        self._allowed = max(first, WINDOW)
+        tags = tuple(sorted(tag_of(kind) for kind in kinds))
+        self._session.link.control(Opened(self.channel, self._allowed, tags, self.cell.limit))
+        early, self.early = self.early, []
+        for again in early:
+            again()
+
+    # -- messages ----------------------------------------------------------------------------------------------
+
+    def told(self, messages: list[Any]) -> None:
+        """Deliver messages."""
+        self._received += len(messages)
+        refused = ""
+        lost = 0
+        if self.plain:
+            cell = self._ref._cell
+            taken = cell.kernel.post_all(cell, messages, self._session.sender)
+            for message in messages[taken:]:
+                reason = self._deliver(cell, (message, self._session.sender))
+                if reason:
+                    lost, refused = lost + 1, reason
+        else:
+            for message in messages:
+                told = self._ref.tell(message)
+                if not told:
+                    lost, refused = lost + 1, told.reason
+        if lost:
+            self._lost(lost, refused)
+        self.give()
+
+    def _deliver(self, cell: Cell, entry: Entry, ack: Callable[[], None] | None = None) -> str:
+        """Put an entry into the mailbox, or let it wait for room; why it was not taken, "" if it was."""
+        posted = cell.kernel.post(cell, entry, quiet=True)
+        if not posted:
+            if posted.reason != "full":
+                return posted.reason
+            self._held += 1
+            size = self.size
+            self._session.weigh(size)
+            cell.box().wait_for_room(entry, lambda given: self._settled(cell, entry, size, ack, given=given))
+        elif ack is not None:
+            ack()
+        return ""
+
+    def _settled(self, cell: Cell, entry: Entry, size: int, ack: Callable[[], None] | None, *, given: bool) -> bool:
+        """One that waited may be put in, or the mailbox is gone; whether it still wants to be."""
+        self._held -= 1
+        self._session.weigh(-size)
+        wanted = given and not (isinstance(entry, Envelope) and (entry.cancelled or _done(entry)))
+        if not given:
+            cell.kernel.lose(cell, entry, "stopped")
+        if ack is not None:
+            ack()
+        self.give()
+        return wanted
+
+    def take(self, message: Any, ack: Callable[[], None]) -> None:
+        """Deliver one message of those that are acknowledged: `ack` is called when it is in the mailbox, or refused."""
+        self._received += 1
+        refused: str
+        if not self.plain:
+            refused = "" if (told := self._ref.tell(message)) else told.reason
+        else:
+            refused = self._deliver(self._ref._cell, (message, self._session.sender), ack)
+            if not refused:
+                return
+        if refused:
+            self._lost(1, refused)
+        ack()
+
+    def skipped(self, count: int) -> None:
+        """Messages came that are not delivered: their places are free again."""
+        self._received += count
+
+    def _lost(self, count: int, reason: str) -> None:
+        if not self._session.closed:
+            self._session.link.control(Dropped(self.channel, count, reason))
+            if reason == "dead":
+                self._session.shut(self, "dead", str(self.cell.exit))
+
+    def give(self) -> None:
+        """Give credit, if it is time to."""
+        if self._session.closed or not self.open:
+            return
+        allowed = self._received + WINDOW - self._held
+        if self._held * 2 <= WINDOW and (allowed - self._allowed) * 2 >= WINDOW - self._held:
+            self._allowed = allowed
+            self._session.link.control(Credit(self.channel, allowed))
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    def asked(self, requests: list[Request]) -> None:
+        """Deliver requests."""
+        self._received += len(requests)
+        session = self._session
+        now = self._session.nodes.kernel.now()
+        for request in requests:
+            id, seconds, message = request[:3]
+            seconds = seconds if seconds < LONGEST else LONGEST
+            if not self.plain:
+                self._ask_ref(id, seconds, message)
+                continue
+            cell = self._ref._cell
+            reply: Any = FarReply(session, id, self.path)
+            chain = session.nodes.chain_of(request[3]) if len(request) == 4 else ()
+            envelope = Envelope(message, session.sender, None, now + seconds, chain, reply)
+            session.serving[id] = envelope
+            self._ask(cell, envelope)
+        self.give()
+
+    def _ask(self, cell: Cell, envelope: Envelope) -> None:
+        try:
+            check_cycle(cell, envelope)
+            refused = self._deliver(cell, envelope)
+        except AskError as error:
+            envelope.fail(error)
+            return
+        if refused == "unknown":
+            envelope.fail(NotHandled(cell.path, type(envelope.message), cell.takes()))
+        elif refused:
+            envelope.fail(ActorStopped(cell.path, cell.exit))
+
+    def _ask_ref(self, id: int, seconds: float, message: Any) -> None:
+        """A pool, an agent or routes: ask them as anybody here would, in a task of its own."""
+        session = self._session
+        task = new_task(
+            self._answer(id, seconds, message), session.nodes.kernel.loop, context=session.nodes.kernel.context.copy()
+        )
+        session.tasks[id] = task
+        task.add_done_callback(lambda _: session.tasks.pop(id, None))
+
+    async def _answer(self, id: int, seconds: float, message: Any) -> None:
+        reply = FarReply(self._session, id, self.path)
+        try:
+            value = await self._ref.ask(message, timeout=seconds)
+        except (UnderstudyError, TimeoutError) as error:
+            reply.set_exception(error)
+        except asyncio.CancelledError:
+            reply.set_exception(ActorStopped(self.path, Exit("killed", "the asker cancelled it")))
+            raise
+        else:
+            reply.set_result(value)
+
+
+def _done(envelope: Envelope) -> bool:
+    return envelope.reply is not None and envelope.reply.done()

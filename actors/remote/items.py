@@ -1,0 +1,137 @@
+"""What two nodes tell each other beside messages: the items of a link's control frames. Values only.
+
+An item that speaks of a channel means the channel of the direction it says: `Open`, `Shut` and `Want` come from the
+sender of its messages, `Opened`, `Closed`, `Credit`, `Acked` and `Dropped` from their receiver.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+FIRST_CREDIT: Final = 64
+"""Messages that may be sent on a channel before the receiver has said how many it takes."""
+
+Lost = Literal["unknown", "dead", "many"]
+"""Why a channel leads nowhere: no such name, or none that this peer may reach; it has stopped; too many channels."""
+Failure = Literal["stopped", "unknown", "full", "expired", "cycle", "reply", "refused"]
+"""How an ask failed at the other node."""
+
+
+class Item(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """Base of all items."""
+
+
+class Open(Item, frozen=True, tag=1):
+    """The frames of `channel` are for the actor `path` of your node."""
+
+    channel: int
+    path: str
+
+
+class Opened(Item, frozen=True, tag=2):
+    """It takes messages with these tags; `allowed` may be sent on the channel, counted from its opening."""
+
+    channel: int
+    allowed: int
+    takes: tuple[str, ...]
+    limit: int
+
+
+class Closed(Item, frozen=True, tag=3):
+    """The channel leads nowhere (any more). What was sent on it and not handled is a dead letter here."""
+
+    channel: int
+    reason: Lost
+    detail: str = ""
+
+
+class Credit(Item, frozen=True, tag=4):
+    """`allowed` messages may be sent on the channel by now, counted from its opening."""
+
+    channel: int
+    allowed: int
+
+
+class Dropped(Item, frozen=True, tag=5):
+    """`count` messages of the channel were refused, which the sender had been told were taken."""
+
+    channel: int
+    count: int
+    reason: str
+
+
+class Fail(Item, frozen=True, tag=6):
+    """The ask `id` failed. `exit` and `detail` say why its target ended, `names` are what it takes, or the cycle."""
+
+    id: int
+    kind: Failure
+    target: str
+    exit: str = ""
+    detail: str = ""
+    names: tuple[str, ...] = ()
+    limit: int = 0
+
+
+class Cancel(Item, frozen=True, tag=7):
+    """The asker of `id` was cancelled, and wants its handler to end."""
+
+    id: int
+
+
+class Watch(Item, frozen=True, tag=8):
+    """Tell the end of the present incarnation of `path`, once."""
+
+    id: int
+    path: str
+
+
+class Unwatch(Item, frozen=True, tag=9):
+    """Forget the watch `id`."""
+
+    id: int
+
+
+class Ended(Item, frozen=True, tag=10):
+    """The one notice of the watch `id`."""
+
+    id: int
+    incarnation: int
+    kind: str
+    detail: str
+    restarting: bool
+
+
+class Find(Item, frozen=True, tag=11):
+    """Is there an actor of this path or short name?"""
+
+    id: int
+    name: str
+
+
+class Found(Item, frozen=True, tag=12):
+    """Its path; "" when there is none. `detail` says why, if there is something to say."""
+
+    id: int
+    path: str
+    detail: str = ""
+
+
+class Acked(Item, frozen=True, tag=13):
+    """Of the reliable messages for `path`, all up to `number` are taken."""
+
+    path: str
+    number: int
+
+
+class Want(Item, frozen=True, tag=14):
+    """I hold reliable messages for `path` from `first` on: all before are acknowledged."""
+
+    path: str
+    first: int
+
+
+Control = (
+    Open | Opened | Closed | Credit | Dropped | Fail | Cancel | Watch | Unwatch | Ended | Find | Found | Acked | Want
+)

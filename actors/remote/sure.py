@@ -1,0 +1,172 @@
+"""Messages that arrive once, and in order, across lost links: numbered, kept until acknowledged, sent again.
+
+Numbers count from 1 for each sender node and target path, without gaps (as in Pekko's reliable delivery). The receiver
+takes number n when it has taken n - 1, passes over what it has taken, and acknowledges cumulatively when a message is
+in the mailbox. The promise holds within one epoch of both nodes: a message of a former epoch of either is not sent
+again, because nobody knows whether it was taken; its sender is told `no-connection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from understudy.actors.refs import Refused, RefusedReason, check_seconds
+from understudy.actors.remote.far import FarCell
+from understudy.actors.remote.items import Acked, Want
+
+if TYPE_CHECKING:
+    from understudy.actors.remote.inlets import Inlet
+    from understudy.actors.remote.peer import Peer
+    from understudy.actors.remote.session import Session
+
+KEPT: Final = 1_000
+"""Messages for one address that are not acknowledged, at most."""
+_Told = asyncio.Future[Literal[True] | Refused]
+
+
+class Outbox:
+    """Messages from here for one address. `_sent` of those kept are on the present link."""
+
+    def __init__(self, cell: FarCell) -> None:
+        self._cell = cell
+        self._epoch = cell.peer.epoch
+        self._next = 1
+        self._kept: OrderedDict[int, tuple[Any, _Told]] = OrderedDict()
+        self._sent = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, message: Any) -> _Told:
+        """Keep a message, and send it when it can be."""
+        told: _Told = self._cell.kernel.loop.create_future()
+        self._kept[self._next] = message, told
+        self._next += 1
+        self.pump()
+        return told
+
+    def pump(self) -> None:
+        """Send what has not been sent on the present link, as far as there is room."""
+        cell = self._cell
+        while self._sent < len(self._kept):
+            number = self._next - len(self._kept) + self._sent
+            message = self._kept[number][0]
+            reason = cell.way(type(message), waiting=False)
+            if reason in ("full", "no-connection"):
+                return
+            if reason is not None:  # the receiver does not take it; it is as if it had said so
+                self._settle(number, Refused(reason, cell.path))
+                return
+            link = cell.peer.link
+            assert link is not None  # noqa: S101  # looked at by `way`
+            link.tell_surely(cell.channel, number, message)
+            cell.sent += 1
+            self._sent += 1
+
+    def _settle(self, number: int, how: Literal[True] | Refused) -> None:
+        """All up to `number` are settled, this one like that."""
+        while self._kept and next(iter(self._kept)) < number:
+            self._first(True)
+        if self._kept and next(iter(self._kept)) == number:
+            self._first(how)
+
+    def _first(self, how: Literal[True] | Refused) -> None:
+        _, (_, told) = self._kept.popitem(last=False)
+        self._sent = max(0, self._sent - 1)
+        if not told.done():
+            told.set_result(how)
+
+    def acked(self, number: int) -> None:
+        """The receiver has taken all up to `number`."""
+        self._settle(number, True)
+
+    def give_up(self, reason: RefusedReason) -> None:
+        """Nothing that is kept will be taken; the receiver is told to go on behind it."""
+        if not self._kept:
+            return
+        while self._kept:
+            self._first(Refused(reason, self._cell.path))
+        link = self._cell.peer.link
+        if link is not None:
+            link.control(Want(self._cell.label, self._next))
+
+    def disconnected(self) -> None:
+        """The link is lost: everything is to be sent again."""
+        self._sent = 0
+
+    def connected(self) -> None:
+        """There is a link: of the same epoch of the peer, or what is kept is given up and numbers begin anew."""
+        if self._cell.peer.epoch != self._epoch:
+            while self._kept:
+                self._first(Refused("no-connection", self._cell.path))
+            self._epoch, self._next = self._cell.peer.epoch, 1
+        self.pump()
+
+
+class Sure:
+    """The outboxes of one node, and what it has taken from others."""
+
+    def __init__(self) -> None:
+        self._outboxes: dict[FarCell, Outbox] = {}
+        self._taken: dict[str, tuple[int, dict[str, int]]] = {}
+
+    async def send(self, cell: FarCell, message: Any, timeout: float) -> Literal[True] | Refused:
+        """True when the receiver has taken it. When the time is over before that it stays on its way: `unconfirmed`."""
+        check_seconds(cell, timeout)
+        cell.peer.check_writable(message)
+        outbox = self._outboxes.get(cell)
+        if outbox is None:
+            outbox = self._outboxes[cell] = Outbox(cell)
+            cell.outbox = outbox
+        if len(outbox) >= KEPT:
+            return Refused("full", cell.path)
+        told = outbox.put(message)
+        done, _ = await asyncio.wait([told], timeout=timeout)
+        return told.result() if done else Refused("unconfirmed", cell.path)
+
+    def connected(self, peer: Peer) -> None:
+        """There is a link to a peer."""
+        epoch, _ = self._taken.get(peer.name, (0, {}))
+        if epoch != peer.epoch:
+            self._taken[peer.name] = peer.epoch, {}
+        for cell, outbox in self._outboxes.items():
+            if cell.peer is peer:
+                outbox.connected()
+
+    def received(self, session: Session, inlet: Inlet, messages: list[tuple[int, Any]]) -> None:
+        """Take those that are next."""
+        taken = self._taken[session.peer.name][1]
+        path = inlet.path
+        for number, message in messages:
+            last = taken.get(path, 0)
+            if number <= last:
+                inlet.skipped(1)
+                session.link.control(Acked(path, last))
+            elif number == last + 1:
+                taken[path] = number
+                inlet.take(message, self._acknowledge(session, path, number))
+            else:
+                inlet.skipped(1)
+        inlet.give()
+
+    @staticmethod
+    def _acknowledge(session: Session, path: str, number: int) -> Callable[[], None]:
+        def ack() -> None:
+            if not session.closed:
+                session.acknowledge(path, number)
+
+        return ack
+
+    def acked(self, session: Session, item: Acked) -> None:
+        """A peer has taken messages."""
+        outbox = self._outboxes.get(session.peer.cell(item.path))
+        if outbox is not None:
+            outbox.acked(item.number)
+
+    def wanted(self, session: Session, item: Want) -> None:
+        """A peer has given up what came before."""
+        taken = self._taken[session.peer.name][1]
+        taken[item.path] = max(taken.get(item.path, 0), item.first - 1)
