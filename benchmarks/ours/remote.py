@@ -162,7 +162,7 @@ async def _partition(case: Case) -> Found:
             witness = system.spawn(lambda: Witness(ref, told))
             case.start()
             before = await remote.by_many(Far(ref, first), count, window, texts)
-            asks = [asyncio.create_task(ref.ask(Hold(), timeout=ASK_SECONDS))]
+            asks: list[asyncio.Task[Any]] = [asyncio.create_task(ref.ask(Hold(), timeout=ASK_SECONDS))]
             asks += [asyncio.create_task(ref.ask(Ping(n, texts[n]), timeout=ASK_SECONDS)) for n in range(1, window)]
             await asyncio.sleep(HOLD_SECONDS)  # they are there, or on their way: either will do
             killed = clock()
