@@ -46,6 +46,8 @@ def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     if case.name in ("remote", "oneway"):
         case.extra["remote_floor_digest"] = remote_floor.digest()
         return partial(remote.program, remote_floor.opened)
+    if case.name == "slow" and case.line == "remote":
+        raise NotSupported("the floor has no credit")
     if case.name == "slow":
         return partial(slow.program, slow.plain(case))
     return _run

@@ -99,6 +99,7 @@ SLOW = Benchmark(
         _slow("refuse", _accounted, verb="tell"),
         _slow("drop-newest", _accounted, verb="tell", overflow="drop_newest"),
         _slow("drop-oldest", _accounted, verb="tell", overflow="drop_oldest"),
+        _slow("remote", lambda args: _all_there(args) | _accounted(args), verb="send", net="tcp, loopback, HMAC"),
         _slow("roomy", _all_there, 0, verb="tell", mailbox_limit=ROOMY),
     ),
 )

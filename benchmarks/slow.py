@@ -74,8 +74,10 @@ class Outcome:
     """Seconds all producers together spent in sending."""
     notices: list[tuple[float, int]] = field(default_factory=list)
     """For every notice sent in the overload: milliseconds until it was handled, messages handled meanwhile."""
-    grown: int | None = None
-    """Bytes the process that consumes grew by, where that is another one."""
+    grown: int = 0
+    """Bytes that another process grew by."""
+    cpu: float | None = None
+    """CPU seconds of all processes, where there are several: without their start."""
 
 
 Play = Callable[[int, int], Awaitable[Outcome]]
@@ -89,6 +91,8 @@ async def program(play: Play, case: Case) -> Found:
     case.start()
     once, grown = await _grown(play, producers, count)
     case.stop()
+    if once.cpu is not None:
+        case.wall, case.cpu = once.wall, once.cpu
     more, grown_more = await _grown(play, producers, 4 * count)
     case.extra |= _told(once, producers)
     case.extra["rss_grew_kb"], case.extra["rss_grew_kb_4n"] = _kb(grown), _kb(grown_more)
@@ -113,9 +117,7 @@ async def _grown(play: Play, producers: int, count: int) -> tuple[Outcome, int |
     gc.collect()
     before, can_tell = rss_bytes(), reset_rss_peak()
     outcome = await play(producers, count)
-    if outcome.grown is not None:
-        return outcome, outcome.grown
-    return outcome, rss_peak_bytes() - before if can_tell else None
+    return outcome, rss_peak_bytes() - before + outcome.grown if can_tell else None
 
 
 def _kb(size: int | None) -> int | None:

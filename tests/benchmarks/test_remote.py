@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import plain, remote, remote_floor, worker
+from benchmarks import ours, plain, remote, remote_floor, worker
 from benchmarks.case import Case, CheckFailed, Found
 from benchmarks.remote_floor import ASK, TELL, BadFrame, End, Note, Ping
 from benchmarks.suite import BENCHMARKS
@@ -21,6 +21,8 @@ SMALL = {
     "remote:window-64-10kb": (100, 64, 10_000),
     "oneway:send": (3_000, 100),
 }
+OURS = {line: () if line in ("remote:window-64", "oneway:send") else pytest.mark.campaign for line in SMALL}
+"""Each starts a process. Those that differ in numbers only are left to a campaign."""
 
 
 def case(title: str, bug: str = "") -> Case:
@@ -30,7 +32,7 @@ def case(title: str, bug: str = "") -> Case:
 
 def test_every_line_that_has_a_floor_is_here() -> None:
     lines = {f"{name}:{line.name}" for name in ("remote", "oneway") for line in BENCHMARKS[name].lines}
-    assert lines == set(SMALL)
+    assert lines == {*SMALL, "remote:partition"}
 
 
 @pytest.mark.parametrize("title", SMALL)
@@ -41,6 +43,48 @@ def test_the_floor_answers_rightly_from_another_process_and_counts_what_both_use
     both = (reply["extra"]["near_cpu_us"] + reply["extra"]["far_cpu_us"]) * ops / 1e6
     assert reply["cpu"] == pytest.approx(both, abs=1e-5)
     assert reply["extra"]["bytes_per_op"] > size
+
+
+# -- ours --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", [pytest.param(line, marks=marks) for line, marks in OURS.items()])
+def test_our_nodes_answer_rightly(title: str) -> None:
+    reply: Any = worker.run_once(ours, case(title))
+    assert (reply["ok"], reply.get("error")) == (True, None)
+
+
+def test_what_waits_fails_with_a_killed_node_which_is_told_once_and_found_again() -> None:
+    reply: Any = worker.run_once(ours, Case("remote", "partition", (150, 64, 100)))
+    assert (reply["ok"], reply.get("error")) == (True, None)
+    assert reply["extra"]["errors"] == ["ActorStopped"]
+
+
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        (Case("remote", "window-64", (150, 64, 100), bug="mixes"), "request 101 got another's answer"),
+        (Case("oneway", "send", (150, 100), bug="twice"), "handled: expected 150, got 151"),
+        pytest.param(
+            Case("remote", "window-64", (150, 64, 100), bug="twice"),
+            "handled: expected 150, got 151",
+            marks=pytest.mark.campaign,
+        ),
+        pytest.param(
+            Case("remote", "partition", (150, 64, 100), bug="gone"),
+            "again: expected 150, got 0",
+            marks=pytest.mark.campaign,
+        ),
+        pytest.param(
+            Case("remote", "partition", (150, 64, 100), bug="mixes"),
+            "request 101 got another's answer",
+            marks=pytest.mark.campaign,
+        ),
+    ],
+)
+def test_a_deliberate_bug_is_caught_and_gets_no_time(made: Case, error: str) -> None:
+    reply = worker.run_once(ours, made)
+    assert (reply["ok"], reply["error"]) == (False, error)
 
 
 # -- a wrong echo ------------------------------------------------------------------------------------------------
