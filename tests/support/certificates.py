@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import trustme
+
+P = ParamSpec("P")
 
 
 class Files(NamedTuple):
@@ -32,10 +34,19 @@ def made(folder: Path, name: str, ca: trustme.CA | None = None, host: str = "127
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+def on_a_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test with a loop of its own: in debug mode asyncio reports a refused connection to the loop, when it likes."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
 async def over_tls(server: ssl.SSLContext, client: ssl.SSLContext, listens: Talk, dials: Talk) -> None:
     """Let both talk over one connection. Raises what the dialing side does; the other ends with it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -48,32 +59,14 @@ async def over_tls(server: ssl.SSLContext, client: ssl.SSLContext, listens: Talk
                 done.set_result(None)
 
     listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server)
-    with but_refused(loop):
-        async with listening, asyncio.timeout(60):
-            host, port = listening.sockets[0].getsockname()
-            reader, writer = await asyncio.open_connection(host, port, ssl=client)
-            try:
-                await dials(reader, writer)
-            finally:
-                await closed(writer)
-            await done
-
-
-@contextmanager
-def but_refused(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """In debug mode asyncio reports a connection whose TLS handshake failed, which here is the point."""
-    handler = loop.get_exception_handler()
-
-    # What asyncio says of an error is any mapping.
-    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not isinstance(context.get("exception"), ssl.SSLError | ConnectionError):
-            (handler or (lambda loop, context: loop.default_exception_handler(context)))(loop, context)
-
-    loop.set_exception_handler(report)
-    try:
-        yield
-    finally:
-        loop.set_exception_handler(handler)
+    async with listening, asyncio.timeout(60):
+        host, port = listening.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port, ssl=client)
+        try:
+            await dials(reader, writer)
+        finally:
+            await closed(writer)
+        await done
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from certificates import Files, made, over_tls
+from certificates import Files, made, on_a_loop, over_tls
 from handshakes import OTHER, SECRET, A, B
 
 from understudy.actors.errors import SpecError
@@ -71,9 +71,9 @@ async def linked(
     return dialers[0], listener
 
 
-@pytest.mark.anyio
 @pytest.mark.promise(312)
 @pytest.mark.parametrize("way", ["ca", "pin", "neither", "both", "mutual"])
+@on_a_loop
 async def test_two_nodes_meet_over_tls(way: str, desk: Files, tmp_path: Path, ca: trustme.CA) -> None:
     own = digest_of(desk.cert)
     mine = made(tmp_path, "mine", ca)
@@ -90,8 +90,8 @@ async def test_two_nodes_meet_over_tls(way: str, desk: Files, tmp_path: Path, ca
     assert (dialer.peer.name, listener.peer.name) == ("b", "a")
 
 
-@pytest.mark.anyio
 @pytest.mark.promise(312)
+@on_a_loop
 async def test_who_does_not_know_the_secret_is_refused_over_tls_too(desk: Files) -> None:
     server, client = server_context(desk.cert, desk.key), client_context(ca=desk.ca)
     dialer, listener = await linked(server, client, digest_of(desk.cert), OTHER)
@@ -100,8 +100,8 @@ async def test_who_does_not_know_the_secret_is_refused_over_tls_too(desk: Files)
     assert dialer.refusal.reason == listener.refusal.reason == "secret"
 
 
-@pytest.mark.anyio
 @pytest.mark.promise(312)
+@on_a_loop
 async def test_who_stands_between_with_a_certificate_of_its_own_ends_the_link(desk: Files, mallory: Files) -> None:
     """Mallory passes every frame on, between two TLS connections: dialer to mallory, mallory to listener."""
     listener = Listener(SECRET, B, "tls", digest_of(desk.cert))
@@ -147,8 +147,8 @@ async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     raise AssertionError("the TLS handshake should have failed")
 
 
-@pytest.mark.anyio
 @pytest.mark.promise(312)
+@on_a_loop
 async def test_a_foreign_certificate_is_refused_by_ca_and_by_pin(desk: Files, mallory: Files) -> None:
     server, pin = server_context(mallory.cert, mallory.key), digest_of(desk.cert)
     with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self.signed"):
@@ -159,16 +159,16 @@ async def test_a_foreign_certificate_is_refused_by_ca_and_by_pin(desk: Files, ma
         assert f"the certificate is {digest_of(mallory.cert).hex()}; the pin is {pin.hex()}" in str(raised.value)
 
 
-@pytest.mark.anyio
+@on_a_loop
 async def test_a_certificate_for_another_host_is_refused_by_ca(tmp_path: Path, ca: trustme.CA) -> None:
     other = made(tmp_path, "other", ca, host="127.0.0.2")
     with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
         await over_tls(server_context(other.cert, other.key), client_context(ca=other.ca), nothing, never)
 
 
-@pytest.mark.anyio
 @pytest.mark.promise(312)
 @pytest.mark.parametrize("shows", ["none", "foreign"])
+@on_a_loop
 async def test_with_a_ca_a_dialer_without_a_certificate_of_it_is_refused(
     shows: str, desk: Files, mallory: Files
 ) -> None:
