@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 from certificates import Files, made, on_a_loop, over_tls
+from cryptography.hazmat.primitives import serialization
 from handshakes import OTHER, SECRET, A, B
 
 from understudy.actors.errors import SpecError
@@ -266,12 +267,13 @@ def test_what_cannot_be_used_is_refused_with_the_file(tmp_path: Path, desk: File
     empty = tmp_path / "empty.pem"
     empty.write_bytes(b"")
     locked = tmp_path / "locked.pem"
-    locked.write_text(desk.key.read_text().replace("PRIVATE", "ENCRYPTED PRIVATE"))
+    locked.write_bytes(with_password(desk.key.read_bytes()))
     none = tmp_path / "none.pem"
     wrongs: list[tuple[Callable[[], object], str]] = [
         (lambda: server_context(none, desk.key), "none.pem' with key .*: No such file"),
         (lambda: server_context(desk.cert, mallory.key), "mallory-key.pem'"),
         (lambda: server_context(empty, desk.key), "empty.pem'"),
+        (lambda: server_context(desk.cert, locked), "locked.pem': the key has a password; give one without"),
         (lambda: server_context(desk.cert, desk.key, ca=empty), "ca '.*empty.pem'"),
         (lambda: client_context(ca=none), "ca '.*none.pem'"),
         (lambda: client_context(key=desk.key), "without a certificate"),
@@ -284,3 +286,11 @@ def test_what_cannot_be_used_is_refused_with_the_file(tmp_path: Path, desk: File
     for wrong, name in wrongs:
         with pytest.raises(SpecError, match=name):
             wrong()
+
+
+def with_password(key: bytes) -> bytes:
+    return serialization.load_pem_private_key(key, None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"hunter2"),
+    )
