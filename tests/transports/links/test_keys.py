@@ -133,7 +133,7 @@ def test_what_is_no_secret_is_refused_by_place_and_never_by_value(tmp_path: Path
         (tmp_path / "none", {}, f"secret= {str(tmp_path / 'none')!r}: No such file or directory"),
         (tmp_path / "pipe", {}, f"secret= {str(tmp_path / 'pipe')!r} is not a regular file"),
         (tmp_path, {}, f"secret= {str(tmp_path)!r} is not a regular file"),
-        (Path("nul\0"), {}, "secret= 'nul\\x00': embedded null byte"),
+        (Path("nul\0"), {}, "secret= 'nul\\x00': a path does not have NUL characters"),
         (7, {}, "secret= takes bytes, a text or a Path, not int"),
     ]
     for given, environ, text in cases:
