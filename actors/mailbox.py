@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -183,7 +183,8 @@ class Mailbox(Generic[E]):
                     return
                 waiting.popleft()
                 continue
-            entry, settle = waiting.popleft()
+            waiting.popleft()
+            entry, settle = first
             if settle(True):
                 self.work.append(entry)
         if not waiting:
