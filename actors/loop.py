@@ -107,7 +107,7 @@ class Dispatcher(Workers):
             if not ready:
                 # What was handled last is nobody's any more, and it may be long until there is something else.
                 stepper.value = cell = entry = found = handler = message = sender = life = nothing
-                envelope = context = warm = value = waiting = nothing
+                envelope = context = warm = value = waiting = reply = box = nothing
                 if not await self._await_ready():
                     self._keep(stepper)
                     return False
