@@ -37,12 +37,10 @@ from understudy.actors.journal.store import JournalStore, MemoryStore, posted_of
 from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.redaction import Redact, Redactor, key_beside
-from understudy.actors.refs import Ref
-from understudy.actors.remote.nodes import Nodes
 from understudy.actors.scheduling import Scheduler, simulation_of
 from understudy.actors.telemetry import log, scrubbing
 from understudy.actors.watchdog import THRESHOLD, Watchdog, check_threshold
-from understudy.reach import Given, Join, Listen, Reach, network_of, reach
+from understudy.reach import Given, Join, Listen, Reaching, reach
 from understudy.supervisors import lint
 from understudy.supervisors import tree as trees
 from understudy.supervisors.backoff import Backoff
@@ -50,13 +48,11 @@ from understudy.supervisors.dynamic import TEMPLATE, DynamicActor, DynamicPlan
 from understudy.supervisors.guards.accounts import Accounts
 from understudy.supervisors.history import LONG, READ, History
 from understudy.supervisors.intensity import Intensity
-from understudy.supervisors.keeping import Keeper
 from understudy.supervisors.routing import Pool
 from understudy.supervisors.specs import Supervisor
 
 if TYPE_CHECKING:
     from understudy.transports.links.allow import Allow
-    from understudy.transports.links.network import Network
     from understudy.transports.links.ports import Tls
 
 POLL_SECONDS: Final = 0.2
@@ -70,7 +66,7 @@ GUARDIAN: Final = "spawned"
 JournalPath = PathLike[str] | str
 
 
-class Node:
+class Node(Reaching):
     """A tree, its journal and its addresses, from entering to leaving. Its parameters are those of `System`."""
 
     def __init__(
@@ -113,7 +109,6 @@ class Node:
         if watchdog is not None:
             check_threshold(watchdog)
         self._stack: AsyncExitStack | None = None
-        self.network: Network | None = None
         self._reach = reach(name, listen, join, secret, tls, allow)
 
     # -- in and out ----------------------------------------------------------------------------------------
@@ -198,29 +193,7 @@ class Node:
         await self._take_inbox()
         poller = asyncio.create_task(self._poll(), name="understudy-inbox")
         stack.push_async_callback(end_task, poller)
-        if self._reach is not None:
-            await self._connect(self._reach, stack)
-
-    async def _connect(self, reach: Reach, stack: AsyncExitStack) -> None:
-        """Be a node among others."""
-        file = fspath(self._journal_at) if isinstance(self._journal_at, str | PathLike) else None
-        epoch = max(int(self._clock.wall() * 1e6), int(self.journal.kept.get("node_epoch", "0")) + 1)
-        await self.journal.store.set_meta({"node_epoch": str(epoch)})
-        nodes = self.kernel.nodes = Nodes(self.kernel, reach.name, epoch, self._reachable, reach.rules)
-        self.network = network_of(reach, nodes, file, self._dice)
-        stack.push_async_callback(self.network.aclose)
-        await self.network.start()
-
-    def _reachable(self, path: str) -> Ref[Any] | None:
-        """What another node may address by this path: no supervisor itself, and of agents only their addresses."""
-        found = self._local_ref(path)
-        if found is None or type(found) is not Ref:
-            return found
-        kind = found.cell().kind
-        return None if kind is None or issubclass(kind, AgentActor | Keeper) else found
-
-    def _local_ref(self, name: str) -> Ref[Any] | None:
-        raise NotImplementedError
+        await self._connect(stack)
 
     async def _remembered(self) -> History:
         """The restarts that a former process counted. One that cannot be read is no reason not to start."""

@@ -36,8 +36,7 @@ from understudy.actors.journal.sessions import completed
 from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.outlet import BUFFER, FLUSH_SECONDS
-from understudy.actors.refs import Key, Ref, check_seconds
-from understudy.actors.remote.nodes import Nodes
+from understudy.actors.refs import Key, Ref
 from understudy.actors.suspension import SUSPEND_SECONDS
 from understudy.actors.telemetry import Telemetry
 from understudy.actors.topics import Topic
@@ -56,7 +55,6 @@ O = TypeVar("O")  # noqa: E741  # the name that users see: output
 M = TypeVar("M")
 T = TypeVar("T")
 
-JOIN_SECONDS = 10.0
 STREAMED = 10_000
 """Events that wait for a slow reader of a stream."""
 
@@ -143,48 +141,6 @@ class System(Node):
                 return self._route_ref(path, supervisor)
         cell = self.kernel.registry.find(name)
         return None if cell is None else self.kernel.ref_of(cell)
-
-    # -- other nodes -------------------------------------------------------------------------------------------
-
-    @property
-    def listening(self) -> tuple[str, ...]:
-        """Where this node listens, with the ports it was given."""
-        return () if self.network is None else self.network.listening
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The names of the nodes that are connected, sorted."""
-        return () if self.kernel.nodes is None else self.kernel.nodes.connected_names
-
-    async def joined(self, *names: str, timeout: float = JOIN_SECONDS) -> None:
-        """Wait until these nodes are connected. Raises `TimeoutError` after `timeout` (default 10) seconds."""
-        nodes = self._nodes()
-        check_seconds("joined", timeout, "joined")
-        try:
-            async with asyncio.timeout(timeout):
-                for name in names:
-                    await nodes.when(name, up=True)
-        except TimeoutError:
-            missing = ", ".join(name for name in names if name not in nodes.connected_names)
-            raise TimeoutError(f"not connected within {timeout:g} s: {missing}") from None
-
-    async def find(self, name: str, *, timeout: float = JOIN_SECONDS) -> Ref[Any]:
-        """The address of an actor by path or short name: of this node, else of the one other node that has it.
-
-        Raises `UsageError` when nobody has it, when several do, or when a node does not answer within `timeout`
-        (default 10) seconds.
-        """
-        self._running()
-        found = self._local_ref(name)
-        if found is not None:
-            return found
-        return Ref(await self._nodes().find(name, timeout))
-
-    def _nodes(self) -> Nodes:
-        self._running()
-        if self.kernel.nodes is None:
-            raise UsageError("this system is no node; give System(name=...) and listen= or join=")
-        return self.kernel.nodes
 
     def watch(self, *refs: Ref[Any], timeout: float = WATCH_SECONDS) -> Watch:
         """Be told when actors end, from outside of actors: `await` it, or iterate over it. See `Watch`."""
