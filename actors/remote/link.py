@@ -23,7 +23,8 @@ Request = tuple[int, float, Any] | tuple[int, float, Any, tuple[Hop, ...]]
 
 
 class Link(Protocol):
-    """One connection. `name` and `epoch` are the other node's.
+    """One connection. `name` and `epoch` are the other node's; `crowded`: more waits to be written than should, and
+    nothing but replies and control is to be sent now.
 
     What cannot be written raises `UsageError` naming the field, and a message over the limit of a frame, too; nothing
     was sent then.
@@ -31,11 +32,7 @@ class Link(Protocol):
 
     name: str
     epoch: int
-
-    @property
-    def crowded(self) -> bool:
-        """Whether more waits to be written than should: send nothing but replies and control now."""
-        ...
+    crowded: bool
 
     # Any: a message or a reply of any type that can be written
     def tell(self, channel: int, message: Any) -> None:
