@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from msgspec import Struct
@@ -111,10 +111,10 @@ class SocketLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # of a stream
-        self._transport: asyncio.Transport | None = transport
+        stream = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self._transport: asyncio.Transport | None = stream
         self._harbour.met(self)
-        self._handshake = self._make(transport)
+        self._handshake = self._make(stream)
         self._timer = self._loop.call_later(self._timing.handshake, self._too_late, context=self._context)
         self._say(self._handshake.start())
 
