@@ -158,6 +158,11 @@ class Reaching:
         stack.push_async_callback(self.network.aclose)
         await self.network.start()
 
+    def _far(self, path: str) -> Ref[Any] | None:
+        """The address "node/path"; None when no such node is known."""
+        cell = None if self.kernel.nodes is None else self.kernel.nodes.cell(path)
+        return None if cell is None else FarRef(cell)
+
     def _reachable(self, path: str) -> Ref[Any] | None:
         """What another node may address by this path: no supervisor itself, and of agents only their addresses."""
         found = self._local_ref(path)
