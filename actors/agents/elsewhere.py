@@ -24,7 +24,7 @@ from understudy.actors.messages import Message
 from understudy.actors.refs import Ref
 
 if TYPE_CHECKING:
-    from understudy.actors.agents.acting import Acts
+    from understudy.actors.agents.delegating import Delegating
     from understudy.actors.agents.agent import Agent, Delegate
 
 PATIENCE: Final = 10.0
@@ -125,7 +125,7 @@ class Spent(Struct):
     estimated: bool = False
 
 
-async def ask_elsewhere(acts: Acts, act: Delegate, far: Elsewhere, event: ev.ToolAsked) -> Spent:
+async def ask_elsewhere(acts: Delegating, act: Delegate, far: Elsewhere, event: ev.ToolAsked) -> Spent:
     """Ask the other node, as often as it takes within the time there is."""
     find = acts.far
     message, error = act.message(event.arguments)
@@ -168,7 +168,7 @@ async def ask_elsewhere(acts: Acts, act: Delegate, far: Elsewhere, event: ev.Too
     return Spent(error=text, kind="no-connection", spent=dict(far.limits), estimated=True)
 
 
-async def _ask(acts: Acts, ref: Ref[Any], request: Delegated, seconds: float) -> DelegatedResult:
+async def _ask(acts: Delegating, ref: Ref[Any], request: Delegated, seconds: float) -> DelegatedResult:
     """Wait for the reply; a stop that is asked for meanwhile is passed on, once, and the reply waited for."""
     asking: asyncio.Task[DelegatedResult] = asyncio.ensure_future(ref.ask(request, timeout=seconds))
     passed_on = False
