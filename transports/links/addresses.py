@@ -156,4 +156,5 @@ def _path(text: str, path: str) -> str:
 def _bare(text: str) -> str:
     """An address as an error may show it: without what stands before an @, which may be a password."""
     head, at, tail = text.rpartition("@")
-    return f"{head.partition('://')[0]}://…@{tail}" if at else text
+    scheme, found, _ = head.partition("://")
+    return f"{scheme + found if found else ''}…@{tail}" if at else text

@@ -95,23 +95,28 @@ def secret_of(path: str | PathLike[str], origin: str = "secret=") -> LinkSecret:
     """The secret in a file. Raises `SpecError` as `link_secret` does."""
     where = f"{origin} {fspath(path)!r}"
     try:
-        # Not blocking: to open a named pipe nobody writes to would wait for ever.
+        # Not blocking: to open a named pipe that nobody writes to would wait for ever.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _check_file(os.fstat(file), where)
+            value = os.read(file, MOST + 3)
+        finally:
+            os.close(file)
+    except SpecError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise SpecError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
-    with os.fdopen(file, "rb", buffering=0) as kept:
-        found = os.fstat(kept.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise SpecError(f"{where} is not a regular file")
-        if found.st_mode & 0o077:
-            mode = stat.S_IMODE(found.st_mode)
-            raise SpecError(
-                f"{where} has mode {mode:04o}: others may read or change it; chmod 600 it, or make a new one"
-            )
-        if found.st_uid not in (os.geteuid(), 0):
-            raise SpecError(f"{where} belongs to another user, {found.st_uid}")
-        value = kept.read(MOST + 3) or b""
     return LinkSecret(value, where)
+
+
+def _check_file(found: os.stat_result, where: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise SpecError(f"{where} is not a regular file")
+    if found.st_mode & 0o077:
+        mode = stat.S_IMODE(found.st_mode)
+        raise SpecError(f"{where} has mode {mode:04o}: others may read or change it; chmod 600 it, or make a new one")
+    if found.st_uid not in (os.geteuid(), 0):
+        raise SpecError(f"{where} belongs to another user, {found.st_uid}")
 
 
 def _explicit(given: bytes | str | PathLike[str]) -> LinkSecret:

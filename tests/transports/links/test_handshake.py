@@ -209,8 +209,22 @@ def test_a_name_that_is_none_is_refused_in_one_line_that_prints(name: str) -> No
     assert listener.refusal is not None
     assert listener.refusal.reason == "name"
     assert listener.refusal.text.isprintable()
+    dialer = Dialer(SECRET, A)
+    challenge = Listener(SECRET, B).receive(*dialer.start()[0])[0][1]
+    assert dialer.receive(CHALLENGE, changed(challenge, name=name))[0][0] == REFUSE
+    assert dialer.refusal is not None
+    assert dialer.refusal.reason == "name"
+    assert dialer.refusal.text.isprintable()
     with pytest.raises(SpecError, match="node name"):
         Me(name, 1)
+
+
+@pytest.mark.promise(313)
+def test_a_listener_that_has_the_name_of_the_dialer_is_refused_before_anything_is_proven() -> None:
+    dialer = Dialer(SECRET, A)
+    challenge = Listener(SECRET, B).receive(*dialer.start()[0])[0][1]
+    assert [kind for kind, _ in dialer.receive(CHALLENGE, changed(challenge, name="a"))] == [REFUSE]
+    assert dialer.refusal == Refusal("name", "two nodes are called 'a': epochs 9 and 7")
 
 
 @pytest.mark.promise(313)
