@@ -139,7 +139,9 @@ class Ref(Generic[Mr]):
         if timeout is not SEND_SECONDS:
             check_seconds(cell, timeout)
         box = cell.mailbox
-        if cell.first is None and (box is None or (box.waiting is None and len(box.work) < box.limit)):
+        if cell.first is None and (
+            cell.far is None if box is None else box.waiting is None and len(box.work) < box.limit
+        ):
             return self.tell(message)
         life = current_life()
         return await cell.kernel.post_when_room(cell, (message, None if life is None else life.cell), timeout)

@@ -11,6 +11,9 @@ from benchmarks.reference import oracle
 Args = tuple[int, ...]
 Settings = dict[str, object]
 
+ROOMY = 1_000_000
+"""The bound of a mailbox where a workload puts more than the default into one; printed with the row."""
+
 
 @dataclass(frozen=True)
 class Line:

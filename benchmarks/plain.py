@@ -1,12 +1,17 @@
-"""The floor as an implementation: every program of `floor.py`, unchanged, which checks itself by assertion."""
+"""The floor as an implementation: every program of `floor.py`, unchanged, which checks itself by assertion.
+
+What goes to another process has a floor of its own, `remote_floor`, and the checks of `remote`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Final
 
+from benchmarks import remote, remote_floor, slow
 from benchmarks.case import Case, CheckFailed, Found, NotSupported
 from benchmarks.probe import probed
 from benchmarks.reference import floor, floor_digest, oracle
@@ -36,6 +41,15 @@ def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The floor has one program for all lines of a benchmark. Raises `NotSupported` where it has none."""
     if case.name in WITHOUT:
         raise NotSupported("the floor has no such program")
+    if case.line == "partition":
+        raise NotSupported("the floor does not connect again")
+    if case.name in ("remote", "oneway"):
+        case.extra["remote_floor_digest"] = remote_floor.digest()
+        return partial(remote.program, remote_floor.opened)
+    if case.name == "slow" and case.line == "remote":
+        raise NotSupported("the floor has no credit")
+    if case.name == "slow":
+        return partial(slow.program, slow.plain(case))
     return _run
 
 

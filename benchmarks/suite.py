@@ -12,12 +12,11 @@ from math import isqrt
 from benchmarks.agent_suite import APPROVAL, BUDGET, COMPACTION, CONSTRUCTION, DURABLE, LOOPS, STEPS
 from benchmarks.case import Found
 from benchmarks.durable_suite import JOURNAL, REPLAY
-from benchmarks.lines import Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
+from benchmarks.lines import ROOMY, Args, Benchmark, Line, Settings, of_table, sizes_of, value_of
+from benchmarks.remote_suite import ONEWAY, REMOTE, SLOW
 
 MAILBOX = 1_000
 """The default bound of a mailbox."""
-ROOMY = 1_000_000
-"""The bound where a workload puts more than the default into one mailbox; printed with the row."""
 GROUP = 10
 """Agents per supervisor in the crash storm, and in Erlang's."""
 
@@ -321,7 +320,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         DURABLE,
         JOURNAL,
         LOOPS,
+        ONEWAY,
+        REMOTE,
         REPLAY,
+        SLOW,
         STEPS,
         STOPTREE,
     )

@@ -29,6 +29,7 @@ PROGRAMS = {
     "floor": "benchmarks.plain",
     "xoscar": "benchmarks.peers.in_xoscar",
     "pykka": "benchmarks.peers.in_pykka",
+    "autogen": "benchmarks.peers.in_autogen",
     "eia": "benchmarks.peers.in_eia",
     "langgraph": "benchmarks.peers.in_langgraph",
     "dbos": "benchmarks.peers.in_dbos",

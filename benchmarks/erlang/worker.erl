@@ -30,7 +30,7 @@ one(Mod, Args) ->
         T1 = erlang:monotonic_time(microsecond),
         Self ! {ran, self(), T1 - T0},
         receive check -> ok end,
-        Self ! {self(), Mod:check(Args, Result), Ops, Extra}
+        Self ! {self(), Mod:check(Args, Result), Ops, if is_function(Extra) -> Extra(); true -> Extra end}
     end),
     receive
         {ran, Pid, Wall} ->

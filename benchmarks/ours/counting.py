@@ -1,8 +1,8 @@
 """B2: a producer sends N increments without waiting for answers, then asks for the total."""
 
 from benchmarks.case import Case, Found
+from benchmarks.lines import ROOMY
 from benchmarks.ours.common import LONG, Bugs, all_ended, pick
-from benchmarks.suite import ROOMY
 from understudy import Actor, Message, Ref, System
 
 

@@ -8,9 +8,9 @@ wait for it, so its mailbox is roomier than the default.
 import asyncio
 
 from benchmarks.case import Case, Found
+from benchmarks.lines import ROOMY
 from benchmarks.memory import heap_bytes
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
-from benchmarks.suite import ROOMY
 from understudy import Actor, Down, Message, Ref, System
 
 MEASURED = 10_000

@@ -5,8 +5,9 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from understudy import System
+from understudy import Ref, System
 from understudy.actors.journal.events import SESSION as SESSION
 from understudy.actors.journal.events import ModelAsked as ModelAsked
 from understudy.actors.journal.events import Record, RunStarted, is_run
@@ -21,6 +22,11 @@ from understudy.transports.journals.sqlite import SQLiteStore
 def dead_letters(system: System) -> int:
     """Dead letters of this system so far."""
     return system.kernel.telemetry.letter_count
+
+
+def waiting(ref: Ref[Any]) -> int:
+    """Messages that wait in an actor's mailbox."""
+    return ref.cell().waiting
 
 
 async def journalled(system: System, stream: str) -> list[tuple[Row, object]]:

@@ -4,8 +4,8 @@ import asyncio
 from functools import partial
 
 from benchmarks.case import Case, Found
+from benchmarks.lines import ROOMY
 from benchmarks.ours.common import Bugs, all_ended, arrived, pick
-from benchmarks.suite import ROOMY
 from understudy import Actor, Message, Ref, System
 
 M31 = 2147483647

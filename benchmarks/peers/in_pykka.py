@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from importlib.metadata import version
@@ -13,6 +14,8 @@ import pykka  # type: ignore[import-not-found, unused-ignore]  # a peer's enviro
 
 from benchmarks.case import Case, CheckFailed, Found, NotSupported
 from benchmarks.reference import oracle
+from benchmarks.slow import PAUSE, Heard, Outcome, payload
+from benchmarks.slow import program as slow_program
 
 logging.disable(logging.CRITICAL)
 VERSION = f"pykka {version('pykka')}"
@@ -447,6 +450,43 @@ def skynet(case: Case) -> Found:
     return {"sum": total}
 
 
+class Consumer(Actor):
+    def __init__(self, heard: Heard, all_of_them: int, done: Future[float]) -> None:
+        super().__init__()
+        self.heard, self.all, self.done = heard, all_of_them, done
+
+    def on_receive(self, message: Any) -> Any:
+        if self.heard.hear(*message):
+            time.sleep(PAUSE)
+        if self.heard.delivered == self.all:
+            self.done.set_result(time.perf_counter())
+
+
+class Sender(Actor):
+    def on_receive(self, message: Any) -> Any:
+        to, mine, count = message
+        for number in range(count):
+            to.tell((mine, payload(number)))
+
+
+async def slow(case: Case) -> Found:
+    if case.line != "roomy":
+        raise NotSupported("no bounded mailbox")
+
+    async def play(producers: int, count: int) -> Outcome:
+        heard, done = Heard(producers), Future[float]()
+        consumer = Consumer.start(heard, producers * count, done)
+        senders = [Sender.start() for _ in range(producers)]
+        began = time.perf_counter()
+        for number, sender in enumerate(senders):
+            sender.tell((consumer, number, count))
+        wall = done.result(LONG) - began
+        _end_all([*senders, consumer])
+        return Outcome(heard, wall)
+
+    return await slow_program(play, case)
+
+
 RUN: dict[str, Callable[[Case], Found]] = {
     each.__name__: each
     for each in (pingpong, counting, threadring, fjcreate, fjthrput, chameneos, big, concdict, skynet)
@@ -455,6 +495,8 @@ RUN: dict[str, Callable[[Case], Found]] = {
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
+    if case.name == "slow":
+        return slow
     if case.name not in RUN:
         raise NotSupported("no program for this library")
 

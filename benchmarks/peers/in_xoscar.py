@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import logging
-import socket
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import xoscar as mo  # type: ignore[import-not-found, unused-ignore]  # a peer's environment
 
-from benchmarks.case import Case, Found
+from benchmarks import remote
+from benchmarks.case import Case, Found, NotSupported
 from benchmarks.peers.programs import program_of
+from benchmarks.workers import cpu_seconds_of, free_port
 
 logging.disable(logging.CRITICAL)
 VERSION = f"xoscar {version('xoscar')}"
@@ -47,19 +51,68 @@ class Api:
         await mo.destroy_actor(ref)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class Echo(mo.Actor):  # type: ignore[misc, unused-ignore]  # the base is the peer's
+    """In the pool's other process."""
+
+    def __init__(self, size: int) -> None:
+        self.kept = remote.Echo(size)
+
+    async def ask(self, number: int, text: bytes) -> bytes:
+        self.kept.hear(number, text)
+        return text
+
+    async def note(self, number: int, text: bytes) -> None:
+        self.kept.hear(number, text)
+
+    async def tally(self) -> tuple[int, int, int]:
+        return self.kept.tally()
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+class Far:
+    """See `remote.Far`."""
+
+    def __init__(self, ref: Any, pid: int) -> None:
+        self.ref, self.pid = ref, pid
+        self.ask: Callable[[int, bytes], Awaitable[bytes]] = ref.ask
+
+    async def tell_all(self, count: int, texts: Sequence[bytes]) -> None:
+        tell = self.ref.note.tell
+        for number in range(count):
+            await tell(number, texts[number % remote.TEXTS])
+
+    async def tally(self) -> remote.Tally:
+        return remote.Tally(*await self.ref.tally())
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds_of(self.pid)
+
+    def wire_bytes(self) -> int | None:
+        return None
+
+
+@contextlib.asynccontextmanager
+async def opened(case: Case) -> AsyncIterator[Far]:
+    """A pool with one sub-process, and the echo there."""
+    pool = await mo.create_actor_pool(f"127.0.0.1:{free_port()}", n_process=1)
+    async with pool:
+        (address,) = pool.sub_processes
+        ref = await mo.create_actor(Echo, case.args[-1], address=address, uid="echo")
+        yield Far(ref, await ref.pid())
 
 
 def program(case: Case) -> Callable[[Case], Awaitable[Found]]:
     """The program of a case. Raises `NotSupported`."""
+    if case.line == "partition":
+        raise NotSupported("no notice of a lost process")
+    if case.name in ("remote", "oneway"):
+        return functools.partial(remote.program, opened)
     run = program_of(case.name)
 
     async def within(case: Case) -> Found:
-        pool = await mo.create_actor_pool(f"127.0.0.1:{_free_port()}", n_process=0)
+        pool = await mo.create_actor_pool(f"127.0.0.1:{free_port()}", n_process=0)
         async with pool:
             return await run(Api(pool.external_address), case)
 

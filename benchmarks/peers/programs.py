@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from typing import Any
 
 from benchmarks.case import Case, CheckFailed, Found, NotSupported
@@ -11,6 +12,8 @@ from benchmarks.memory import full_collection_ms, heap_bytes, rss_bytes, tracked
 from benchmarks.peers.api import Api, Program, Ref, end_all
 from benchmarks.peers.trees import skynet, uts
 from benchmarks.reference import oracle
+from benchmarks.slow import BATCH, PAUSE, Heard, Outcome, payload
+from benchmarks.slow import program as slow_program
 
 KEYS = 4096
 
@@ -383,6 +386,45 @@ async def concdict(api: Api, case: Case) -> Found:
     return {"reads": reads, "writes": writes, "final_sum": total, "keys_written": written}
 
 
+async def slow(api: Api, case: Case) -> Found:
+    """Bounded with the bound that the peer gives a mailbox by itself; how full it is, it does not tell."""
+    if case.line not in ("wait", "roomy") or (case.line == "wait" and not api.bounded):
+        raise NotSupported("no such policy")
+
+    async def play(producers: int, count: int) -> Outcome:
+        heard, blocked, done = Heard(producers), 0.0, asyncio.get_running_loop().create_future()
+
+        class Consumer(api.Actor):  # type: ignore[name-defined]
+            async def on_receive(self, message: Any) -> Any:
+                if heard.hear(*message):
+                    await asyncio.sleep(PAUSE)
+                if heard.delivered == producers * count:
+                    done.set_result(None)
+
+        class Producer(api.Actor):  # type: ignore[name-defined]
+            async def on_receive(self, message: Any) -> Any:
+                nonlocal blocked
+                to, mine = message
+                for number in range(count):
+                    began = time.perf_counter()
+                    await api.tell(to, (mine, payload(number)))
+                    blocked += time.perf_counter() - began
+                    if number % BATCH == 0 and case.line == "roomy":
+                        await asyncio.sleep(0)
+
+        consumer = await api.spawn(Consumer, roomy=case.line == "roomy")
+        senders = [await api.spawn(Producer) for _ in range(producers)]
+        began = time.perf_counter()
+        for number, sender in enumerate(senders):
+            await api.tell(sender, (consumer, number))
+        await done
+        wall = time.perf_counter() - began
+        await end_all(api, [*senders, consumer])
+        return Outcome(heard, wall, blocked=blocked)
+
+    return await slow_program(play, case)
+
+
 async def density(api: Api, case: Case) -> Found:
     (n,) = case.args
     if case.line != "anonymous":
@@ -414,7 +456,20 @@ async def density(api: Api, case: Case) -> Found:
 
 PROGRAMS: dict[str, Program] = {
     each.__name__: each
-    for each in (pingpong, counting, threadring, fjcreate, fjthrput, chameneos, big, concdict, skynet, uts, density)
+    for each in (
+        pingpong,
+        counting,
+        threadring,
+        fjcreate,
+        fjthrput,
+        chameneos,
+        big,
+        concdict,
+        skynet,
+        slow,
+        uts,
+        density,
+    )
 }
 
 

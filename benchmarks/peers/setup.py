@@ -16,6 +16,7 @@ VENVS = Path(__file__).resolve().parent.parent / ".venvs"
 PINS = {
     "py311": ("python3.11", ("xoscar==0.12.2", "pykka==4.5.0")),
     "py312": ("python3.12", ("everything-is-an-actor==0.1.6", "uvloop==0.23.0")),
+    "autogen": ("python3.11", ("autogen-core==0.7.5", "autogen-ext[grpc]==0.7.5", "uvloop==0.23.0")),
     "agents": (
         "python3.11",
         (
