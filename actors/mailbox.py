@@ -14,8 +14,8 @@ Nothing here knows an event loop: what is waiting is told by a callback.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -28,6 +28,24 @@ Offer = Literal["taken", "full", "dropped"]
 
 Settle = Callable[[bool], bool]
 """Told True: room is given; it says whether that is still wanted. Told False: there will be none."""
+
+
+class Bulk(Protocol):
+    """Messages that were taken already and wait for room together."""
+
+    def pour(self, room: int) -> bool:
+        """Put at most `room` of them into `work`; whether there are more."""
+        ...
+
+    def lost(self) -> None:
+        """There will be no room."""
+        ...
+
+    # Any: entries of the mailbox's type
+    def held(self) -> Iterable[Any]:
+        """Those that still wait."""
+        ...
+
 
 DEFAULT_LIMIT: Final = 1_000
 CONTROL_LIMIT: Final = 4_096
@@ -59,7 +77,7 @@ class Mailbox(Generic[E]):
         self.overflow = overflow
         self.work: deque[E] = deque()
         self._control: deque[E] | None = None
-        self.waiting: deque[tuple[E, Settle]] | None = None
+        self.waiting: deque[tuple[E, Settle] | Bulk] | None = None
         self._dropped = 0
 
     def __len__(self) -> int:
@@ -126,10 +144,17 @@ class Mailbox(Generic[E]):
             self.waiting = deque()
         self.waiting.append((entry, settle))
 
+    def wait_in_bulk(self, bulk: Bulk) -> None:
+        """Queue up for room for many: they are poured in whenever half of the mailbox is free, without a call each."""
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(bulk)
+
     def give_up(self, entry: E) -> None:
         """Take a waiting sender out of the queue; one that is not in it is passed over."""
         if self.waiting is not None:
-            self.waiting = deque(waiting for waiting in self.waiting if waiting[0] is not entry) or None
+            kept = (each for each in self.waiting if not (isinstance(each, tuple) and each[0] is entry))
+            self.waiting = deque(kept) or None
             self._grant()
 
     def take(self) -> E | None:
@@ -152,7 +177,14 @@ class Mailbox(Generic[E]):
     def _grant(self) -> None:
         waiting = self.waiting
         while waiting and len(self.work) < self.limit:
-            entry, settle = waiting.popleft()
+            first = waiting[0]
+            if not isinstance(first, tuple):
+                if len(self.work) * 2 > self.limit or first.pour(self.limit - len(self.work)):
+                    return
+                waiting.popleft()
+                continue
+            waiting.popleft()
+            entry, settle = first
             if settle(True):
                 self.work.append(entry)
         if not waiting:
@@ -161,11 +193,11 @@ class Mailbox(Generic[E]):
     def withdraw(self, wanted: Callable[[E], bool]) -> list[E]:
         """Take out of the work lane, and from among the waiting, what `wanted` chooses; in order."""
         out = [entry for entry in self.work if wanted(entry)]
-        waiting = [pair for pair in self.waiting or () if wanted(pair[0])]
+        waiting = [pair for pair in self.waiting or () if isinstance(pair, tuple) and wanted(pair[0])]
         if out:
             self.work = deque(entry for entry in self.work if not wanted(entry))
         if waiting and self.waiting:
-            self.waiting = deque(pair for pair in self.waiting if not wanted(pair[0]))
+            self.waiting = deque(pair for pair in self.waiting if pair not in waiting)
         for _, settle in waiting:
             settle(False)
         self._grant()
@@ -206,7 +238,19 @@ class Mailbox(Generic[E]):
         while self.work:
             yield self.work.popleft()
         while self.waiting:
-            self.waiting.popleft()[1](False)
+            first = self.waiting.popleft()
+            if isinstance(first, tuple):
+                first[1](False)
+            else:
+                first.lost()
+
+    def outside(self) -> Iterator[E]:
+        """What waits for room."""
+        for each in self.waiting or ():
+            if isinstance(each, tuple):
+                yield each[0]
+            else:
+                yield from each.held()
 
     def statistics(self) -> MailboxStatistics:
         """Counts, now."""

@@ -64,19 +64,21 @@ class Posting:
             entry = _checked(entry)
         return self._put(cell, entry, quiet=quiet)
 
-    # Any: messages of any class that the cell takes
-    def post_all(self, cell: Cell, messages: list[Any], sender: Cell | None) -> int:
-        """Put messages, which the cell takes, into its mailbox as far as there is room now; how many were put there."""
-        if cell.state in ("stopping", "stopped"):
-            return 0
-        box = cell.box()
-        room = 0 if box.waiting else box.limit - len(box.work)
-        taken = messages if len(messages) <= room else messages[: max(0, room)]
-        if taken:
-            box.work.extend([(message, sender) for message in taken])
-            if cell.status != QUEUED and cell.runnable():
-                self.dispatcher.schedule(cell)
-        return len(taken)
+    def post_all(self, cell: Cell, entries: list[Entry]) -> int:
+        """Put entries, which the cell takes, into its mailbox as far as there is room now; how many were put there."""
+        if len(entries) == 1 and cell.first is None and cell.mailbox is None:
+            cell.first = entries[0]
+            taken = 1
+        else:
+            box = cell.box()
+            room = 0 if box.waiting else box.limit - len(box.work)
+            if len(entries) > room:
+                entries = entries[: max(0, room)]
+            taken = len(entries)
+            box.work.extend(entries)
+        if taken and cell.status != QUEUED and cell.runnable():
+            self.dispatcher.schedule(cell)
+        return taken
 
     def _put(self, cell: Cell, entry: Entry, *, quiet: bool) -> Literal[True] | Refused:
         """Put in what the door lets through."""

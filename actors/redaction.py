@@ -17,6 +17,7 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Final, cast
 
@@ -369,8 +370,11 @@ def _make_key(path: str) -> None:
         os.link(made, path)  # exclusive: where two make one, both read that of the first
     except FileExistsError:
         pass
+    except PermissionError:  # link(2): the file system has no links
+        os.replace(made, path)
     finally:
-        os.unlink(made)
+        with suppress(FileNotFoundError):
+            os.unlink(made)
 
 
 def _put(value: str, mark: str, part: str) -> str:

@@ -19,6 +19,7 @@ from understudy.actors.journal.store import JournalStore
 from understudy.actors.kernel import Kernel
 from understudy.actors.refs import Ref, check_seconds
 from understudy.actors.remote.nodes import Nodes, Rules, check_node_name
+from understudy.actors.remote.refs import FarRef
 from understudy.supervisors.keeping import Keeper
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class Reaching:
         found = self._local_ref(name)
         if found is not None:
             return found
-        return Ref(await self._nodes().find(name, timeout))
+        return FarRef(await self._nodes().find(name, timeout))
 
     def _nodes(self) -> Nodes:
         self._running()

@@ -104,8 +104,10 @@ def secret_of(path: str | PathLike[str], origin: str = "secret=") -> LinkSecret:
             os.close(file)
     except SpecError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise SpecError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise SpecError(f"{where}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SpecError(f"{where}: a path does not have NUL characters") from error
     return LinkSecret(value, where)
 
 

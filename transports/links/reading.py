@@ -13,10 +13,8 @@ from msgspec import Raw
 
 from understudy.actors.remote.items import Control
 from understudy.actors.remote.link import Hop
+from understudy.actors.remote.peer import UNREADABLE
 from understudy.transports.links.wire import ASK, ASK_CHAINED, RELIABLE, TELL
-
-UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
-"""What reading a body raises that is not what it should be. A text that is not UTF-8 is a ValueError."""
 
 read_items: Final = msgspec.msgpack.Decoder(list[Control]).decode
 read_replies: Final = msgspec.msgpack.Decoder(list[tuple[int, Raw]]).decode

@@ -16,8 +16,9 @@ from msgspec import Struct
 
 from understudy.actors.remote.items import Control
 from understudy.actors.remote.link import Hears, Hop
+from understudy.actors.remote.peer import UNREADABLE
 from understudy.transports.links.handshake import Dialer, Listener, Peer, Refusal
-from understudy.transports.links.reading import UNREADABLE, Reader, read_bye, read_items, read_replies, rough
+from understudy.transports.links.reading import Reader, read_bye, read_items, read_replies, rough
 from understudy.transports.links.wire import (
     ASK,
     ASK_CHAINED,

@@ -99,6 +99,17 @@ def test_however_many_make_the_key_file_at_once_all_get_one_key(tmp_path: Path) 
     assert [each.name for each in tmp_path.iterdir()] == ["desk.db-link-key"]
 
 
+def test_a_file_system_without_links_keeps_a_key_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(made: str, path: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    made = link_secret(journal=tmp_path / "desk.db", make=True, environ={})
+    assert equal(link_secret(journal=tmp_path / "desk.db", environ={}), made)
+    assert [each.name for each in tmp_path.iterdir()] == ["desk.db-link-key"]
+    assert (tmp_path / "desk.db-link-key").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.promise(315)
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620, 0o644, 0o601])
 def test_a_file_that_others_may_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
@@ -133,7 +144,7 @@ def test_what_is_no_secret_is_refused_by_place_and_never_by_value(tmp_path: Path
         (tmp_path / "none", {}, f"secret= {str(tmp_path / 'none')!r}: No such file or directory"),
         (tmp_path / "pipe", {}, f"secret= {str(tmp_path / 'pipe')!r} is not a regular file"),
         (tmp_path, {}, f"secret= {str(tmp_path)!r} is not a regular file"),
-        (Path("nul\0"), {}, "secret= 'nul\\x00': embedded null byte"),
+        (Path("nul\0"), {}, "secret= 'nul\\x00': a path does not have NUL characters"),
         (7, {}, "secret= takes bytes, a text or a Path, not int"),
     ]
     for given, environ, text in cases:
