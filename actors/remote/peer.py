@@ -27,7 +27,7 @@ from understudy.actors.errors import (
     UsageError,
 )
 from understudy.actors.lifecycle import Exit, ExitKind
-from understudy.actors.messages import Down, reply_type
+from understudy.actors.messages import Down, reply_type, tag_of
 from understudy.actors.remote.far import FarCell, FarHop
 from understudy.actors.remote.items import (
     Cancel,
@@ -347,4 +347,6 @@ def _error(cell: FarCell, message: type, item: Fail, node: str) -> AskError:
         return AskTimeout(path, 0.0)
     if item.kind == "cycle":
         return CallCycle(path, item.names)
+    if item.kind == "refused" and hasattr(message, "__struct_config__") and tag_of(message) not in item.names:
+        return NotHandled(path, message, item.names)
     return ReplyLost(path, f"node {node}: {item.detail}")

@@ -10,7 +10,7 @@ import msgspec
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope
 from understudy.actors.errors import UnderstudyError
-from understudy.actors.messages import Down
+from understudy.actors.messages import Down, tag_of
 from understudy.actors.refs import Ref
 from understudy.actors.remote import items
 from understudy.actors.remote.inlets import FarSender, Inlet
@@ -130,7 +130,7 @@ class Session:
         """See `Hears`."""
         inlet = self._inlets.get(channel)
         target = inlet.path if inlet is not None else ""
-        names = tuple(sorted(kind.__name__ for kind in (self.takes(channel) or ())))
+        names = tuple(sorted(tag_of(kind) for kind in (self.takes(channel) or ())))
         self.nodes.note(self.peer, "refused", f"{target}: {count} messages: {reason}")
         for id in ids:
             self.link.control(Fail(id, "refused", target, detail=reason, names=names))
@@ -138,6 +138,7 @@ class Session:
             inlet.skipped(count)
             if count > len(ids):
                 self.link.control(items.Dropped(channel, count - len(ids), reason))
+            inlet.give()
 
     def replied(self, replies: list[tuple[int, msgspec.Raw]]) -> None:
         """See `Hears`."""
