@@ -13,6 +13,7 @@ from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.actors.refs import Ref
+from understudy.actors.remote.refs import FarRef
 from understudy.actors.remote.nodes import NodeChange, Nodes, Rules
 from understudy.actors.watching import Watch
 from understudy.transports.links.allow import AllowList
@@ -221,9 +222,12 @@ class Member:
 
     def ref(self, path: str) -> Ref[Any]:
         """The address of an actor here, or as "node/path" at another node."""
-        cell = self.kernel.registry.find(path) or self.nodes.cell(path)
+        here = self.kernel.registry.find(path)
+        if here is not None:
+            return self.kernel.ref_of(here)
+        cell = self.nodes.cell(path)
         assert cell is not None, path  # noqa: S101  # a check knows what there is
-        return self.kernel.ref_of(cell)
+        return FarRef(cell)
 
     def watch(self, *refs: Ref[Any]) -> Watch:
         """See `System.watch`."""
@@ -238,11 +242,13 @@ class Member:
         for name in names:
             await self.nodes.wait(name, up=True, seconds=SECONDS)
 
-    async def leave(self) -> None:
-        """Stop as a process does that is told to."""
+    async def leave(self, *, at_once: bool = False) -> None:
+        """Stop as a process does that is told to; `at_once`: handlers are cancelled."""
         if self._up:
             self._up = False
             await self._down()
+            for cell in list(self.kernel.registry.top.values()) if at_once else ():
+                await self.kernel.stop(cell, deadline=0.0)
             await self.kernel.aclose()
 
 

@@ -12,6 +12,7 @@ from understudy.actors.errors import ActorStopped, UsageError
 from understudy.actors.messages import Down, Tick
 from understudy.actors.refs import Ref, Refused
 from understudy.actors.remote.far import FarCell
+from understudy.actors.remote.refs import FarRef
 from understudy.transports.links.allow import Allow, AllowList
 from understudy.transports.testing.link_kit import (
     SECONDS,
@@ -162,6 +163,7 @@ async def a_lost_link_fails_what_waits(wires: Wires) -> None:
         for each in waiting:
             error = await raises(ActorStopped, each, "a request that was sent")
             expect(error.exit.kind, "no-connection", "why")
+        gate.open()
         await b.leave()
         await until(lambda: a.nodes.connected_names == (), "the node has left")
         expect(ref.tell(Note("x", 1)), Refused("no-connection", "b/clerk"), "a tell")
@@ -252,7 +254,7 @@ async def a_node_that_starts_again_is_another(wires: Wires) -> None:
         queued = begun(ref.ask(Echo(b"of the former"), timeout=SECONDS))
         kept = [begun(ref.send(Note("former", n), timeout=SECONDS, reliable=True)) for n in range(100)]
         await ref.send(Note("former", 100))
-        await first.leave()
+        await first.leave(at_once=True)
         for each in (held, queued):
             await raises(ActorStopped, each, "a request to the former node")
         await until(lambda: a.nodes.connected_names == (), "it has left")
@@ -302,7 +304,7 @@ async def an_actor_is_found_by_name(wires: Wires) -> None:
             node.spawn("both")
         found = await a.nodes.find("clerk", SECONDS)
         expect(found.path, "b/clerk", "its path")
-        expect(await a.kernel.ref_of(found).ask(Echo(b"found")), b"found", "it answers")
+        expect(await FarRef(found).ask(Echo(b"found")), b"found", "it answers")
         expect((await a.nodes.find("writer", SECONDS)).path, "c/writer", "the other one")
         error = await raises(UsageError, a.nodes.find("nobody", SECONDS), "a name that nobody has")
         holds("nobody" in str(error), str(error))

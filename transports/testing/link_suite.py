@@ -116,8 +116,8 @@ async def order_is_kept_for_each_sender(wires: Wires) -> None:
         taken = await asyncio.gather(
             *(_busy(here, f"{there.nodes.name}/clerk", of, 300) for here, there, of in pairs)
         )
-        for (_, there, of), wanted in zip(pairs, taken, strict=True):
-            seen = await there.ref("clerk").ask(Seen())
+        for (here, there, of), wanted in zip(pairs, taken, strict=True):
+            seen = await here.ref(f"{there.nodes.name}/clerk").ask(Seen(), timeout=SECONDS)  # behind all the others
             expect([n for whose, n in seen if whose == of], wanted, f"what {there.nodes.name} got of {of}")
             holds(len(wanted) >= 200, "sends and requests are taken")
 
@@ -241,7 +241,7 @@ async def a_stopped_actor_fails_what_waits_for_it(wires: Wires) -> None:
         ref = a.ref("b/clerk")
         waiting = [begun(ref.ask(Held(), timeout=SECONDS)) for _ in range(3)]
         await until(lambda: gate.entered == 1 and clerk.cell().waiting == 2, "one at work, two wait")
-        await b.kernel.stop(clerk.cell())
+        await b.kernel.stop(clerk.cell(), deadline=0.0)
         for each in waiting:
             error = await raises(ActorStopped, each, "a request to an actor that was stopped")
             expect((error.target, error.exit.kind), ("b/clerk", "shutdown"), "whom, why")
@@ -329,6 +329,20 @@ async def messages_may_be_as_big_as_a_frame(wires: Wires) -> None:
 def _room(kind: type[Thing]) -> int:
     """The bytes that a message of this kind may hold."""
     return FRAME_BODY - 5 - (len(msgspec.msgpack.encode(kind(bytes(1 << 19)))) - (1 << 19))
+
+
+async def a_message_with_a_wrong_field_is_refused_alone(wires: Wires) -> None:
+    """Those beside it are handled, its room is given back, and its asker is told."""
+    async with two(wires) as (_, a, b):
+        b.spawn("clerk")
+        ref = a.ref("b/clerk")
+        error = await raises(ReplyLost, ref.ask(Numbered("x", "seven")), "a request")  # type: ignore[arg-type]
+        holds("n" in str(error), f"the field is named: {error}")
+        for n in range(WINDOW + 100):
+            await ref.send(Note("x", "wrong"), timeout=SECONDS)  # type: ignore[arg-type]  # what untyped code sends
+            if n % 100 == 0:
+                expect(await ref.send(Note("x", n), timeout=SECONDS), True, "one beside it")
+        expect([n for _, n in await ref.ask(Seen(), timeout=SECONDS)], list(range(0, WINDOW + 100, 100)), "what arrived")
 
 
 # -- backpressure ----------------------------------------------------------------------------------------------
@@ -427,6 +441,7 @@ CHECKS: Final[Mapping[str, Check]] = MappingProxyType(
             a_call_cycle_across_nodes_is_reported,
             what_cannot_be_sent_raises_where_it_is_sent,
             messages_may_be_as_big_as_a_frame,
+            a_message_with_a_wrong_field_is_refused_alone,
             a_slow_actor_holds_up_only_those_who_send_to_it,
             a_request_to_a_full_mailbox_ends_at_its_deadline,
             a_cancelled_asker_ends_the_handler_only_if_it_says_so,
