@@ -203,7 +203,8 @@ class Posting:
     def expire(self, cell: Cell, envelope: Envelope) -> None:
         """Make a dead letter of a request that nobody waits for; who asked at another node may forget it then."""
         self.letter(cell, envelope, "expired")
-        if envelope.reply is not None and not isinstance(envelope.reply, asyncio.Future):
+        reply: object = envelope.reply
+        if not isinstance(reply, asyncio.Future):
             envelope.fail(AskTimeout(cell.path, 0.0))
 
     def lose(self, cell: Cell, entry: Entry, reason: LetterReason) -> None:
