@@ -108,6 +108,10 @@ class Peer:
             cell = self._cells[name] = FarCell(self, name)
         return cell
 
+    def known(self, name: str) -> FarCell | None:
+        """The address of the actor `name` there, if it is used here."""
+        return self._cells.get(name)
+
     def channel_for(self, cell: FarCell) -> int:
         """A channel of the present link for this address."""
         channel = len(self._channels) + 1

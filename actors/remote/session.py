@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -156,8 +156,15 @@ class Session:
         if not self.closed:
             self.nodes.lost(self, reason)
 
+    def reject(self, path: str, number: int, why: Literal["full", "dead", "unknown"]) -> None:
+        """A numbered message is in no mailbox, and will not be."""
+        if not self.closed:
+            self.link.control(items.Acked(path, number, why))
+
     def acknowledge(self, path: str, number: int) -> None:
         """A numbered message is in a mailbox; the peer is told once a turn."""
+        if self.closed:
+            return
         if not self._acks:
             self.nodes.kernel.loop.call_soon(self._send_acks, context=self.nodes.kernel.context)
         self._acks[path] = number
