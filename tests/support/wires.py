@@ -74,7 +74,9 @@ class CutPort:
                 ear.transport.abort()
 
 
-async def network(nodes: Nodes, listen: tuple[Port, ...], join: tuple[tuple[str, Port], ...], **options: Any) -> Network:
+async def network(
+    nodes: Nodes, listen: tuple[Port, ...], join: tuple[tuple[str, Port], ...], **options: Any
+) -> Network:
     """A network of a node, started, that is quick to dial again."""
     settings = {"timing": TIMING, "redial": REDIAL, "dice": random.Random(0), **options}
     made = Network(nodes, SECRET, listen=listen, join=join, **settings)

@@ -13,8 +13,8 @@ from understudy.actors.kernel import Kernel
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import Message
 from understudy.actors.refs import Ref
-from understudy.actors.remote.refs import FarRef
 from understudy.actors.remote.nodes import NodeChange, Nodes, Rules
+from understudy.actors.remote.refs import FarRef
 from understudy.actors.watching import Watch
 from understudy.transports.links.allow import AllowList
 from understudy.transports.testing.journal_kit import expect as expect
@@ -149,51 +149,63 @@ class Clerk(Actor[Work]):
         self.notes: list[tuple[str, int]] = []
 
     def note(self, m: Note) -> None:
+        """See `Note`."""
         self.notes.append((m.of, m.n))
 
     def numbered(self, m: Numbered) -> int:
+        """See `Numbered`."""
         self.notes.append((m.of, m.n))
         return m.n
 
     def seen(self, m: Seen) -> tuple[tuple[str, int], ...]:
+        """See `Seen`."""
         return tuple(self.notes)
 
     def echo(self, m: Echo) -> bytes:
+        """See `Echo`."""
         return m.body
 
     def big(self, m: Big) -> bytes:
+        """See `Big`."""
         return bytes(m.size)
 
     def left(self, m: Left) -> float | None:
+        """See `Left`."""
         until = self.context.deadline
         return None if until is None else until - asyncio.get_running_loop().time()
 
     async def held(self, m: Held) -> int:
+        """See `Held`."""
         return await self.gate.through()
 
     def boom(self, m: Boom) -> None:
+        """See `Boom`."""
         raise ValueError("told to")
 
     def end(self, m: End) -> None:
+        """See `End`."""
         raise Leave(Exit("normal", "had enough"))
 
     def unwritable(self, m: Unwritable) -> int:
+        """See `Unwritable`."""
         return object()  # type: ignore[return-value]  # what a handler may do all the same
 
     def wrong(self, m: Wrong) -> int:
+        """See `Wrong`."""
         return "seven"  # type: ignore[return-value]  # as above
 
     async def call(self, m: Call) -> str:
+        """See `Call`."""
         if not m.paths:
             return ""
-        assert self.find is not None  # noqa: S101  # who calls was made with it
+        assert self.find is not None  # who calls was made with it
         try:
             return await self.find(m.paths[0]).ask(Call(m.paths[1:], m.seconds), timeout=m.seconds)
         except UnderstudyError as error:
             return f"{type(error).__name__}: {error}"
 
     def thing(self, m: Thing) -> None:
-        pass
+        """See `Thing`."""
 
 
 class Small(Clerk):
@@ -226,7 +238,7 @@ class Member:
         if here is not None:
             return self.kernel.ref_of(here)
         cell = self.nodes.cell(path)
-        assert cell is not None, path  # noqa: S101  # a check knows what there is
+        assert cell is not None, path  # a check knows what there is
         return FarRef(cell)
 
     def watch(self, *refs: Ref[Any]) -> Watch:
@@ -323,7 +335,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
     """Wait until it is so; `AssertionError` when it never is."""
     try:
         async with asyncio.timeout(SECONDS):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  # nobody tells when
                 await asyncio.sleep(0.001)
     except TimeoutError:
         raise AssertionError(f"{what}: not within {SECONDS:g} s") from None

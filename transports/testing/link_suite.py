@@ -113,9 +113,7 @@ async def order_is_kept_for_each_sender(wires: Wires) -> None:
         a.spawn("clerk")
         b.spawn("clerk")
         pairs = [(here, there, f"{n}") for here, there in ((a, b), (b, a)) for n in range(3)]
-        taken = await asyncio.gather(
-            *(_busy(here, f"{there.nodes.name}/clerk", of, 300) for here, there, of in pairs)
-        )
+        taken = await asyncio.gather(*(_busy(here, f"{there.nodes.name}/clerk", of, 300) for here, there, of in pairs))
         for (here, there, of), wanted in zip(pairs, taken, strict=True):
             seen = await here.ref(f"{there.nodes.name}/clerk").ask(Seen(), timeout=SECONDS)  # behind all the others
             expect([n for whose, n in seen if whose == of], wanted, f"what {there.nodes.name} got of {of}")
@@ -342,7 +340,9 @@ async def a_message_with_a_wrong_field_is_refused_alone(wires: Wires) -> None:
             await ref.send(Note("x", "wrong"), timeout=SECONDS)  # type: ignore[arg-type]  # what untyped code sends
             if n % 100 == 0:
                 expect(await ref.send(Note("x", n), timeout=SECONDS), True, "one beside it")
-        expect([n for _, n in await ref.ask(Seen(), timeout=SECONDS)], list(range(0, WINDOW + 100, 100)), "what arrived")
+        expect(
+            [n for _, n in await ref.ask(Seen(), timeout=SECONDS)], list(range(0, WINDOW + 100, 100)), "what arrived"
+        )
 
 
 # -- backpressure ----------------------------------------------------------------------------------------------
