@@ -65,10 +65,11 @@ class Mailbox(Generic[E]):
     """See the module. `limit` is in messages and counts the work lane only. Raises `SpecError` below 1.
 
     `work` and `waiting` are open to `Ref.tell`, which puts into the one where no policy is asked: while there is room,
-    and nobody waits for it. `waiting` and the control lane are made when first needed.
+    and nobody waits for it; and, with the control lane `ahead`, to the dispatcher, which takes out of `work` while
+    nothing else is asked. `waiting` and `ahead` are made when first needed.
     """
 
-    __slots__ = ("_control", "_dropped", "limit", "overflow", "waiting", "work")
+    __slots__ = ("_dropped", "ahead", "limit", "overflow", "waiting", "work")
 
     def __init__(self, limit: int = DEFAULT_LIMIT, overflow: Overflow = "refuse") -> None:
         if limit < 1:
@@ -76,20 +77,20 @@ class Mailbox(Generic[E]):
         self.limit = limit
         self.overflow = overflow
         self.work: deque[E] = deque()
-        self._control: deque[E] | None = None
+        self.ahead: deque[E] | None = None
         self.waiting: deque[tuple[E, Settle] | Bulk] | None = None
         self._dropped = 0
 
     def __len__(self) -> int:
-        return len(self.work) + (len(self._control) if self._control else 0)
+        return len(self.work) + (len(self.ahead) if self.ahead else 0)
 
     def __bool__(self) -> bool:
-        return bool(self.work or self._control)
+        return bool(self.work or self.ahead)
 
     @property
     def has_control(self) -> bool:
         """Whether the control lane holds something."""
-        return bool(self._control)
+        return bool(self.ahead)
 
     @property
     def has_work(self) -> bool:
@@ -99,7 +100,7 @@ class Mailbox(Generic[E]):
     @property
     def unused(self) -> bool:
         """Whether nothing would be forgotten with it: empty, nobody waits, and nothing was ever dropped."""
-        return not (self.work or self._control or self.waiting or self._dropped)
+        return not (self.work or self.ahead or self.waiting or self._dropped)
 
     @property
     def room(self) -> bool:
@@ -130,12 +131,12 @@ class Mailbox(Generic[E]):
 
     def put_control(self, entry: E, *, bounded: bool = True) -> bool:
         """Put `entry` into the control lane; False when even that is full and `bounded`."""
-        if self._control is None:
-            self._control = deque()
-        if bounded and len(self._control) >= CONTROL_LIMIT:
+        if self.ahead is None:
+            self.ahead = deque()
+        if bounded and len(self.ahead) >= CONTROL_LIMIT:
             self._dropped += 1
             return False
-        self._control.append(entry)
+        self.ahead.append(entry)
         return True
 
     def wait_for_room(self, entry: E, settle: Settle) -> None:
@@ -159,11 +160,11 @@ class Mailbox(Generic[E]):
 
     def take(self) -> E | None:
         """The oldest entry, control first."""
-        return self._control.popleft() if self._control else self.take_work()
+        return self.ahead.popleft() if self.ahead else self.take_work()
 
     def take_control(self) -> E | None:
         """The oldest entry of the control lane."""
-        return self._control.popleft() if self._control else None
+        return self.ahead.popleft() if self.ahead else None
 
     def take_work(self) -> E | None:
         """The oldest entry of the work lane; the freed place goes to the longest waiting sender."""
@@ -211,30 +212,30 @@ class Mailbox(Generic[E]):
         """Put back what `take` has just given, in the lane it came from."""
         if control:
             self.put_control(entry, bounded=False)
-            assert self._control is not None  # noqa: S101  # it was put there
-            self._control.rotate(1)
+            assert self.ahead is not None  # noqa: S101  # it was put there
+            self.ahead.rotate(1)
         else:
             self.work.appendleft(entry)
 
     def holds_control(self, entry: E) -> bool:
         """Whether `entry` still waits in the control lane."""
-        return any(held is entry for held in self._control or ())
+        return any(held is entry for held in self.ahead or ())
 
     def withdraw_control(self, wanted: Callable[[E], bool]) -> list[E]:
         """Take out of the control lane what `wanted` chooses; in order."""
-        control = self._control or ()
+        control = self.ahead or ()
         out = [entry for entry in control if wanted(entry)]
         if out:
-            self._control = deque(entry for entry in control if not wanted(entry))
+            self.ahead = deque(entry for entry in control if not wanted(entry))
         return out
 
     def clear_control(self) -> None:
         """Forget the control lane: it is addressed to one incarnation."""
-        self._control = None
+        self.ahead = None
 
     def drain(self) -> Iterator[E]:
         """Empty everything: forget the control lane, give the work lane, refuse the waiting senders."""
-        self._control = None
+        self.ahead = None
         while self.work:
             yield self.work.popleft()
         while self.waiting:
@@ -255,5 +256,5 @@ class Mailbox(Generic[E]):
     def statistics(self) -> MailboxStatistics:
         """Counts, now."""
         waiting = len(self.waiting) if self.waiting else 0
-        control = len(self._control) if self._control else 0
+        control = len(self.ahead) if self.ahead else 0
         return MailboxStatistics(len(self.work), control, waiting, self._dropped, self.limit)

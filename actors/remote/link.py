@@ -30,7 +30,8 @@ class Unreadable(Struct, frozen=True):
 
 
 class Link(Protocol):
-    """One connection. `name` and `epoch` are the other node's.
+    """One connection. `name` and `epoch` are the other node's; `crowded`: more waits to be written than should, and
+    nothing but replies and control is to be sent now.
 
     What cannot be written raises `UsageError` naming the field, and a message over the limit of a frame, too; nothing
     was sent then.
@@ -38,11 +39,7 @@ class Link(Protocol):
 
     name: str
     epoch: int
-
-    @property
-    def crowded(self) -> bool:
-        """Whether more waits to be written than should: send nothing but replies and control now."""
-        ...
+    crowded: bool
 
     # Any: a message or a reply of any type that can be written
     def tell(self, channel: int, message: Any) -> None:

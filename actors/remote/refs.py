@@ -45,10 +45,14 @@ class FarRef(Ref[Mr], Generic[Mr]):
     ) -> Literal[True] | Refused:
         """See `Ref.send`."""
         far = self.far
-        if not reliable and far.sent < far.allowed and not far.rooms and (far.link is None or not far.link.crowded):
-            if timeout is not SEND_SECONDS:
-                check_seconds(far, timeout)
-            return self.tell(message)
+        if not reliable and far.sent < far.allowed and type(message) in far.wanted and not far.rooms:
+            record, link = DELIVERY.get(), far.link
+            if link is not None and not link.crowded and record is None and get_ident() == far.kernel.thread:
+                if timeout is not SEND_SECONDS:
+                    check_seconds(far, timeout)
+                link.tell(far.channel, message)
+                far.sent += 1
+                return True
         return await super().send(message, timeout=timeout, reliable=reliable)
 
     async def post(self, message: Mr, *, timeout: float = SEND_SECONDS) -> Literal[True] | Refused:

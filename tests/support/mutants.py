@@ -182,7 +182,7 @@ put(
 @plant("a mailbox that is drained gives one message", "actors/mailbox.py", 4, 9, like="flooding")
 def _drain(m: pytest.MonkeyPatch) -> None:
     def drain(self: Mailbox[Any_]) -> Any_:
-        self._control = None
+        self.ahead = None
         if self.work:
             yield self.work.popleft()
         self.work.clear()
