@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.actors.cell import QUEUED, Cell
 from understudy.actors.delivery import Entry, Envelope, Notice, message_of, path_of, sender_of
-from understudy.actors.errors import ActorStopped, MailboxFull, NotHandled, UsageError, WrongLoop
+from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, UsageError, WrongLoop
 from understudy.actors.loop import Dispatcher
 from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Refused, check_seconds
@@ -199,6 +199,13 @@ class Posting:
     def letter(self, cell: Cell, entry: Entry, reason: LetterReason, detail: str = "") -> None:
         """Make a dead letter of an entry."""
         self.telemetry.dead(DeadLetter(cell.path, path_of(sender_of(entry)), reason, message_of(entry), detail))
+
+    def expire(self, cell: Cell, envelope: Envelope) -> None:
+        """Make a dead letter of a request that nobody waits for; who asked at another node may forget it then."""
+        self.letter(cell, envelope, "expired")
+        reply: object = envelope.reply
+        if not isinstance(reply, asyncio.Future):
+            envelope.fail(AskTimeout(cell.path, 0.0))
 
     def lose(self, cell: Cell, entry: Entry, reason: LetterReason) -> None:
         """Make a dead letter of an entry that was accepted, and tell its asker."""

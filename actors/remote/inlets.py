@@ -140,7 +140,7 @@ class Inlet:
         self._received = 0
         self._allowed = 0
         self._kept: deque[Entry] = deque()
-        self._acks: deque[tuple[Entry, Callable[[], None]]] = deque()
+        self._acks: deque[tuple[Entry, int]] = deque()
         self._weight = 0
         self._known: tuple[type, ...] | None = None
         self._allowed_kinds: tuple[type, ...] = ()
@@ -226,7 +226,7 @@ class Inlet:
             entry = held.popleft()
             work.append(entry)
             if self._acks and self._acks[0][0] is entry:
-                self._acks.popleft()[1]()
+                self._session.acknowledge(self.path, self._acks.popleft()[1])
         self._weight -= weight
         self._session.weigh(-weight)
         self.give()
@@ -243,27 +243,36 @@ class Inlet:
         for entry in held:
             cell.kernel.lose(cell, entry, "stopped")
         acks, self._acks = self._acks, deque()
-        for _, ack in acks:
-            ack()
+        for _, number in acks:
+            self._session.reject(self.path, number, "dead")
         self._session.weigh(-self._weight)
         self._weight = 0
 
-    def take(self, message: Any, ack: Callable[[], None]) -> None:
-        """Deliver one message of those that are acknowledged: `ack` is called when it is in the mailbox, or lost."""
+    def take(self, message: Any, number: int) -> None:
+        """Deliver one message of those that are acknowledged: when it is in the mailbox."""
         self._received += 1
         if not self.plain:
             told = self._ref.tell(message)
             if not told:
                 self._lost(1, told.reason)
-            ack()
+                self._session.reject(self.path, number, "full" if told.reason == "full" else "dead")
+            self._session.acknowledge(self.path, number)
             return
         entry = message, self._session.sender
         before = len(self._kept)
         self._post([entry])
         if len(self._kept) > before:
-            self._acks.append((entry, ack))
+            self._acks.append((entry, number))
         else:
-            ack()
+            self._session.acknowledge(self.path, number)
+
+    def refuse(self, number: int, why: str) -> None:
+        """One message of those that are acknowledged cannot be read; those behind it can."""
+        self._received += 1
+        self._lost(1, why)
+        self._session.reject(self.path, number, "unknown")
+        if not self._acks:
+            self._session.acknowledge(self.path, number)
 
     def skipped(self, count: int) -> None:
         """Messages came that are not delivered: their places are free again."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from understudy.actors.remote.items import Control
 
@@ -20,6 +21,12 @@ Hop = tuple[str, int, int, str]
 # Any: a message of a type that the channel's target takes
 Request = tuple[int, float, Any] | tuple[int, float, Any, tuple[Hop, ...]]
 """An ask as it arrives: its id, the seconds left of its deadline, the message, who waits for it, the first first."""
+
+
+class Unreadable(Struct, frozen=True):
+    """In place of a numbered message that could not be read: its number is used up."""
+
+    reason: str
 
 
 class Link(Protocol):
@@ -84,7 +91,7 @@ class Hears(Protocol):
         ...
 
     def told_surely(self, channel: int, messages: list[tuple[int, Any]], size: int) -> None:
-        """Numbered messages came."""
+        """Numbered messages came; an `Unreadable` in place of one that could not be read."""
         ...
 
     def asked(self, channel: int, requests: list[Request], size: int) -> None:

@@ -27,7 +27,7 @@ from understudy.actors.errors import (
     UsageError,
 )
 from understudy.actors.lifecycle import Exit, ExitKind
-from understudy.actors.messages import Down, reply_type
+from understudy.actors.messages import Down, reply_type, tag_of
 from understudy.actors.remote.far import FarCell, FarHop
 from understudy.actors.remote.items import (
     Cancel,
@@ -107,6 +107,10 @@ class Peer:
                 raise UsageError(f"{self.name}/{name}: {ADDRESSES} actors of one node are addressed already")
             cell = self._cells[name] = FarCell(self, name)
         return cell
+
+    def known(self, name: str) -> FarCell | None:
+        """The address of the actor `name` there, if it is used here."""
+        return self._cells.get(name)
 
     def channel_for(self, cell: FarCell) -> int:
         """A channel of the present link for this address."""
@@ -347,4 +351,6 @@ def _error(cell: FarCell, message: type, item: Fail, node: str) -> AskError:
         return AskTimeout(path, 0.0)
     if item.kind == "cycle":
         return CallCycle(path, item.names)
+    if item.kind == "refused" and hasattr(message, "__struct_config__") and tag_of(message) not in item.names:
+        return NotHandled(path, message, item.names)
     return ReplyLost(path, f"node {node}: {item.detail}")

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 
 from understudy.actors.remote.items import Control
-from understudy.actors.remote.link import Hop
+from understudy.actors.remote.link import Hop, Unreadable
 from understudy.actors.remote.peer import UNREADABLE
 from understudy.transports.links.wire import ASK, ASK_CHAINED, RELIABLE, TELL
 
@@ -94,6 +94,8 @@ class Reader:
                 value = msgspec.msgpack.decode(raw, type=message)
             except UNREADABLE as error:
                 bad.add(kind, element, error)
+                if kind == RELIABLE:
+                    good.append((element[0], Unreadable(bad.reason)))
                 continue
             good.append(_put(kind, element, value))
         return good, bad

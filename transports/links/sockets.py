@@ -268,7 +268,10 @@ class SocketLink(asyncio.Protocol):
         if waiting > CROWDED:
             self.crowded = True
             if waiting > STUCK and self._paused:
-                self._end(f"it does not read: {STUCK:,} bytes wait for it", count="stuck")
+                self._loop.call_soon(self._stuck, context=self._context)  # who sends is not told in the middle of it
+
+    def _stuck(self) -> None:
+        self._end(f"it does not read: {STUCK:,} bytes wait for it", count="stuck")
 
     def tell(self, channel: int, message: Any) -> None:
         """See `Link`."""
@@ -351,7 +354,8 @@ class SocketLink(asyncio.Protocol):
         except UNREADABLE:
             elements, bad = self._reader.salvage(kind, types, body)
             self._harbour.count("message")
-            hears.refused(channel, bad.count, tuple(bad.ids), bad.reason)
+            if kind != RELIABLE:  # those are refused by their numbers
+                hears.refused(channel, bad.count, tuple(bad.ids), bad.reason)
         if not elements or self._hears is None:
             return
         if kind == TELL:
