@@ -7,7 +7,7 @@ another link. Everything here is called in the event loop of the node.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,10 @@ Hop = tuple[str, int, int, str]
 # Any: a message of a type that the channel's target takes
 Request = tuple[int, float, Any] | tuple[int, float, Any, tuple[Hop, ...]]
 """An ask as it arrives: its id, the seconds left of its deadline, the message, who waits for it, the first first."""
+
+
+REFUSED: Final = object()
+"""Stands for a numbered message that could not be read; see `Hears.told_surely`."""
 
 
 class Link(Protocol):
@@ -87,7 +91,7 @@ class Hears(Protocol):
         ...
 
     def told_surely(self, channel: int, messages: list[tuple[int, Any]], size: int) -> None:
-        """Numbered messages came."""
+        """Numbered messages came. `REFUSED` stands for one that could not be read: `refused` is told of it, too."""
         ...
 
     def asked(self, channel: int, requests: list[Request], size: int) -> None:

@@ -26,7 +26,19 @@ from understudy.actors.errors import (
 from understudy.actors.lifecycle import Exit, ExitKind
 from understudy.actors.messages import Down, reply_type
 from understudy.actors.remote.far import FarCell, FarHop
-from understudy.actors.remote.items import Closed, Credit, Dropped, Ended, Fail, Find, Found, Opened, Unwatch, Watch
+from understudy.actors.remote.items import (
+    LONGEST_NAME,
+    Closed,
+    Credit,
+    Dropped,
+    Ended,
+    Fail,
+    Find,
+    Found,
+    Opened,
+    Unwatch,
+    Watch,
+)
 from understudy.actors.remote.link import Hop, Link
 from understudy.actors.telemetry import DeadLetter
 
@@ -36,6 +48,8 @@ if TYPE_CHECKING:
 
 ADDRESSES: Final = 10_000
 """Addresses of one peer that are used here at most."""
+_SWEEP: Final = 1_000
+"""Requests that wait from which on those that nobody waits for are looked for."""
 NEVER: Final = Exit("no-connection", "never connected")
 _KINDS: Final[dict[str, ExitKind]] = {
     kind: kind for kind in ("normal", "shutdown", "error", "loop", "escalate", "start", "killed", "gone")
@@ -43,7 +57,7 @@ _KINDS: Final[dict[str, ExitKind]] = {
 
 
 class Peer:
-    """See the module. `link` is the present one; `exit` says why there is none."""
+    """See the module. `link` is the present one; `exit` says why there is none; `held`: see `Session.weigh`."""
 
     def __init__(self, nodes: Nodes, kernel: Kernel, name: str) -> None:
         self.nodes = nodes
@@ -60,6 +74,8 @@ class Peer:
         self._finds: dict[int, asyncio.Future[Found]] = {}
         self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
         self.full = 0
+        self.held = 0
+        self._sweep = _SWEEP
 
     @property
     def asking(self) -> int:
@@ -72,10 +88,16 @@ class Peer:
         if cell is None:
             if not name or name.startswith("@") or not all(name.split("/")):
                 raise SpecError(f"{self.name}/{name}: {name!r} is no name of an actor")
+            if len(name) > LONGEST_NAME:
+                raise SpecError(f"{self.name}/{name[:50]}…: a name of {len(name)} characters; {LONGEST_NAME} at most")
             if len(self._cells) >= ADDRESSES:
                 raise UsageError(f"{self.name}/{name}: {ADDRESSES} actors of one node are addressed already")
             cell = self._cells[name] = FarCell(self, name)
         return cell
+
+    def known(self, name: str) -> FarCell | None:
+        """The address of the actor `name` there, if it is used here."""
+        return self._cells.get(name)
 
     def channel_for(self, cell: FarCell) -> int:
         """A channel of the present link for this address."""
@@ -137,6 +159,14 @@ class Peer:
         seconds = envelope.deadline - self.kernel.now()
         link.ask(cell.channel, id, seconds, envelope.message, self._hops(id, envelope) if envelope.chain else ())
         self._asks[id] = cell, envelope
+        if len(self._asks) >= self._sweep:
+            self._forget_done()
+
+    def _forget_done(self) -> None:
+        """Forget requests that nobody here waits for any more, and that were never answered."""
+        for each in [each for each, (_, envelope) in self._asks.items() if _done(envelope)]:
+            del self._asks[each]
+        self._sweep = max(_SWEEP, 2 * len(self._asks))
 
     def _hops(self, id: int, envelope: Envelope) -> tuple[Hop, ...]:
         """The chain as it travels: what came from elsewhere, and this request for all that is ours."""
@@ -157,11 +187,12 @@ class Peer:
         for id, raw in replies:
             found = self._asks.pop(id, None)
             if found is None:
+                self.nodes.count(self, "unasked")
                 continue
             cell, envelope = found
             try:
                 value = self._decoder(type(envelope.message)).decode(raw)
-            except msgspec.MsgspecError as error:
+            except Exception as error:  # also what a `__post_init__` raises
                 envelope.fail(
                     ReplyLost(cell.path, f"its reply is not what {type(envelope.message).__name__} declares: {error}")
                 )
@@ -178,7 +209,9 @@ class Peer:
     def failed(self, item: Fail) -> None:
         """A request failed there."""
         found = self._asks.pop(item.id, None)
-        if found is not None:
+        if found is None:
+            self.nodes.count(self, "unasked")
+        else:
             cell, envelope = found
             envelope.fail(_error(cell, envelope, item, self.name))
 
@@ -187,26 +220,34 @@ class Peer:
     def opened(self, item: Opened) -> None:
         """A channel leads somewhere."""
         cell = self._channels.get(item.channel)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        else:
             cell.opened(item)
 
     def credited(self, item: Credit) -> None:
         """More may be sent."""
         cell = self._channels.get(item.channel)
-        if cell is not None and item.allowed > cell.allowed:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        elif item.allowed > cell.allowed:
             cell.allowed = item.allowed
             cell.grant()
 
     def closed(self, item: Closed) -> None:
         """A channel leads nowhere. Its requests fail one by one."""
         cell = self._channels.pop(item.channel, None)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        else:
             cell.closed(item)
 
     def dropped(self, item: Dropped) -> None:
         """Messages that were sent were not taken."""
         cell = self._channels.get(item.channel)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        else:
             self.nodes.note(self, "dropped", f"{cell.path}: {item.count} messages were not taken: {item.reason}")
 
     # -- watching ----------------------------------------------------------------------------------------------
@@ -228,7 +269,9 @@ class Peer:
     def ended(self, item: Ended) -> None:
         """The notice of a watch."""
         cell = self._watched.pop(item.id, None)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "unasked")
+        else:
             self._watches.pop(cell, None)
             kind = _KINDS.get(item.kind, "error")
             self.kernel.tell_watchers(cell, Down(cell.path, item.incarnation, kind, item.detail, item.restarting))
@@ -252,8 +295,14 @@ class Peer:
     def found(self, item: Found) -> None:
         """The answer to `find`."""
         future = self._finds.pop(item.id, None)
-        if future is not None and not future.done():
+        if future is None:
+            self.nodes.count(self, "unasked")
+        elif not future.done():
             future.set_result(item)
+
+
+def _done(envelope: Envelope) -> bool:
+    return envelope.reply is None or envelope.reply.done()
 
 
 def _error(cell: FarCell, envelope: Envelope, item: Fail, node: str) -> AskError:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from understudy.actors.refs import Refused, RefusedReason, check_seconds
 from understudy.actors.remote.far import FarCell
 from understudy.actors.remote.items import Acked, Want
+from understudy.actors.remote.link import REFUSED
+from understudy.actors.remote.peer import ADDRESSES
 
 if TYPE_CHECKING:
     from understudy.actors.remote.inlets import Inlet
@@ -34,6 +36,7 @@ class Outbox:
         self._cell = cell
         self._epoch = cell.peer.epoch
         self._next = 1
+        self._most = 0
         self._kept: OrderedDict[int, tuple[Any, _Told]] = OrderedDict()
         self._sent = 0
 
@@ -63,6 +66,7 @@ class Outbox:
             link = cell.peer.link
             assert link is not None  # noqa: S101  # looked at by `way`
             link.tell_surely(cell.channel, number, message)
+            self._most = max(self._most, number)
             cell.sent += 1
             self._sent += 1
 
@@ -79,9 +83,12 @@ class Outbox:
         if not told.done():
             told.set_result(how)
 
-    def acked(self, number: int) -> None:
-        """The receiver has taken all up to `number`."""
+    def acked(self, number: int) -> bool:
+        """The receiver has taken all up to `number`; False when that was never sent."""
+        if number > self._most:
+            return False
         self._settle(number, True)
+        return True
 
     def give_up(self, reason: RefusedReason) -> None:
         """Nothing that is kept will be taken; the receiver is told to go on behind it."""
@@ -102,7 +109,7 @@ class Outbox:
         if self._cell.peer.epoch != self._epoch:
             while self._kept:
                 self._first(Refused("no-connection", self._cell.path))
-            self._epoch, self._next = self._cell.peer.epoch, 1
+            self._epoch, self._next, self._most = self._cell.peer.epoch, 1, 0
         self.pump()
 
 
@@ -142,15 +149,29 @@ class Sure:
         path = inlet.path
         for number, message in messages:
             last = taken.get(path, 0)
-            if number <= last:
+            if not last and not self._room(session, path):
+                inlet.skipped(1)
+            elif number <= last:
                 inlet.skipped(1)
                 session.link.control(Acked(path, last))
             elif number == last + 1:
                 taken[path] = number
+                if message is REFUSED:
+                    session.acknowledge(path, number)
+                    continue
                 inlet.take(message, self._acknowledge(session, path, number))
             else:
+                session.nodes.count(session.peer, "gap")
                 inlet.skipped(1)
         inlet.give()
+
+    def _room(self, session: Session, path: str) -> bool:
+        """Whether another path may be known by which a peer sends surely. No node addresses more than these."""
+        taken = self._taken[session.peer.name][1]
+        if path in taken or len(taken) < ADDRESSES:
+            return True
+        session.nodes.note(session.peer, "many", f"reliable messages for more than {ADDRESSES} addresses")
+        return False
 
     @staticmethod
     def _acknowledge(session: Session, path: str, number: int) -> Callable[[], None]:
@@ -162,11 +183,13 @@ class Sure:
 
     def acked(self, session: Session, item: Acked) -> None:
         """A peer has taken messages."""
-        outbox = self._outboxes.get(session.peer.cell(item.path))
-        if outbox is not None:
-            outbox.acked(item.number)
+        cell = session.peer.known(item.path)
+        outbox = None if cell is None else self._outboxes.get(cell)
+        if outbox is None or not outbox.acked(item.number):
+            session.nodes.count(session.peer, "acked")
 
     def wanted(self, session: Session, item: Want) -> None:
         """A peer has given up what came before."""
         taken = self._taken[session.peer.name][1]
-        taken[item.path] = max(taken.get(item.path, 0), item.first - 1)
+        if self._room(session, item.path):
+            taken[item.path] = max(taken.get(item.path, 0), item.first - 1)
