@@ -104,6 +104,12 @@ def logger_of(name: str) -> logging.Logger:
 
 log = logger_of("understudy.actors")
 
+
+def one_line(text: str, most: int = 500) -> str:
+    """A text that came from elsewhere, fit for a log: one line, without what does not print, `most` characters."""
+    return "".join(each if each.isprintable() else "?" for each in text[:most])
+
+
 LetterReason = Literal["full", "dropped", "stopped", "unknown", "expired", "late", "failed", "no-connection"]
 
 

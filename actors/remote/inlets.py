@@ -20,13 +20,12 @@ from understudy.actors.errors import (
     CallCycle,
     MailboxFull,
     NotHandled,
-    UnderstudyError,
     UsageError,
 )
 from understudy.actors.lifecycle import Exit
 from understudy.actors.messages import tag_of
 from understudy.actors.refs import Ref, check_cycle
-from understudy.actors.remote.items import Credit, Dropped, Fail, Opened
+from understudy.actors.remote.items import Credit, Dropped, Fail, Opened, said
 from understudy.actors.remote.link import Link, Request
 from understudy.actors.tasks import new_task
 
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 366 * 86_400.0
 """Seconds that a request may take; also what a deadline that is no number becomes."""
+OVERHEAD: Final = 600
+"""Bytes of memory that a message takes beside its own, while it waits for room: measured with an empty one."""
+REQUESTS: Final = 10_000
+"""Requests of one link that pools and agents work on at once, at most."""
 WINDOW: Final = 1_000
 """Messages that a channel may have sent, and its receiver not yet put into a mailbox."""
 
@@ -86,7 +89,7 @@ class FarReply:
         try:
             link.reply(self._id, value)
         except UsageError as error:
-            link.control(Fail(self._id, "reply", self._target, detail=str(error)))
+            link.control(Fail(self._id, "reply", self._target, detail=said(str(error))))
 
     def set_exception(self, error: BaseException) -> None:
         """Send why there is none."""
@@ -98,7 +101,7 @@ class FarReply:
 def failure(id: int, target: str, error: BaseException) -> Fail:
     """An error as it travels."""
     if isinstance(error, ActorStopped):
-        return Fail(id, "stopped", target, error.exit.kind, error.exit.detail)
+        return Fail(id, "stopped", target, error.exit.kind, said(error.exit.detail))
     if isinstance(error, NotHandled):
         return Fail(id, "unknown", target, names=error.accepts)
     if isinstance(error, MailboxFull):
@@ -107,7 +110,7 @@ def failure(id: int, target: str, error: BaseException) -> Fail:
         return Fail(id, "expired", target)
     if isinstance(error, CallCycle):
         return Fail(id, "cycle", target, names=error.cycle)
-    return Fail(id, "stopped", target, "error", f"{type(error).__name__}: {error}"[:500])
+    return Fail(id, "stopped", target, "error", said(f"{type(error).__name__}: {error}"))
 
 
 class Inlet:
@@ -117,8 +120,10 @@ class Inlet:
         "_acks",
         "_allowed",
         "_allowed_kinds",
+        "_early_size",
         "_kept",
         "_known",
+        "_over",
         "_received",
         "_ref",
         "_session",
@@ -147,6 +152,7 @@ class Inlet:
         self.open = False
         self.size = 0
         self.early: list[Callable[[], None]] = []
+        self._early_size = self._over = 0
 
     @property
     def cell(self) -> Cell:
@@ -172,9 +178,22 @@ class Inlet:
         self._allowed = max(first, WINDOW)
         tags = tuple(sorted(tag_of(kind) for kind in kinds))
         self._session.link.control(Opened(self.channel, self._allowed, tags, self.cell.limit))
-        early, self.early = self.early, []
-        for again in early:
+        for again in self.take_early():
             again()
+
+    def wait(self, size: int, again: Callable[[], None]) -> None:
+        """A frame came before the actor has started."""
+        self.early.append(again)
+        self._early_size += size
+        self._session.weigh(size)
+
+    def take_early(self) -> list[Callable[[], None]]:
+        """What came before the actor has started; it waits no more."""
+        early, self.early = self.early, []
+        size, self._early_size = self._early_size, 0
+        if size:
+            self._session.weigh(-size)
+        return early
 
     # -- messages ----------------------------------------------------------------------------------------------
 
@@ -212,7 +231,7 @@ class Inlet:
 
     def _hold(self, entries: list[Entry]) -> None:
         self._kept.extend(entries)
-        weight = self.size * len(entries)
+        weight = (self.size + OVERHEAD) * len(entries)
         self._weight += weight
         self._session.weigh(weight)
 
@@ -277,10 +296,11 @@ class Inlet:
     def skipped(self, count: int) -> None:
         """Messages came that are not delivered: their places are free again."""
         self._received += count
+        self.give()
 
     def _lost(self, count: int, reason: str) -> None:
         if not self._session.closed:
-            self._session.link.control(Dropped(self.channel, count, reason))
+            self._session.link.control(Dropped(self.channel, count, said(reason)))
             if reason == "dead":
                 self._session.shut(self, "dead", str(self.cell.exit))
 
@@ -288,6 +308,10 @@ class Inlet:
         """Give credit, if it is time to."""
         if self._session.closed or not self.open:
             return
+        if self._received > max(self._allowed, self._over):
+            self._over = self._received
+            more = f"{self._received - self._allowed} messages more than it may send"
+            self._session.nodes.note(self._session.peer, "credit", f"{self.path}: {more}")
         held = len(self._kept)
         allowed = self._received + WINDOW - held
         if held * 2 <= WINDOW and (allowed - self._allowed) * 2 >= WINDOW - held:
@@ -306,17 +330,19 @@ class Inlet:
             self.give()
             return
         cell = self._ref._cell
-        now, sender, serving = session.nodes.kernel.now(), session.sender, session.serving
+        now, sender = session.nodes.kernel.now(), session.sender
         entries: list[Entry] = []
         for request in requests:
             id, seconds = request[0], request[1]
+            if seconds <= 0.0:
+                session.link.control(Fail(id, "expired", self.path))
+                continue
             chain = session.nodes.chain_of(request[3]) if len(request) == 4 else ()
             # A deadline that is no number is none of those below the longest.
             deadline = now + (seconds if seconds < LONGEST else LONGEST)
             reply: Any = FarReply(session, id, self.path)
             envelope = Envelope(request[2], sender, None, deadline, chain, reply)
-            serving[id] = envelope
-            if not chain or self._free_of_cycles(cell, envelope):
+            if session.serve(id, envelope) and (not chain or self._free_of_cycles(cell, envelope)):
                 entries.append(envelope)
         self._post(entries)
         self.give()
@@ -333,17 +359,30 @@ class Inlet:
     def _ask_ref(self, id: int, seconds: float, message: Any) -> None:
         """A pool, an agent or routes: ask them as anybody here would, in a task of its own."""
         session = self._session
+        if id in session.tasks or id in session.serving:
+            session.nodes.note(session.peer, "repeated", f"request {id} is at work already")
+            return
+        if len(session.tasks) >= REQUESTS:
+            session.link.control(Fail(id, "full", self.path, limit=REQUESTS))
+            return
+        size = self.size
+        session.weigh(size)
         task = new_task(
             self._answer(id, seconds, message), session.nodes.kernel.loop, context=session.nodes.kernel.context.copy()
         )
         session.tasks[id] = task
-        task.add_done_callback(lambda _: session.tasks.pop(id, None))
+
+        def done(_: object) -> None:
+            session.tasks.pop(id, None)
+            session.weigh(-size)
+
+        task.add_done_callback(done)
 
     async def _answer(self, id: int, seconds: float, message: Any) -> None:
         reply = FarReply(self._session, id, self.path)
         try:
             value = await self._ref.ask(message, timeout=seconds)
-        except (UnderstudyError, TimeoutError) as error:
+        except Exception as error:
             reply.set_exception(error)
         except asyncio.CancelledError:
             reply.set_exception(ActorStopped(self.path, Exit("killed", "the asker cancelled it")))

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
-from understudy.actors.delivery import Envelope
+from understudy.actors.delivery import CHAIN_LIMIT, Envelope
 from understudy.actors.errors import SpecError, UsageError
 from understudy.actors.messages import Down, Exited, Message, Tick
 from understudy.actors.refs import Ref
 from understudy.actors.remote.far import FarCell, FarHop
 from understudy.actors.remote.link import Hop, Link
 from understudy.actors.remote.peer import Peer
-from understudy.actors.remote.session import Session
+from understudy.actors.remote.session import HELD, Session
 from understudy.actors.remote.sure import Sure
-from understudy.actors.telemetry import log
+from understudy.actors.telemetry import LineLimit, log, one_line
 
 if TYPE_CHECKING:
     from understudy.actors.kernel import Kernel
@@ -36,7 +36,7 @@ NOTED: Final = 100
 _NOTICES: Final = frozenset((Down, Exited, Tick))
 """What only the runtime says. A peer cannot say it."""
 
-Verdict = Literal["self", "stale", "twice", "many"]
+Verdict = Literal["self", "stale", "twice", "many", "held"]
 
 
 class Rules(Protocol):
@@ -91,6 +91,7 @@ class Nodes:
         self._dialled: dict[str, tuple[str, int]] = {}
         self._changed: dict[str, list[asyncio.Future[None]]] = {}
         self._kinds: dict[type, tuple[type, ...]] = {}
+        self._lines = LineLimit()
         self._id = 0
 
     # -- names -------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ class Nodes:
         for hop in hops:
             ours = self._ours(hop) if hop[0] == self.name and hop[1] == self.epoch else None
             chain.extend(ours if ours is not None else (FarHop(None, hop=hop),))
-        return tuple(chain)
+        return tuple(chain[:CHAIN_LIMIT])
 
     def _ours(self, hop: Hop) -> tuple[Envelope, ...] | None:
         for peer in self._peers.values():
@@ -187,6 +188,8 @@ class Nodes:
             return "many" if len(self._peers) >= PEERS else None
         if epoch < peer.epoch:
             return "stale"
+        if peer.held > HELD:
+            return "held"
         known = self._dialled.get(name)
         if known is None or name not in self._sessions or epoch > peer.epoch:
             return None
@@ -229,20 +232,29 @@ class Nodes:
 
     # -- what happens ------------------------------------------------------------------------------------------
 
+    def count(self, peer: Peer, what: str) -> int:
+        """Count something that a peer did and that led to nothing; how often it was."""
+        self.counts[peer.name, what] += 1
+        return self.counts[peer.name, what]
+
     def note(self, peer: Peer, what: str, text: str) -> None:
         """Count something that a peer did and was refused, and log the first hundred."""
-        self.counts[peer.name, what] += 1
-        many = self.counts[peer.name, what]
+        many = self.count(peer, what)
         if many <= NOTED:
             last = "; the next ones are only counted" if many == NOTED else ""
-            log.warning("node %s: %s: %s%s", peer.name, what, text, last, extra={"node": peer.name, "refused": what})
+            extra = {"node": peer.name, "refused": what}
+            log.warning("node %s: %s: %s%s", peer.name, what, one_line(text), last, extra=extra)
 
     def _tell(self, change: NodeChange) -> None:
-        extra = {"node": change.node, "epoch": change.epoch}
-        if change.up:
-            log.info("node %s is connected", change.node, extra=extra)
-        else:
-            log.warning("node %s is not connected any more: %s", change.node, change.reason, extra=extra)
+        admitted = self._lines.admit(change.node, self.kernel.now())
+        if admitted is not None:
+            self._lines.evict()
+            extra = {"node": change.node, "epoch": change.epoch, "left_out": admitted[0]}
+            if change.up:
+                log.info("node %s is connected", change.node, extra=extra)
+            else:
+                reason = one_line(change.reason)
+                log.warning("node %s is not connected any more: %s", change.node, reason, extra=extra)
         for waiter in self._changed.pop(change.node, ()):
             if not waiter.done():
                 waiter.set_result(None)

@@ -30,6 +30,7 @@ from understudy.actors.lifecycle import Exit, ExitKind
 from understudy.actors.messages import Down, reply_type, tag_of
 from understudy.actors.remote.far import FarCell, FarHop
 from understudy.actors.remote.items import (
+    LONGEST_NAME,
     Cancel,
     Closed,
     Credit,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 ADDRESSES: Final = 10_000
 """Addresses of one peer that are used here at most."""
+_SWEEP: Final = 1_000
+"""Requests that wait from which on those that nobody waits for are looked for."""
 NEVER: Final = Exit("no-connection", "never connected")
 _KINDS: Final[dict[str, ExitKind]] = {
     kind: kind for kind in ("normal", "shutdown", "error", "loop", "escalate", "start", "killed", "gone")
@@ -71,7 +74,7 @@ class Asked(NamedTuple):
 
 
 class Peer:
-    """See the module. `link` is the present one; `exit` says why there is none."""
+    """See the module. `link` is the present one; `exit` says why there is none; `held`: see `Session.weigh`."""
 
     def __init__(self, nodes: Nodes, kernel: Kernel, name: str) -> None:
         self.nodes = nodes
@@ -91,6 +94,8 @@ class Peer:
         self._finds: dict[int, asyncio.Future[Found]] = {}
         self._decoders: dict[type, Callable[[Any], Any]] = {}
         self.full = 0
+        self.held = 0
+        self._sweep = _SWEEP
 
     @property
     def asking(self) -> int:
@@ -103,6 +108,8 @@ class Peer:
         if cell is None:
             if not name or name.startswith("@") or not all(name.split("/")):
                 raise SpecError(f"{self.name}/{name}: {name!r} is no name of an actor")
+            if len(name) > LONGEST_NAME:
+                raise SpecError(f"{self.name}/{name[:50]}…: a name of {len(name)} characters; {LONGEST_NAME} at most")
             if len(self._cells) >= ADDRESSES:
                 raise UsageError(f"{self.name}/{name}: {ADDRESSES} actors of one node are addressed already")
             cell = self._cells[name] = FarCell(self, name)
@@ -174,7 +181,14 @@ class Peer:
         assert envelope.reply is not None  # noqa: S101  # as well
         seconds = envelope.deadline - self.kernel.now()
         link.ask(cell.channel, id, seconds, envelope.message, self._hops(id, envelope) if envelope.chain else ())
-        self._asks[id] = Asked(cell, type(envelope.message), envelope.reply, envelope)
+        self._ask(id, Asked(cell, type(envelope.message), envelope.reply, envelope))
+
+    def _ask(self, id: int, asked: Asked) -> None:
+        self._asks[id] = asked
+        if len(self._asks) >= self._sweep:
+            for each in [each for each, one in self._asks.items() if one.reply.done()]:
+                del self._asks[each]  # nobody waits for it any more, and it was never answered
+            self._sweep = max(_SWEEP, 2 * len(self._asks))
 
     # Any: the message is of any type that can be written, and so is its reply
     def request(self, cell: FarCell, message: Any, seconds: float, link: Link) -> tuple[int, asyncio.Future[Any]]:
@@ -182,7 +196,7 @@ class Peer:
         id = self.nodes.next_id()
         link.ask(cell.channel, id, seconds, message, ())
         reply: asyncio.Future[Any] = self.kernel.loop.create_future()
-        self._asks[id] = Asked(cell, type(message), reply, None)
+        self._ask(id, Asked(cell, type(message), reply, None))
         until = self.kernel.now() + seconds
         heappush(self._deadlines, (until, id, seconds))
         if until < self._armed:
@@ -238,12 +252,13 @@ class Peer:
         for id, raw in replies:
             asked = asks.pop(id, None)
             if asked is None:
+                self.nodes.count(self, "unasked")
                 continue
             cell, message, reply, envelope = asked
             decode = decoders.get(message) or self._decoder(message)
             try:
                 value = decode(raw)
-            except UNREADABLE as error:
+            except Exception as error:  # also what a `__post_init__` raises
                 text = f"its reply is not what {message.__name__} declares: {error}"
                 if not reply.done():
                     reply.set_exception(ReplyLost(cell.path, text))
@@ -261,7 +276,9 @@ class Peer:
     def failed(self, item: Fail) -> None:
         """A request failed there."""
         asked = self._asks.pop(item.id, None)
-        if asked is not None and not asked.reply.done():
+        if asked is None:
+            self.nodes.count(self, "unasked")
+        elif not asked.reply.done():
             asked.reply.set_exception(_error(asked.cell, asked.message, item, self.name))
 
     # -- channels ----------------------------------------------------------------------------------------------
@@ -269,26 +286,34 @@ class Peer:
     def opened(self, item: Opened) -> None:
         """A channel leads somewhere."""
         cell = self._channels.get(item.channel)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        else:
             cell.opened(item)
 
     def credited(self, item: Credit) -> None:
         """More may be sent."""
         cell = self._channels.get(item.channel)
-        if cell is not None and item.allowed > cell.allowed:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        elif item.allowed > cell.allowed:
             cell.allowed = item.allowed
             cell.grant()
 
     def closed(self, item: Closed) -> None:
         """A channel leads nowhere. Its requests fail one by one."""
         cell = self._channels.pop(item.channel, None)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        else:
             cell.closed(item)
 
     def dropped(self, item: Dropped) -> None:
         """Messages that were sent were not taken."""
         cell = self._channels.get(item.channel)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "channel")
+        else:
             self.nodes.note(self, "dropped", f"{cell.path}: {item.count} messages were not taken: {item.reason}")
 
     # -- watching ----------------------------------------------------------------------------------------------
@@ -310,7 +335,9 @@ class Peer:
     def ended(self, item: Ended) -> None:
         """The notice of a watch."""
         cell = self._watched.pop(item.id, None)
-        if cell is not None:
+        if cell is None:
+            self.nodes.count(self, "unasked")
+        else:
             self._watches.pop(cell, None)
             kind = _KINDS.get(item.kind, "error")
             self.kernel.tell_watchers(cell, Down(cell.path, item.incarnation, kind, item.detail, item.restarting))
@@ -334,7 +361,9 @@ class Peer:
     def found(self, item: Found) -> None:
         """The answer to `find`."""
         future = self._finds.pop(item.id, None)
-        if future is not None and not future.done():
+        if future is None:
+            self.nodes.count(self, "unasked")
+        elif not future.done():
             future.set_result(item)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope
-from understudy.actors.errors import UnderstudyError
+from understudy.actors.errors import AskTimeout, UnderstudyError
 from understudy.actors.messages import Down, tag_of
 from understudy.actors.refs import Ref
 from understudy.actors.remote import items
-from understudy.actors.remote.inlets import FarSender, Inlet
-from understudy.actors.remote.items import FIRST_CREDIT, Control, Fail
+from understudy.actors.remote.inlets import OVERHEAD, FarSender, Inlet
+from understudy.actors.remote.items import FIRST_CREDIT, LONGEST_NAME, Control, Fail, said
 from understudy.actors.remote.link import Link, Request
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ CHANNELS: Final = 10_000
 """Channels of one link at most."""
 WATCHES: Final = 10_000
 """Watches of one link at most."""
-HELD: Final = 1 << 24
-"""Bytes of messages of one peer that wait for room in mailboxes, at most (and one frame more): 16 MiB."""
+HELD: Final = 1 << 26
+"""Bytes of memory for messages of one peer that wait, for room in mailboxes or for the start of an actor, at most (and
+what one read brings more): 64 MiB, each message with `OVERHEAD`.
+"""
 EARLY: Final = 256
 """Frames of one channel that wait until its actor has started."""
+_SWEEP: Final = 1_000
+"""Requests at work from which on those whose time is over are looked for."""
 
 
 class _Sentinel:
@@ -58,9 +63,10 @@ class Session:
         # A sender is a cell or None wherever it is looked at only for its path, which this has.
         self.sender: Any = FarSender(peer.name)
         self._inlets: dict[int, Inlet] = {}
+        self._starting: dict[Cell, tuple[asyncio.Future[None], Callable[[object], None], list[Inlet]]] = {}
         self._sentinels: dict[int, tuple[Cell, _Sentinel]] = {}
         self._acks: dict[str, int] = {}
-        self._weight = 0
+        self._sweep = _SWEEP
 
     def _resolve(self, name: str) -> Ref[Any] | None:
         """What the peer means by a path or name; None when there is none that it may reach."""
@@ -105,12 +111,32 @@ class Session:
             inlet.asked(requests)
 
     def weigh(self, size: int) -> None:
-        """Bytes wait for room in a mailbox, or (negative) do not any more. Too many, and nothing more is read."""
-        self._weight += size
-        if self._weight > HELD:
-            self.link.hold(hold=True)
-        elif self._weight * 2 < HELD and not self.closed:
-            self.link.hold(hold=False)
+        """Bytes wait, or (negative) do not any more. Too many, and nothing more is read of this peer, on any link."""
+        peer = self.peer
+        peer.held += size
+        if peer.link is None:
+            return
+        if peer.held > HELD:
+            peer.link.hold(hold=True)
+        elif peer.held * 2 < HELD:
+            peer.link.hold(hold=False)
+
+    def serve(self, id: int, envelope: Envelope) -> bool:
+        """Note a request that is at work; False, and counted, for an id that is at work already."""
+        if id in self.serving or id in self.tasks:
+            self.nodes.note(self.peer, "repeated", f"request {id} is at work already")
+            return False
+        self.serving[id] = envelope
+        if len(self.serving) >= self._sweep:
+            self._expire()
+        return True
+
+    def _expire(self) -> None:
+        """Forget requests whose time is over: in a mailbox, they are dropped without a word."""
+        now = self.nodes.kernel.now()
+        for each in [each for each in self.serving.values() if each.deadline is not None and each.deadline <= now]:
+            each.fail(AskTimeout("", 0.0))
+        self._sweep = max(_SWEEP, 2 * len(self.serving))
 
     def uncrowded(self) -> None:
         """See `Hears`."""
@@ -124,7 +150,7 @@ class Session:
             for id in self.link.ids(kind, body):
                 self.link.control(Fail(id, "stopped", "", "gone", "no such actor"))
             return
-        inlet.early.append(lambda: self.link.reread(channel, kind, body))
+        inlet.wait(len(body) + OVERHEAD, lambda: self.link.reread(channel, kind, body))
 
     def refused(self, channel: int, count: int, ids: tuple[int, ...], reason: str) -> None:
         """See `Hears`."""
@@ -133,11 +159,11 @@ class Session:
         names = tuple(sorted(tag_of(kind) for kind in (self.takes(channel) or ())))
         self.nodes.note(self.peer, "refused", f"{target}: {count} messages: {reason}")
         for id in ids:
-            self.link.control(Fail(id, "refused", target, detail=reason, names=names))
+            self.link.control(Fail(id, "refused", target, detail=said(reason), names=names))
         if inlet is not None:
             inlet.skipped(count)
             if count > len(ids):
-                self.link.control(items.Dropped(channel, count - len(ids), reason))
+                self.link.control(items.Dropped(channel, count - len(ids), said(reason)))
             inlet.give()
 
     def replied(self, replies: list[tuple[int, msgspec.Raw]]) -> None:
@@ -180,8 +206,11 @@ class Session:
     def open(self, item: items.Open) -> None:
         """A channel for an actor of this node."""
         channel = item.channel
-        known = self._inlets.pop(channel, None)
-        if known is None and len(self._inlets) >= CHANNELS:
+        if channel in self._inlets:
+            self.nodes.note(self.peer, "repeated", f"channel {channel} is open already")
+            return
+        if len(self._inlets) >= CHANNELS:
+            self.nodes.note(self.peer, "many", f"more than {CHANNELS} channels")
             self.link.control(items.Closed(channel, "many", f"{CHANNELS} channels are open"))
             return
         ref = self._resolve(item.path)
@@ -192,8 +221,25 @@ class Session:
         if inlet.kinds() is not None:
             inlet.begin(FIRST_CREDIT)
             return
-        started = self.nodes.kernel.when_started(inlet.cell)
-        started.add_done_callback(lambda _: self._begin(inlet))
+        self._await_start(inlet)
+
+    def _await_start(self, inlet: Inlet) -> None:
+        cell = inlet.cell
+        started = self.nodes.kernel.when_started(cell)
+        known = self._starting.get(cell)
+        if known is not None and known[0] is started:
+            known[2].append(inlet)
+            return
+        waiting = [inlet]
+
+        def begin(_: object) -> None:
+            if (now := self._starting.get(cell)) is not None and now[0] is started:
+                del self._starting[cell]
+            for each in waiting:
+                self._begin(each)
+
+        self._starting[cell] = started, begin, waiting
+        started.add_done_callback(begin)
 
     def _begin(self, inlet: Inlet) -> None:
         if self.closed or self._inlets.get(inlet.channel) is not inlet:
@@ -206,13 +252,15 @@ class Session:
     def shut(self, inlet: Inlet, reason: items.Lost, detail: str) -> None:
         """A channel leads nowhere any more."""
         if self._inlets.pop(inlet.channel, None) is not None:
-            self.link.control(items.Closed(inlet.channel, reason, detail))
-            early, inlet.early = inlet.early, []
-            for again in early:
+            inlet.open = False  # no credit for a number that may be given again
+            self.link.control(items.Closed(inlet.channel, reason, said(detail)))
+            for again in inlet.take_early():
                 again()
 
     def cancel(self, item: items.Cancel) -> None:
         """An asker was cancelled."""
+        if item.id not in self.tasks and item.id not in self.serving:
+            self.nodes.count(self.peer, "gone")
         task = self.tasks.get(item.id)
         if task is not None:
             task.cancel()
@@ -224,7 +272,11 @@ class Session:
 
     def watch(self, item: items.Watch) -> None:
         """A peer watches an actor of this node."""
+        if item.id in self._sentinels:
+            self.nodes.note(self.peer, "repeated", f"watch {item.id} is known already")
+            return
         if len(self._sentinels) >= WATCHES:
+            self.nodes.note(self.peer, "many", f"more than {WATCHES} watches")
             self.link.control(items.Ended(item.id, 0, "error", f"{WATCHES} actors are watched already", False))
             return
         ref = self._resolve(item.path)
@@ -236,7 +288,7 @@ class Session:
             gone = cell is None or cell.state == "stopped"
             exit = ("gone", "") if cell is None or gone else (cell.exit.kind, cell.exit.detail)
             number = 0 if cell is None else cell.number
-            self.link.control(items.Ended(item.id, number, exit[0], exit[1], not gone))
+            self.link.control(items.Ended(item.id, number, exit[0], said(exit[1]), not gone))
             return
         sentinel = _Sentinel(self, item.id)
         self._sentinels[item.id] = cell, sentinel
@@ -245,18 +297,21 @@ class Session:
     def unwatch(self, item: items.Unwatch) -> None:
         """A peer does not any more."""
         found = self._sentinels.pop(item.id, None)
-        if found is not None:
+        if found is None:
+            self.nodes.count(self.peer, "gone")
+        else:
             found[0].unwatch(found[1])
 
     def tell_end(self, id: int, down: Down) -> None:
         """An actor that the peer watches has ended."""
         if self._sentinels.pop(id, None) is not None:
-            self.link.control(items.Ended(id, down.incarnation, down.kind, down.detail, down.restarting))
+            self.link.control(items.Ended(id, down.incarnation, down.kind, said(down.detail), down.restarting))
 
     def find(self, item: items.Find) -> None:
         """A peer looks for a name."""
         ref = self._resolve(item.name)
-        self.link.control(items.Found(item.id, "" if ref is None else ref.path))
+        path = "" if ref is None or len(ref.path) > LONGEST_NAME else ref.path
+        self.link.control(items.Found(item.id, path))
 
     # -- ends --------------------------------------------------------------------------------------------------
 
@@ -266,6 +321,11 @@ class Session:
         for cell, sentinel in self._sentinels.values():
             cell.unwatch(sentinel)
         self._sentinels.clear()
+        for started, begin, _ in self._starting.values():
+            started.remove_done_callback(begin)
+        self._starting.clear()
+        for inlet in self._inlets.values():
+            inlet.take_early()
         self._inlets.clear()
         self.serving.clear()
         for task in list(self.tasks.values()):  # an agent's run goes by its `on_abandon`

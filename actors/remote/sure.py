@@ -17,6 +17,7 @@ from understudy.actors.refs import Refused, RefusedReason, check_seconds
 from understudy.actors.remote.far import FarCell
 from understudy.actors.remote.items import Acked, Want
 from understudy.actors.remote.link import Unreadable
+from understudy.actors.remote.peer import ADDRESSES
 
 if TYPE_CHECKING:
     from understudy.actors.remote.inlets import Inlet
@@ -97,17 +98,21 @@ class Outbox:
         cell.sent += 1
         self._sent += 1
 
-    def acked(self, number: int) -> None:
-        """The receiver has taken all up to `number`."""
+    def acked(self, number: int) -> bool:
+        """The receiver has taken all up to `number`; False when that was never sent."""
+        if number >= self._next:
+            return False
         while self._kept and 0 < self._kept[0].number <= number:
             self._first(True)
+        return True
 
-    def refused(self, number: int, reason: RefusedReason) -> None:
-        """The receiver does not take this one; it goes on with the next."""
+    def refused(self, number: int, reason: RefusedReason) -> bool:
+        """The receiver does not take this one; it goes on with the next. False when it was never sent."""
         for kept in self._kept:
             if kept.number == number:
                 kept.settle(Refused(reason, self._cell.path))
-                return
+                return True
+        return number < self._next
 
     def _first(self, how: Literal[True] | Refused) -> None:
         self._kept.popleft().settle(how)
@@ -173,7 +178,9 @@ class Sure:
         path = inlet.path
         for number, message in messages:
             last = taken.get(path, 0)
-            if number <= last:
+            if not last and not self._room(session, path):
+                inlet.skipped(1)
+            elif number <= last:
                 inlet.skipped(1)
                 session.link.control(Acked(path, last))
             elif number == last + 1:
@@ -183,20 +190,33 @@ class Sure:
                 else:
                     inlet.take(message, number)
             else:
+                session.nodes.count(session.peer, "gap")
                 inlet.skipped(1)
         inlet.give()
+
+    def _room(self, session: Session, path: str) -> bool:
+        """Whether another path may be known by which a peer sends surely. No node addresses more than these."""
+        taken = self._taken[session.peer.name][1]
+        if path in taken or len(taken) < ADDRESSES:
+            return True
+        session.nodes.note(session.peer, "many", f"reliable messages for more than {ADDRESSES} addresses")
+        return False
 
     def acked(self, session: Session, item: Acked) -> None:
         """A peer has taken messages."""
         cell = session.peer.known(item.path)
-        if cell is None or cell.outbox is None:
-            return
-        if item.refused:
-            cell.outbox.refused(item.number, item.refused)
+        outbox = None if cell is None else cell.outbox
+        if outbox is None:
+            known = False
+        elif item.refused:
+            known = outbox.refused(item.number, item.refused)
         else:
-            cell.outbox.acked(item.number)
+            known = outbox.acked(item.number)
+        if not known:
+            session.nodes.count(session.peer, "acked")
 
     def wanted(self, session: Session, item: Want) -> None:
         """A peer has given up what came before."""
         taken = self._taken[session.peer.name][1]
-        taken[item.path] = max(taken.get(item.path, 0), item.first - 1)
+        if self._room(session, item.path):
+            taken[item.path] = max(taken.get(item.path, 0), item.first - 1)

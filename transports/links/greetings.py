@@ -6,7 +6,6 @@ of another type is refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Final, Literal, TypeVar, get_args
 
@@ -14,6 +13,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from understudy.actors.errors import SpecError
+from understudy.actors.remote.nodes import NAME
+from understudy.actors.telemetry import one_line
 
 HELLO: Final = 1
 CHALLENGE: Final = 2
@@ -29,6 +30,8 @@ NONCE: Final = 32
 """Bytes."""
 DIGEST: Final = 32
 """Bytes of SHA-256."""
+
+NAME_RULE: Final = "1 to 64 letters, digits, '-', '_', '.', the first a letter or digit"
 
 Mode = Literal["hmac", "tls"]
 Reason = Literal[
@@ -47,7 +50,6 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 Frames = list[tuple[int, bytes]]
 """What is to be sent: kind and body."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _U64 = Annotated[int, Meta(ge=0)]
 _Nonce = Annotated[bytes, Meta(min_length=NONCE, max_length=NONCE)]
 _Code = Annotated[bytes, Meta(min_length=DIGEST, max_length=DIGEST)]
@@ -77,7 +79,7 @@ class Me(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
-            raise SpecError(f"node name {self.name!r}; 1 to 64 letters, digits, '-', '_', '.'")
+            raise SpecError(f"node name {self.name!r}; {NAME_RULE}")
         try:
             said = encoder.encode((self.epoch, self.session, self.versions, self.limits))
             msgspec.msgpack.decode(said, type=_Checked)
@@ -160,13 +162,13 @@ class No(Exception):
 
 
 def is_name(name: str) -> bool:
-    """Whether a node may be called so: 1 to 64 letters, digits, `-`, `_`, `.`."""
-    return _NAME.fullmatch(name) is not None
+    """Whether a node may be called so: 1 to 64 letters, digits, `-`, `_`, `.`, the first a letter or digit."""
+    return NAME.fullmatch(name) is not None
 
 
 def refuse_body(refusal: Refusal) -> bytes:
     """The body of REFUSE. Of a wrong secret the other side is told nothing but that."""
-    text = "" if refusal.reason == "secret" else shown(refusal.text)
+    text = "" if refusal.reason == "secret" else one_line(refusal.text)
     return encoder.encode(_Refuse(refusal.reason, text))
 
 
@@ -177,9 +179,9 @@ def read_refusal(body: bytes) -> Refusal:
     except No as no:
         return no.refusal
     if said.reason not in REASONS:
-        return Refusal("malformed", shown(f"refused for an unknown reason, {said.reason!r}: {said.text}"), True)
+        return Refusal("malformed", one_line(f"refused for an unknown reason, {said.reason!r}: {said.text}"), True)
     text = "it does not know our secret, or what was said was changed" if said.reason == "secret" else said.text
-    return Refusal(said.reason, shown(f"refused: {text}"), True)
+    return Refusal(said.reason, one_line(f"refused: {text}"), True)
 
 
 def read(kind: int, body: bytes, shape: type[S]) -> S:
@@ -195,8 +197,3 @@ def read(kind: int, body: bytes, shape: type[S]) -> S:
 def listed(versions: tuple[int, ...]) -> str:
     """Versions as people read them."""
     return ", ".join(map(str, sorted(versions)))
-
-
-def shown(text: str) -> str:
-    """A text of the other side, fit for a log: one line, without control characters, not too long."""
-    return "".join(each if each.isprintable() else "?" for each in text[:TEXT])

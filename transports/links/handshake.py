@@ -24,11 +24,13 @@ from collections.abc import Callable
 from typing import get_args
 
 from understudy.actors.errors import SpecError
+from understudy.actors.telemetry import one_line
 from understudy.transports.links.greetings import (
     CHALLENGE,
     DIGEST,
     HELLO,
     KINDS,
+    NAME_RULE,
     NONCE,
     PROOF,
     READY,
@@ -51,7 +53,6 @@ from understudy.transports.links.greetings import (
     read,
     read_refusal,
     refuse_body,
-    shown,
 )
 from understudy.transports.links.keys import LinkSecret
 
@@ -121,7 +122,7 @@ class _Side:
 
     def _check_name(self, name: str, epoch: int, role: str) -> None:
         if not is_name(name):
-            raise No("name", f"{role} is called {shown(name[:70])!r}; 1 to 64 letters, digits, '-', '_', '.'")
+            raise No("name", f"{role} is called {one_line(name[:70])!r}; {NAME_RULE}")
         if name == self.me.name:
             if epoch == self.me.epoch:
                 raise No("self", f"{name!r} dialled itself")
@@ -164,7 +165,7 @@ class Dialer(_Side):
         self._check_name(said.name, said.epoch, "the listener")
         self._check_version(said)
         if said.mode != self.mode:
-            raise No("mode", f"{said.name!r} says {shown(said.mode)!r}, {self.me.name!r} asked for {self.mode!r}")
+            raise No("mode", f"{said.name!r} says {one_line(said.mode)!r}, {self.me.name!r} asked for {self.mode!r}")
         if said.certificate != self._certificate:
             theirs, ours = said.certificate.hex() or "none", self._certificate.hex() or "none"
             raise No("certificate", f"{said.name!r} has the certificate {theirs}; this connection shows {ours}")
@@ -224,7 +225,7 @@ class Listener(_Side):
             ours, theirs = listed(me.versions), listed(said.versions)
             raise No("version", f"{me.name!r} speaks versions {ours}; {said.name!r} speaks {theirs}")
         if said.mode != self.mode:
-            raise No("mode", f"{said.name!r} asks for {shown(said.mode)!r}; {me.name!r} has {self.mode!r} here")
+            raise No("mode", f"{said.name!r} asks for {one_line(said.mode)!r}; {me.name!r} has {self.mode!r} here")
         found = Peer(said.name, said.epoch, said.session, max(both), said.limits)
         challenge = Challenge(
             found.version, me.versions, me.name, me.epoch, self._nonce, self.mode, me.limits, self._certificate

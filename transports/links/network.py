@@ -34,6 +34,7 @@ _VERDICTS: Final[Mapping[str, str]] = {
     "stale": "a later start, or a newer connection, of this node is known",
     "twice": "there is another connection, which stays",
     "many": "too many nodes",
+    "held": "too much of what it sent waits for room in mailboxes",
 }
 
 
@@ -175,6 +176,12 @@ class Network:
         """See `Harbour`."""
         self.counts[reason] += 1
 
+    def broke(self, error: Exception) -> None:
+        """See `Harbour`."""
+        self.count("error")
+        if self.counts["error"] <= NOTED:
+            log.error("links: what came made this node raise; it is a mistake here", exc_info=error)
+
     def _report(self, text: str) -> None:
         self.counts["reported"] += 1
         if (many := self.counts["reported"]) <= NOTED:
@@ -245,7 +252,7 @@ class _Closed(asyncio.Protocol):
 
 
 def _refusal(verdict: str, name: str) -> Refusal:
-    if verdict == "many":
+    if verdict in ("many", "held"):
         return Refusal("full", _VERDICTS[verdict])
     reason = "self" if verdict == "self" else "stale"
     return Refusal(reason, f"node {name!r}: {_VERDICTS[verdict]}")  # type: ignore[arg-type]  # one of both

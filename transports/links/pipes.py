@@ -92,6 +92,10 @@ class PipeTransport(asyncio.Transport):
         self._reading = True
         self._loop.call_soon(self._pour)
 
+    def get_write_buffer_size(self) -> int:
+        """None: what was written is on its way."""
+        return 0
+
     def is_closing(self) -> bool:
         """Whether it was closed."""
         return self._closing

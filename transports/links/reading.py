@@ -6,20 +6,24 @@ message of an unknown type does not take others with it, and no frame can make m
 
 from __future__ import annotations
 
-from typing import Any, Final, Union
+from typing import Annotated, Any, Final, Union
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
+from understudy.actors.delivery import CHAIN_LIMIT
 from understudy.actors.remote.items import Control
 from understudy.actors.remote.link import Hop, Unreadable
-from understudy.actors.remote.peer import UNREADABLE
 from understudy.transports.links.wire import ASK, ASK_CHAINED, RELIABLE, TELL
 
-read_items: Final = msgspec.msgpack.Decoder(list[Control]).decode
-read_replies: Final = msgspec.msgpack.Decoder(list[tuple[int, Raw]]).decode
+ELEMENTS: Final = 32_768
+"""Messages, replies or items of one body, at most: more than the 64 KiB hold after which a frame is not added to."""
+_Many: Final = Meta(max_length=ELEMENTS)
+_Id = Annotated[int, Meta(ge=0)]
+read_items: Final = msgspec.msgpack.Decoder(Annotated[list[Control], _Many]).decode
+read_replies: Final = msgspec.msgpack.Decoder(Annotated[list[tuple[_Id, Raw]], _Many]).decode
 read_bye: Final = msgspec.msgpack.Decoder(tuple[str, str]).decode
-_Chain = tuple[Hop, ...]
+_Chain = Annotated[tuple[Hop, ...], Meta(max_length=CHAIN_LIMIT + 1)]
 
 
 def _shape(kind: int, message: Any) -> Any:
@@ -27,13 +31,13 @@ def _shape(kind: int, message: Any) -> Any:
     if kind == TELL:
         return message
     if kind == RELIABLE:
-        return tuple[int, message]
-    return tuple[int, float, message] if kind == ASK else tuple[int, float, message, _Chain]
+        return tuple[_Id, message]
+    return tuple[_Id, float, message] if kind == ASK else tuple[_Id, float, message, _Chain]
 
 
 def _decoder(kind: int, message: Any) -> msgspec.msgpack.Decoder[Any]:
     shape: Any = list.__class_getitem__(_shape(kind, message))
-    return msgspec.msgpack.Decoder(shape)
+    return msgspec.msgpack.Decoder(Annotated[shape, _Many])
 
 
 _ROUGH: Final = {kind: _decoder(kind, Raw) for kind in (TELL, ASK, ASK_CHAINED, RELIABLE)}
@@ -63,7 +67,7 @@ class Reader:
     MOST: Final = 1_000
 
     def __init__(self) -> None:
-        self._decoders: dict[tuple[int, tuple[type, ...]], msgspec.msgpack.Decoder[Any]] = {}
+        self._decoders: dict[tuple[int, tuple[type, ...]], msgspec.msgpack.Decoder[Any]] = {}  # kind 0: one message
 
     def _decoder(self, kind: int, types: tuple[type, ...]) -> msgspec.msgpack.Decoder[Any]:
         decoder = self._decoders.get((kind, types))
@@ -71,7 +75,8 @@ class Reader:
             if len(self._decoders) >= self.MOST:
                 self._decoders.clear()
             message: Any = Union[types]  # noqa: UP007  # of as many as there are
-            decoder = self._decoders[kind, types] = _decoder(kind, message)
+            made: msgspec.msgpack.Decoder[Any] = _decoder(kind, message) if kind else msgspec.msgpack.Decoder(message)
+            decoder = self._decoders[kind, types] = made
         return decoder
 
     def read(self, kind: int, types: tuple[type, ...], body: memoryview | bytes) -> list[Any]:
@@ -85,20 +90,23 @@ class Reader:
         """The elements that can be read, and what of the others is known. Raises one of `UNREADABLE`."""
         good: list[Any] = []
         bad = Bad()
-        message: Any = Union[types] if types else None  # noqa: UP007
+        decode = self._decoder(0, types).decode if types else _no_type
         for element in rough(kind, body):
             try:
-                if not types:
-                    raise ValueError("no message type is taken there")
                 raw = element if kind == TELL else element[1] if kind == RELIABLE else element[2]
-                value = msgspec.msgpack.decode(raw, type=message)
-            except UNREADABLE as error:
+                value = decode(raw)
+            except Exception as error:  # also what a `__post_init__` raises
                 bad.add(kind, element, error)
                 if kind == RELIABLE:
                     good.append((element[0], Unreadable(bad.reason)))
                 continue
             good.append(_put(kind, element, value))
         return good, bad
+
+
+# Any: what it would be
+def _no_type(raw: Raw) -> Any:
+    raise ValueError("no message type is taken there")
 
 
 def rough(kind: int, body: memoryview | bytes) -> list[Any]:

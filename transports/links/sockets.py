@@ -14,9 +14,11 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 from msgspec import Struct
 
+from understudy.actors.errors import UsageError
 from understudy.actors.remote.items import Control
 from understudy.actors.remote.link import Hears, Hop
 from understudy.actors.remote.peer import UNREADABLE
+from understudy.actors.telemetry import one_line
 from understudy.transports.links.handshake import Dialer, Listener, Peer, Refusal
 from understudy.transports.links.reading import Reader, read_bye, read_items, read_replies, rough
 from understudy.transports.links.wire import (
@@ -72,6 +74,10 @@ class Harbour(Protocol):
 
     def count(self, reason: str) -> None:
         """Something was refused."""
+        ...
+
+    def broke(self, error: Exception) -> None:
+        """What came made this node's own code raise."""
         ...
 
 
@@ -163,10 +169,10 @@ class SocketLink(asyncio.Protocol):
     def _beat(self) -> None:
         """Ask a silent side whether it is there, and give it up in the end."""
         seconds = self._timing.heartbeat
-        if self.received != self._heard_of or self._held:
+        if self.received != self._heard_of:
             self._heard_of, self._missed = self.received, 0
         else:
-            self._missed += 1
+            self._missed += not self._held
             if self._missed >= 3:
                 self._end(f"nothing was heard of it for {seconds * 3:g} s", count="silent")
                 return
@@ -181,6 +187,9 @@ class SocketLink(asyncio.Protocol):
             self._in.feed(data, self._take if self._hears is not None else self._take_any)
         except WireError as error:
             self._end(f"what came is no frame: {error}", count=error.fault)
+        except Exception as error:  # a mistake of ours: it costs this connection, and no other
+            self._harbour.broke(error)
+            self._end(f"what came could not be dealt with: {type(error).__name__}: {error}")
 
     def _take_any(self, kind: int, channel: int, body: memoryview) -> bool:
         return self._take(kind, channel, body) if self._hears is not None else self._greet(kind, body)
@@ -203,7 +212,12 @@ class SocketLink(asyncio.Protocol):
         self.reason = self.reason or reason
         if self._timer is not None:
             self._timer.cancel()
-        transport.abort() if self._paused else transport.close()
+        if self._paused:
+            transport.abort()
+        else:
+            transport.close()
+            if transport.get_write_buffer_size():  # it may never read that
+                self._loop.call_later(self._timing.handshake, transport.abort, context=self._context)
         if count:
             self._harbour.count(count)
         hears, self._hears = self._hears, None
@@ -310,7 +324,12 @@ class SocketLink(asyncio.Protocol):
 
     def control(self, item: Control) -> None:
         """See `Link`."""
-        self._add(CONTROL, 0, item)
+        if len(self._out.buffer) > STUCK:  # what came in one turn may ask for a lot
+            self._stuck()
+        try:
+            self._add(CONTROL, 0, item)
+        except UsageError as error:  # over what the other side takes: without it nothing goes on there
+            self._end(f"{type(item).__name__} cannot be told: {error}", count="untold")
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -326,9 +345,11 @@ class SocketLink(asyncio.Protocol):
             elif kind == PING:
                 self._out.frame(PONG, b"")
                 self._arm()
+                if len(self._out.buffer) > STUCK:
+                    self._stuck()
             elif kind == BYE:
                 reason, detail = read_bye(body)
-                self._end(f"it said goodbye: {reason[:50]}{': ' * bool(detail)}{detail[:300]}")
+                self._end(f"it said goodbye: {one_line(reason, 50)}{': ' * bool(detail)}{one_line(detail, 300)}")
         except UNREADABLE as error:
             self._strike(f"a body of kind {kind} is not what it should be: {error}")
         return self._hears is not None
@@ -351,7 +372,7 @@ class SocketLink(asyncio.Protocol):
             return
         try:
             elements = self._reader.read(kind, types, body)
-        except UNREADABLE:
+        except Exception:  # also what a `__post_init__` raises
             elements, bad = self._reader.salvage(kind, types, body)
             self._harbour.count("message")
             if kind != RELIABLE:  # those are refused by their numbers
