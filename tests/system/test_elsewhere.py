@@ -94,6 +94,7 @@ async def until(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+@pytest.mark.promise(376)
 async def test_the_result_of_another_node_is_that_of_the_call_and_what_it_spent_is_counted_here() -> None:
     there = There()
     here = Here(there)
@@ -115,6 +116,7 @@ async def test_the_result_of_another_node_is_that_of_the_call_and_what_it_spent_
             assert replay(await _read(system, name), system.tree.policies).identical
 
 
+@pytest.mark.promise(376)
 async def test_the_escrow_is_reserved_before_the_request_is_sent_and_the_run_there_cannot_spend_more() -> None:
     gate = asyncio.Event()
     there = There(gate.wait)
@@ -133,6 +135,7 @@ async def test_the_escrow_is_reserved_before_the_request_is_sent_and_the_run_the
         assert a.ledger.statement(f"main@{run.id}").spent["steps"] == 3
 
 
+@pytest.mark.promise(376)
 async def test_an_escrow_that_does_not_fit_into_what_is_left_is_refused_and_nothing_is_sent() -> None:
     there = There()
     here = Here(there, escrow=10, steps=5)
@@ -143,6 +146,7 @@ async def test_an_escrow_that_does_not_fit_into_what_is_left_is_refused_and_noth
         assert w.runs.known() == []
 
 
+@pytest.mark.promise(375)
 async def test_a_request_whose_connection_is_lost_goes_on_and_is_not_begun_again() -> None:
     gate, hub = asyncio.Event(), Hub()
     there = There(gate.wait)
@@ -158,6 +162,7 @@ async def test_a_request_whose_connection_is_lost_goes_on_and_is_not_begun_again
         assert (there.looks, len(w.runs.known())) == (1, 1)
 
 
+@pytest.mark.promise(377)
 async def test_without_its_node_the_call_fails_after_its_patience_and_the_escrow_counts_as_spent() -> None:
     gate, hub = asyncio.Event(), Hub()
     there = There(gate.wait)
@@ -178,6 +183,7 @@ async def test_without_its_node_the_call_fails_after_its_patience_and_the_escrow
         assert replay(await _read(a, result.run), a.tree.policies).identical
 
 
+@pytest.mark.promise(375)
 async def test_both_nodes_may_be_started_again_and_the_run_there_is_the_same_one() -> None:
     gate, hub = asyncio.Event(), Hub()
     there = There(gate.wait)
@@ -201,6 +207,7 @@ async def test_both_nodes_may_be_started_again_and_the_run_there_is_the_same_one
         assert a.ledger.statement(f"main@{result.run}").spent["steps"] == result.spend.steps <= 5
 
 
+@pytest.mark.promise(378)
 async def test_who_gives_up_the_asker_gives_up_the_run_there() -> None:
     gate, hub = asyncio.Event(), Hub()
     there = There(gate.wait)
