@@ -98,7 +98,8 @@ def plain(value: Any) -> Any:
 
 def made_frames() -> list[dict[str, Any]]:
     """One connection: each kind of frame, in this order, from number 1."""
-    out, rows = Outgoing(), []
+    out = Outgoing()
+    rows: list[dict[str, Any]] = []
     out.limit = FRAME_BODY
 
     def row(name: str, kind: int, channel: int, value: Any) -> None:
