@@ -289,7 +289,7 @@ class Kernel(Posting):
             if found is None:
                 entry.fail(NotHandled(cell.path, type(message), cell.takes()))
             elif entry.deadline is not None and (entry.cancelled or entry.deadline <= self.loop.time()):
-                self.letter(cell, entry, "expired")
+                self.expire(cell, entry)
                 return None
         if found is None:
             self.letter(cell, entry, "unknown")

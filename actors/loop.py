@@ -107,7 +107,7 @@ class Dispatcher(Workers):
             if not ready:
                 # What was handled last is nobody's any more, and it may be long until there is something else.
                 stepper.value = cell = entry = found = handler = message = sender = life = nothing
-                envelope = context = warm = value = waiting = nothing
+                envelope = context = warm = value = waiting = reply = box = nothing
                 if not await self._await_ready():
                     self._keep(stepper)
                     return False
@@ -131,10 +131,22 @@ class Dispatcher(Workers):
                     break
                 if entry is not None:
                     cell.first = None
-                elif cell.mailbox is None or (entry := cell.mailbox.take()) is None:
-                    self.rest(cell)
-                    continue
-                found = cell.door.get(type(entry[0])) if type(entry) is tuple else None
+                else:
+                    box = cell.mailbox
+                    if box is not None and box.work and not box.ahead and not box.waiting:
+                        entry = box.work.popleft()
+                    elif box is None or (entry := box.take()) is None:
+                        self.rest(cell)
+                        continue
+                envelope = nothing
+                if type(entry) is tuple:
+                    found = cell.door.get(type(entry[0]))
+                elif type(entry) is Envelope and entry.life is None and entry.reply is not None:
+                    # An ask. Of one that is late or cancelled the long way has more to say.
+                    envelope, due = entry, entry.deadline is not None and entry.deadline > now
+                    found = cell.door.get(type(entry.message)) if due and not entry.cancelled else None
+                else:
+                    found = None
                 if found is None:
                     if cancelling() or (key in scoped and probe.dirty()):
                         cell.box().put_back_first(entry, control=isinstance(entry, Notice))
@@ -145,14 +157,20 @@ class Dispatcher(Workers):
                         continue
                     break
                 handler, is_async = found
-                message, sender = entry
                 life = cell.life
+                if envelope is None:
+                    message, sender = entry
+                else:
+                    message, sender = envelope.message, envelope.sender
                 if is_async:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run it on
                         cell.box().put_back([entry])
                         return self._retreat(cell, stepper)
                     note((now, cell, type(message), sender))
-                    life.current = envelope = Envelope(message, sender, life)
+                    if envelope is None:
+                        envelope = Envelope(message, sender)
+                    envelope.life = life
+                    life.current = envelope
                     context, waiting = base.copy(), None
                     try:
                         waiting = context.run(stepper.send, (envelope, handler, life.actor, message))
@@ -166,10 +184,18 @@ class Dispatcher(Workers):
                             continue
                         break
                     if not cell.plain:
-                        self._end(envelope, None, None)
+                        self._end(envelope, stepper.value, None)
+                    elif (reply := envelope.reply) is not None:
+                        value, stepper.value = stepper.value, None
+                        if reply.done():
+                            self._end(envelope, value, None)
+                        else:
+                            reply.set_result(value)
                 else:
                     note((now, cell, type(message), sender))
                     life.current = entry
+                    if envelope is not None:
+                        envelope.life = life
                     warm = life.context
                     try:
                         if warm is None:
@@ -185,10 +211,12 @@ class Dispatcher(Workers):
                                 self.rest(cell)
                                 continue
                             break
-                        if cell.plain:
-                            life.current = None
+                        if not cell.plain or (envelope is not None and envelope.reply.done()):
+                            self._end(self._leave_current(life), value, None)
                         else:
-                            self._end(self._leave_current(life), None, None)
+                            life.current = None
+                            if envelope is not None:
+                                envelope.reply.set_result(value)
                 if cell.plain:
                     box = cell.mailbox
                     if box is None:

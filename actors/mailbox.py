@@ -14,8 +14,8 @@ Nothing here knows an event loop: what is waiting is told by a callback.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -28,6 +28,24 @@ Offer = Literal["taken", "full", "dropped"]
 
 Settle = Callable[[bool], bool]
 """Told True: room is given; it says whether that is still wanted. Told False: there will be none."""
+
+
+class Bulk(Protocol):
+    """Messages that were taken already and wait for room together."""
+
+    def pour(self, room: int) -> bool:
+        """Put at most `room` of them into `work`; whether there are more."""
+        ...
+
+    def lost(self) -> None:
+        """There will be no room."""
+        ...
+
+    # Any: entries of the mailbox's type
+    def held(self) -> Iterable[Any]:
+        """Those that still wait."""
+        ...
+
 
 DEFAULT_LIMIT: Final = 1_000
 CONTROL_LIMIT: Final = 4_096
@@ -47,10 +65,11 @@ class Mailbox(Generic[E]):
     """See the module. `limit` is in messages and counts the work lane only. Raises `SpecError` below 1.
 
     `work` and `waiting` are open to `Ref.tell`, which puts into the one where no policy is asked: while there is room,
-    and nobody waits for it. `waiting` and the control lane are made when first needed.
+    and nobody waits for it; and, with the control lane `ahead`, to the dispatcher, which takes out of `work` while
+    nothing else is asked. `waiting` and `ahead` are made when first needed.
     """
 
-    __slots__ = ("_control", "_dropped", "limit", "overflow", "waiting", "work")
+    __slots__ = ("_dropped", "ahead", "limit", "overflow", "waiting", "work")
 
     def __init__(self, limit: int = DEFAULT_LIMIT, overflow: Overflow = "refuse") -> None:
         if limit < 1:
@@ -58,20 +77,20 @@ class Mailbox(Generic[E]):
         self.limit = limit
         self.overflow = overflow
         self.work: deque[E] = deque()
-        self._control: deque[E] | None = None
-        self.waiting: deque[tuple[E, Settle]] | None = None
+        self.ahead: deque[E] | None = None
+        self.waiting: deque[tuple[E, Settle] | Bulk] | None = None
         self._dropped = 0
 
     def __len__(self) -> int:
-        return len(self.work) + (len(self._control) if self._control else 0)
+        return len(self.work) + (len(self.ahead) if self.ahead else 0)
 
     def __bool__(self) -> bool:
-        return bool(self.work or self._control)
+        return bool(self.work or self.ahead)
 
     @property
     def has_control(self) -> bool:
         """Whether the control lane holds something."""
-        return bool(self._control)
+        return bool(self.ahead)
 
     @property
     def has_work(self) -> bool:
@@ -81,7 +100,7 @@ class Mailbox(Generic[E]):
     @property
     def unused(self) -> bool:
         """Whether nothing would be forgotten with it: empty, nobody waits, and nothing was ever dropped."""
-        return not (self.work or self._control or self.waiting or self._dropped)
+        return not (self.work or self.ahead or self.waiting or self._dropped)
 
     @property
     def room(self) -> bool:
@@ -112,12 +131,12 @@ class Mailbox(Generic[E]):
 
     def put_control(self, entry: E, *, bounded: bool = True) -> bool:
         """Put `entry` into the control lane; False when even that is full and `bounded`."""
-        if self._control is None:
-            self._control = deque()
-        if bounded and len(self._control) >= CONTROL_LIMIT:
+        if self.ahead is None:
+            self.ahead = deque()
+        if bounded and len(self.ahead) >= CONTROL_LIMIT:
             self._dropped += 1
             return False
-        self._control.append(entry)
+        self.ahead.append(entry)
         return True
 
     def wait_for_room(self, entry: E, settle: Settle) -> None:
@@ -126,19 +145,26 @@ class Mailbox(Generic[E]):
             self.waiting = deque()
         self.waiting.append((entry, settle))
 
+    def wait_in_bulk(self, bulk: Bulk) -> None:
+        """Queue up for room for many: they are poured in whenever half of the mailbox is free, without a call each."""
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(bulk)
+
     def give_up(self, entry: E) -> None:
         """Take a waiting sender out of the queue; one that is not in it is passed over."""
         if self.waiting is not None:
-            self.waiting = deque(waiting for waiting in self.waiting if waiting[0] is not entry) or None
+            kept = (each for each in self.waiting if not (isinstance(each, tuple) and each[0] is entry))
+            self.waiting = deque(kept) or None
             self._grant()
 
     def take(self) -> E | None:
         """The oldest entry, control first."""
-        return self._control.popleft() if self._control else self.take_work()
+        return self.ahead.popleft() if self.ahead else self.take_work()
 
     def take_control(self) -> E | None:
         """The oldest entry of the control lane."""
-        return self._control.popleft() if self._control else None
+        return self.ahead.popleft() if self.ahead else None
 
     def take_work(self) -> E | None:
         """The oldest entry of the work lane; the freed place goes to the longest waiting sender."""
@@ -152,7 +178,14 @@ class Mailbox(Generic[E]):
     def _grant(self) -> None:
         waiting = self.waiting
         while waiting and len(self.work) < self.limit:
-            entry, settle = waiting.popleft()
+            first = waiting[0]
+            if not isinstance(first, tuple):
+                if len(self.work) * 2 > self.limit or first.pour(self.limit - len(self.work)):
+                    return
+                waiting.popleft()
+                continue
+            waiting.popleft()
+            entry, settle = first
             if settle(True):
                 self.work.append(entry)
         if not waiting:
@@ -161,11 +194,11 @@ class Mailbox(Generic[E]):
     def withdraw(self, wanted: Callable[[E], bool]) -> list[E]:
         """Take out of the work lane, and from among the waiting, what `wanted` chooses; in order."""
         out = [entry for entry in self.work if wanted(entry)]
-        waiting = [pair for pair in self.waiting or () if wanted(pair[0])]
+        waiting = [pair for pair in self.waiting or () if isinstance(pair, tuple) and wanted(pair[0])]
         if out:
             self.work = deque(entry for entry in self.work if not wanted(entry))
         if waiting and self.waiting:
-            self.waiting = deque(pair for pair in self.waiting if not wanted(pair[0]))
+            self.waiting = deque(pair for pair in self.waiting if pair not in waiting)
         for _, settle in waiting:
             settle(False)
         self._grant()
@@ -179,37 +212,49 @@ class Mailbox(Generic[E]):
         """Put back what `take` has just given, in the lane it came from."""
         if control:
             self.put_control(entry, bounded=False)
-            assert self._control is not None  # noqa: S101  # it was put there
-            self._control.rotate(1)
+            assert self.ahead is not None  # noqa: S101  # it was put there
+            self.ahead.rotate(1)
         else:
             self.work.appendleft(entry)
 
     def holds_control(self, entry: E) -> bool:
         """Whether `entry` still waits in the control lane."""
-        return any(held is entry for held in self._control or ())
+        return any(held is entry for held in self.ahead or ())
 
     def withdraw_control(self, wanted: Callable[[E], bool]) -> list[E]:
         """Take out of the control lane what `wanted` chooses; in order."""
-        control = self._control or ()
+        control = self.ahead or ()
         out = [entry for entry in control if wanted(entry)]
         if out:
-            self._control = deque(entry for entry in control if not wanted(entry))
+            self.ahead = deque(entry for entry in control if not wanted(entry))
         return out
 
     def clear_control(self) -> None:
         """Forget the control lane: it is addressed to one incarnation."""
-        self._control = None
+        self.ahead = None
 
     def drain(self) -> Iterator[E]:
         """Empty everything: forget the control lane, give the work lane, refuse the waiting senders."""
-        self._control = None
+        self.ahead = None
         while self.work:
             yield self.work.popleft()
         while self.waiting:
-            self.waiting.popleft()[1](False)
+            first = self.waiting.popleft()
+            if isinstance(first, tuple):
+                first[1](False)
+            else:
+                first.lost()
+
+    def outside(self) -> Iterator[E]:
+        """What waits for room."""
+        for each in self.waiting or ():
+            if isinstance(each, tuple):
+                yield each[0]
+            else:
+                yield from each.held()
 
     def statistics(self) -> MailboxStatistics:
         """Counts, now."""
         waiting = len(self.waiting) if self.waiting else 0
-        control = len(self._control) if self._control else 0
+        control = len(self.ahead) if self.ahead else 0
         return MailboxStatistics(len(self.work), control, waiting, self._dropped, self.limit)

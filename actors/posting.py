@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.actors.cell import QUEUED, Cell
 from understudy.actors.delivery import Entry, Envelope, Notice, message_of, path_of, sender_of
-from understudy.actors.errors import ActorStopped, MailboxFull, NotHandled, UsageError, WrongLoop
+from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, UsageError, WrongLoop
 from understudy.actors.loop import Dispatcher
 from understudy.actors.messages import Message, round_trip
 from understudy.actors.refs import Refused, check_seconds
@@ -64,19 +64,21 @@ class Posting:
             entry = _checked(entry)
         return self._put(cell, entry, quiet=quiet)
 
-    # Any: messages of any class that the cell takes
-    def post_all(self, cell: Cell, messages: list[Any], sender: Cell | None) -> int:
-        """Put messages, which the cell takes, into its mailbox as far as there is room now; how many were put there."""
-        if cell.state in ("stopping", "stopped"):
-            return 0
-        box = cell.box()
-        room = 0 if box.waiting else box.limit - len(box.work)
-        taken = messages if len(messages) <= room else messages[: max(0, room)]
-        if taken:
-            box.work.extend([(message, sender) for message in taken])
-            if cell.status != QUEUED and cell.runnable():
-                self.dispatcher.schedule(cell)
-        return len(taken)
+    def post_all(self, cell: Cell, entries: list[Entry]) -> int:
+        """Put entries, which the cell takes, into its mailbox as far as there is room now; how many were put there."""
+        if len(entries) == 1 and cell.first is None and cell.mailbox is None:
+            cell.first = entries[0]
+            taken = 1
+        else:
+            box = cell.box()
+            room = 0 if box.waiting else box.limit - len(box.work)
+            if len(entries) > room:
+                entries = entries[: max(0, room)]
+            taken = len(entries)
+            box.work.extend(entries)
+        if taken and cell.status != QUEUED and cell.runnable():
+            self.dispatcher.schedule(cell)
+        return taken
 
     def _put(self, cell: Cell, entry: Entry, *, quiet: bool) -> Literal[True] | Refused:
         """Put in what the door lets through."""
@@ -197,6 +199,13 @@ class Posting:
     def letter(self, cell: Cell, entry: Entry, reason: LetterReason, detail: str = "") -> None:
         """Make a dead letter of an entry."""
         self.telemetry.dead(DeadLetter(cell.path, path_of(sender_of(entry)), reason, message_of(entry), detail))
+
+    def expire(self, cell: Cell, envelope: Envelope) -> None:
+        """Make a dead letter of a request that nobody waits for; who asked at another node may forget it then."""
+        self.letter(cell, envelope, "expired")
+        reply: object = envelope.reply
+        if not isinstance(reply, asyncio.Future):
+            envelope.fail(AskTimeout(cell.path, 0.0))
 
     def lose(self, cell: Cell, entry: Entry, reason: LetterReason) -> None:
         """Make a dead letter of an entry that was accepted, and tell its asker."""

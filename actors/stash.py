@@ -128,7 +128,7 @@ class Stash:
         for envelope in list(self._kept):
             if envelope.deadline is not None and (envelope.cancelled or envelope.deadline <= now):
                 self._kept.remove(envelope)
-                self.cell.kernel.letter(self.cell, envelope, "expired")
+                self.cell.kernel.expire(self.cell, envelope)
 
 
 def _in_hand(envelope: Envelope) -> bool:

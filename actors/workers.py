@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import sys
 from collections import deque
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from understudy.actors.tasks import HANDLE, new_task, note_code, note_driver, wa
 from understudy.actors.telemetry import log
 
 SPARES: Final = 2
+LATE: Final = 1_024
+"""Calls that wait at most until nothing is ready."""
 SPARES_KEPT: Final = 32
 HOPS: Final = 5
 """Frames down that `Dispatcher.step` looks: past the driver of up to three coroutines, still within asyncio's own."""
@@ -75,6 +78,7 @@ class Workers(Reserves):
         "_spares",
         "_tasks",
         "hops",
+        "late",
         "left",
         "ready",
         "until",
@@ -87,6 +91,7 @@ class Workers(Reserves):
         self._clock = clock_of(self._loop)
         self.ready: Final = deque[Cell]()
         self.wake: asyncio.Future[None] | None = None
+        self.late: list[Callable[[], None]] = []
         self._givers = 0
         self.left = TURN
         self.until = self._clock() + TURN_SECONDS
@@ -131,6 +136,22 @@ class Workers(Reserves):
         cell = self.ready[index]
         del self.ready[index]
         return cell
+
+    def when_idle(self, call: Callable[[], None]) -> None:
+        """Call this when nothing is ready any more, if a worker is at work: sooner than the next turn of the loop.
+
+        It may not be called at all, and what it raises is logged.
+        """
+        if self.wake is None and len(self.late) < LATE:
+            self.late.append(call)
+
+    def _do_late(self) -> None:
+        late, self.late = self.late, []
+        for call in late:
+            try:
+                self._base.copy().run(call)
+            except Exception:
+                log.exception("what was to be done when nothing is ready raised")
 
     @property
     def workers(self) -> int:
@@ -248,6 +269,8 @@ class Workers(Reserves):
         return True
 
     async def _await_ready(self) -> bool:
+        if self.late:
+            self._do_late()
         self.wake = wake = self._loop.create_future()
         try:
             await wake

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from struct import Struct as Layout
-from typing import Final
+from typing import Final, cast
 from zlib import crc32
 
 import msgspec
@@ -91,8 +91,7 @@ class End(asyncio.Protocol):
         self.closed: asyncio.Future[None] = self.loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set_result(None)

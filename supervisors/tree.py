@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from understudy.actors.actor import Actor
 from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.elsewhere import Elsewhere
 from understudy.actors.agents.guards import TOOL, ApprovalRule, BudgetRule, LoopGuard, Restart
 from understudy.actors.agents.policy import Policy
 from understudy.actors.clock import Dice
@@ -225,6 +226,8 @@ def _own(owned: dict[str, str], name: str, path: str) -> None:
 
 def _check_delegates(policy: Policy, policies: Mapping[str, Policy]) -> None:
     for delegate in policy.agent.delegates:
+        if isinstance(delegate, Elsewhere):
+            continue
         known = policies.get(delegate.name)
         if known is None or known.agent is not delegate:
             raise SpecError(f"{policy.path}: delegate {delegate.name!r} is not in the tree")

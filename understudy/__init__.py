@@ -13,6 +13,7 @@ from understudy.agent import install as _install
 if TYPE_CHECKING:
     from understudy.actors.actor import Actor
     from understudy.actors.agents.agent import Agent, Ctx, Prompt
+    from understudy.actors.agents.elsewhere import Elsewhere
     from understudy.actors.agents.guards import Conclude, Escalate, Nudge, Quarantine, Restart, Restrict, Stop
     from understudy.actors.agents.models import Price
     from understudy.actors.agents.results import (
@@ -75,6 +76,7 @@ __all__ = [
     "Down",
     "DropFailed",
     "DynamicSupervisor",
+    "Elsewhere",
     "Errors",
     "Escalate",
     "Exited",
@@ -153,6 +155,7 @@ _MODULES = {
     "Down": "understudy.actors.messages",
     "DropFailed": "understudy.actors.agents.window",
     "DynamicSupervisor": "understudy.supervisors.specs",
+    "Elsewhere": "understudy.actors.agents.elsewhere",
     "Errors": "understudy.supervisors.guards.rules",
     "Escalate": "understudy.actors.agents.guards",
     "Exited": "understudy.actors.messages",

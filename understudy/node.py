@@ -183,6 +183,7 @@ class Node(Reaching):
         stack.callback(self.runs.close)  # also when entering fails: runs rest, they do not end with the tree
         self._pools = {name: self._pool(name) for name in self.tree.places}
         self.runs.addresses = lambda name: self._pools[name].pick()
+        self.runs.far = self._far
         self._host = asyncio.current_task()
         self.kernel.on_interrupt = self._interrupt
         self._spawned: DynamicActor | None = None

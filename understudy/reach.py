@@ -19,6 +19,7 @@ from understudy.actors.journal.store import JournalStore
 from understudy.actors.kernel import Kernel
 from understudy.actors.refs import Ref, check_seconds
 from understudy.actors.remote.nodes import Nodes, Rules, check_node_name
+from understudy.actors.remote.refs import FarRef
 from understudy.supervisors.keeping import Keeper
 
 if TYPE_CHECKING:
@@ -157,6 +158,11 @@ class Reaching:
         stack.push_async_callback(self.network.aclose)
         await self.network.start()
 
+    def _far(self, path: str) -> Ref[Any] | None:
+        """The address "node/path"; None when no such node is known."""
+        cell = None if self.kernel.nodes is None else self.kernel.nodes.cell(path)
+        return None if cell is None else FarRef(cell)
+
     def _reachable(self, path: str) -> Ref[Any] | None:
         """What another node may address by this path: no supervisor itself, and of agents only their addresses."""
         found = self._local_ref(path)
@@ -200,7 +206,7 @@ class Reaching:
         found = self._local_ref(name)
         if found is not None:
             return found
-        return Ref(await self._nodes().find(name, timeout))
+        return FarRef(await self._nodes().find(name, timeout))
 
     def _nodes(self) -> Nodes:
         self._running()

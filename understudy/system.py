@@ -37,6 +37,7 @@ from understudy.actors.journal.state import Estimate, Run
 from understudy.actors.messages import Asks
 from understudy.actors.outlet import BUFFER, FLUSH_SECONDS
 from understudy.actors.refs import Key, Ref
+from understudy.actors.remote.refs import FarRef
 from understudy.actors.suspension import SUSPEND_SECONDS
 from understudy.actors.telemetry import Telemetry
 from understudy.actors.topics import Topic
@@ -116,7 +117,7 @@ class System(Node):
         found = self._local_ref(name)
         if found is None and self.kernel.nodes is not None:
             cell = self.kernel.nodes.cell(name)
-            found = None if cell is None else Ref(cell)
+            found = None if cell is None else FarRef(cell)
         if found is None:
             known = ", ".join(sorted({*self.tree.places, *self.kernel.registry.names()})) or "none"
             raise UsageError(f"no actor {name!r} in this system; known: {known}{self._known_nodes()}")

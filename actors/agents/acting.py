@@ -18,10 +18,10 @@ import msgspec
 from understudy.actors.agents.agent import Agent, Delegate
 from understudy.actors.agents.commands import CallModel, CallTools, PlannedCall, command_digest
 from understudy.actors.agents.context import model_of, request_of, summary_of
+from understudy.actors.agents.delegating import Delegating
 from understudy.actors.agents.models import Model, ModelRequest
 from understudy.actors.agents.outcomes import delegate_outcome
-from understudy.actors.agents.paying import Paying
-from understudy.actors.agents.redacting import sealed_reply, sealed_result
+from understudy.actors.agents.redacting import sealed_reply
 from understudy.actors.agents.replies import checked
 from understudy.actors.agents.tools import Call, Tool, described
 from understudy.actors.agents.trying import try_tool
@@ -36,7 +36,7 @@ STEP_RETRIES: Final = 8
 """Further tries that all calls of one model step have together."""
 
 
-class Acts(Paying):
+class Acts(Delegating):
     """The acts of one (sub-)run by one incarnation."""
 
     _retried = (0, 0)
@@ -56,11 +56,6 @@ class Acts(Paying):
         """A name for a reservation that no other has had."""
         return f"{self._run.id}/{self._sub.id}:{step}#{self._run.seq}"
 
-    @property
-    def scope(self) -> str:
-        """Where the secrets of the run are remembered."""
-        return self._runs.scope(self._run.id)
-
     async def commit(self) -> None:
         """Wait until everything so far is committed."""
         outcomes = self._outcomes
@@ -71,10 +66,6 @@ class Acts(Paying):
         """Wait until what came of earlier acts is committed, if one did not only read: before another act begins."""
         if self._committed < self._outcomes:
             await self.commit()
-
-    def now(self) -> float:
-        """The monotonic clock, in seconds."""
-        return self._runs.kernel.clock.monotonic()
 
     def look_at_clock(self) -> None:
         """Journal that the state has timed out, once."""
@@ -249,7 +240,10 @@ class Acts(Paying):
         if pools is None:
             return None
         events: list[ev.ToolAsked] = []
-        for planned, reserved in zip(calls, each, strict=True):
+        escrows = await self.escrows(prefix, calls)
+        if escrows is None:
+            return None
+        for planned, reserved, escrow in zip(calls, each, escrows, strict=True):
             number = self._runs.next_sub(self._run) if planned.delegate else 0
             event = ev.ToolAsked(
                 planned.step,
@@ -263,7 +257,7 @@ class Acts(Paying):
                 planned.approval,
                 number,
                 f"{prefix}.{planned.index}",
-                reserved,
+                {**reserved, **escrow},
                 pools,
                 command_digest(planned),
             )
@@ -281,6 +275,11 @@ class Acts(Paying):
     async def run_tool(self, event: ev.ToolAsked) -> None:
         """Run a tool whose intent is journalled, and journal what came of it."""
         act = self._policy.acts.get(event.name)
+        if isinstance(act, Delegate) and act.far is not None:
+            await self.ask_elsewhere(act, act.far, event)
+            self._outcomes += 1
+            self._runs.journal.hasten()
+            return
         outcome = await try_tool(self, act, event) if isinstance(act, Tool) else _without_tool(event)
         if outcome is None:
             self.doubt(event)
@@ -306,16 +305,6 @@ class Acts(Paying):
         recorded = state.recorded if state is not None else {}
         trace = self._run.trace.header(self._run.id, self._intent(event))
         return Call(event.key, self._sub.attempt, recorded, record, self._spilled, trace, self.sealed)
-
-    def _intent(self, event: ev.ToolAsked) -> int:
-        """The number of the event that says that the call is made: the cause of what comes of it."""
-        state = self._sub.find(event.step, event.index)
-        return state.seq if state is not None else self._sub.seq
-
-    # Arguments and results are whatever JSON the tool takes and gives.
-    def sealed(self, value: Any, text: bytes) -> bytes:
-        """The JSON of what a tool gave, without its secrets."""
-        return sealed_result(self._runs.redactor, self.scope, value, text)
 
     async def live(self, value: Any) -> tuple[Any, str]:
         """What a tool is given instead of marks, or (None, which secrets this process does not know)."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args
 import msgspec
 
 from understudy.actors.agents.checks import PLACEHOLDERS, Check, Checks
+from understudy.actors.agents.elsewhere import Elsewhere
 from understudy.actors.agents.guards import ApprovalRule, BudgetRule, LoopGuard
 from understudy.actors.agents.machine import MOVE, table_of, tools_of
 from understudy.actors.agents.models import Model, ToolSchema
@@ -119,7 +120,7 @@ class Agent(Generic[O, M]):
             alternatives: Sequence[Model] = ...,
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
-            delegates: Sequence[Agent[Any, Any]] = ...,
+            delegates: Sequence[Agent[Any, Any] | Elsewhere] = ...,
             machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
@@ -146,7 +147,7 @@ class Agent(Generic[O, M]):
             output: TypeForm[T],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
-            delegates: Sequence[Agent[Any, Any]] = ...,
+            delegates: Sequence[Agent[Any, Any] | Elsewhere] = ...,
             machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
@@ -173,7 +174,7 @@ class Agent(Generic[O, M]):
             accepts: type[Asks[X, Result[T]]],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
-            delegates: Sequence[Agent[Any, Any]] = ...,
+            delegates: Sequence[Agent[Any, Any] | Elsewhere] = ...,
             machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
@@ -201,7 +202,7 @@ class Agent(Generic[O, M]):
             output: TypeForm[Any],
             instructions: Instructions = ...,
             tools: Sequence[Tool[..., Any]] = ...,
-            delegates: Sequence[Agent[Any, Any]] = ...,
+            delegates: Sequence[Agent[Any, Any] | Elsewhere] = ...,
             machine: StateMachine[Any, Any] | None = ...,
             temperature: float | None = ...,
             max_tokens: int = ...,
@@ -229,7 +230,7 @@ class Agent(Generic[O, M]):
         output: Any = None,
         instructions: Instructions = "",
         tools: Sequence[Tool[..., Any]] = (),
-        delegates: Sequence[Agent[Any, Any]] = (),
+        delegates: Sequence[Agent[Any, Any] | Elsewhere] = (),
         machine: StateMachine[Any, Any] | None = None,
         temperature: float | None = None,
         max_tokens: int = 1024,
@@ -387,14 +388,18 @@ def _by_name(model: Model, fallback: Model | None, alternatives: Sequence[Model]
 
 
 class Delegate:
-    """Another agent, as a tool: its fields are the parameters, its result comes back as the tool's."""
+    """Another agent, as a tool: its fields are the parameters, its result comes back as the tool's.
 
-    effect: Literal["read"] = "read"
+    `far`: it is one of other nodes; then a call of it is `keyed`.
+    """
+
     policy: str | None = None
     polling = False
 
-    def __init__(self, agent: Agent[Any, Any]) -> None:
-        self.agent = agent
+    def __init__(self, to: Agent[Any, Any] | Elsewhere) -> None:
+        self.far = to if isinstance(to, Elsewhere) else None
+        self.effect: Literal["read", "keyed"] = "read" if self.far is None else "keyed"
+        self.agent = agent = to.agent if isinstance(to, Elsewhere) else to
         self.name = agent.name
         fields = [
             (f.name, f.type) if f.required else (f.name, f.type, f.default)

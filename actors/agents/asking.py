@@ -7,14 +7,27 @@ asker is gone (cancelled, deadline passed) the run goes by the agent's `on_aband
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final, Literal, cast
 
+import msgspec
+
+from understudy.actors.agents.elsewhere import Delegated, DelegatedResult, Undelegate, run_of
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.runs import Runs, Work
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope, current_entry
-from understudy.actors.errors import ActorStopped, AskTimeout, MailboxFull, NotHandled, SpecError, UsageError
+from understudy.actors.errors import (
+    ActorStopped,
+    AskTimeout,
+    MailboxFull,
+    NotHandled,
+    SpecError,
+    UnknownRun,
+    UsageError,
+)
+from understudy.actors.journal.state import Run
 from understudy.actors.messages import Asks
 from understudy.actors.refs import Ref, Refused, T
 
@@ -44,6 +57,9 @@ class AgentRef(Ref[Any]):
 
     def tell(self, message: Any) -> Literal[True] | Refused:
         """Begin a run that nobody waits for. Durable with the next commit."""
+        if type(message) is Undelegate:
+            self._give_up(message)
+            return True
         try:
             self._begin(message)
         except NotHandled:
@@ -55,8 +71,8 @@ class AgentRef(Ref[Any]):
         return True
 
     def kinds(self) -> tuple[type, ...]:
-        """The one type of message that begins a run."""
-        return (self._policy.agent.accepts,)
+        """The type of message that begins a run, and what other nodes say that delegate."""
+        return (self._policy.agent.accepts, Delegated, Undelegate)
 
     async def send(self, message: Any, *, timeout: float = 5.0, reliable: bool = False) -> Literal[True] | Refused:
         """Begin a run that nobody waits for, waiting for room; committed when this returns True."""
@@ -95,8 +111,40 @@ class AgentRef(Ref[Any]):
         Raises `AskTimeout`, `ActorStopped`, `MailboxFull`, `NotHandled`; how the run itself ends is a result.
         """
         self._runs.kernel.check_thread()
+        asked: object = message
+        if isinstance(asked, Delegated):
+            return cast("T", await self._serve(asked, timeout))
         name = self._begin(message, traceparent)
         return cast("T", await self.wait_for(name, timeout=timeout, cancel=cancel, wait=wait))
+
+    async def _serve(self, asked: Delegated, timeout: float | None) -> DelegatedResult:
+        """The run that another node asks for: begun once, and waited for as often as it is asked for.
+
+        It goes on when nobody waits: its node may come back. What it may spend is bounded by its escrow.
+        """
+        runs, name = self._runs, run_of(asked.key)
+        if not runs.journal.knows(name):
+            try:
+                message = self._policy.agent.encode(msgspec.json.decode(asked.message, type=self._policy.agent.accepts))
+            except (msgspec.MsgspecError, SpecError) as error:
+                raise NotHandled(self.path, Delegated, (str(error),)) from error
+            asked = msgspec.structs.replace(asked, message=message)
+            runs.accept_delegated(self._policy.name, self._policy.agent.accepts.__name__, asked)
+        elif (run := await runs.find(name)).parent != asked.parent or run.finished is not None:
+            return _delegated(run)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RUN_SECONDS if timeout is None else timeout):
+                await runs.journal.barrier()
+                await runs.settled(name)
+                await runs.journal.barrier()
+        return _delegated(await runs.find(name))
+
+    def _give_up(self, asked: Undelegate) -> None:
+        """The asker of another node has given a run up."""
+        name = run_of(asked.key)
+        with contextlib.suppress(UnknownRun):
+            if self._runs.get(name).finished is None:
+                self._abandon(name, cancel=False)
 
     def begin(self, message: object, traceparent: str = "") -> str:
         """Begin a run; its id. Durable with the next commit. Raises as `ask`."""
@@ -172,3 +220,14 @@ class AgentRef(Ref[Any]):
         how = "stop" if cancel else self._policy.agent.on_abandon
         if how != "finish" and not self._runs.closing:
             self._runs.ask_to_stop(name, "abandoned", how, by="asker")
+
+
+def _delegated(run: Run) -> DelegatedResult:
+    """How a run stands, for the node that asked for it. One that has not ended may spend more."""
+    end = run.finished
+    spent = run.spend.amounts() if end is not None else dict(run.escrow or {})
+    if end is None:
+        parked = run.main.parked
+        reason = f"waits for {parked.on} {', '.join(parked.ids)}".rstrip() if parked is not None else "running"
+        return DelegatedResult(run.id, "waiting", "", reason, spent)
+    return DelegatedResult(run.id, end.status, end.output, end.reason, spent)

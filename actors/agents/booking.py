@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from understudy.actors.agents.chains import Chain, chain_of, no_delegation
+from understudy.actors.agents.chains import Chain, chain_of, escrow_pool, no_delegation
 from understudy.actors.agents.guards import Breach, Busy, Denied, Ledger, Low
 from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.tools import Tool
@@ -201,6 +201,8 @@ class Books:
         for policy in self.policies.values():
             for owner, budget in policy.budgets:
                 self.ledger.declare(budget.pool(owner, run.id))
+        if run.escrow is not None:
+            self.ledger.declare(escrow_pool(run))
 
     def chain_of(self, run: Run, sub: Sub) -> Chain:
         """What a (sub-)run is charged to: the agent up to the root, and the (sub-)runs that asked for this one.
@@ -243,6 +245,16 @@ class Books:
                 breaches += self.ledger.correct((pool,), estimate.spent, spent, at=estimate.at)
             self.pass_on(pool)
         return tuple(breaches)
+
+    def return_escrow(self, event: ev.ToolAsked, escrow: dict[str, int], spent: dict[str, int]) -> None:
+        """Put what was spent at another node in the place of the escrow; of a former process the whole was booked."""
+        try:
+            self.settle(event.ticket, spent)
+        except UsageError:
+            for pool in event.pools:
+                with contextlib.suppress(UsageError):
+                    self.ledger.correct((pool,), escrow, spent, at=self.now())
+                self.pass_on(pool)
 
     # -- seconds -------------------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ def chain_of(run: Run, sub: Sub, policies: Mapping[str, Policy]) -> tuple[Chain,
             pool = budget.pool(owner, run.id)
             found[pool.key] = (pool, distance)  # the farthest counts: there the pool was charged first
         current, distance = run.subs.get(current.parent), distance + 1
+    if run.escrow is not None:
+        pool = escrow_pool(run)
+        found[pool.key] = (pool, distance)
     pools = [pool for pool, _ in found.values()]
     timed = [(pool.seconds, pool.key, pool.warn) for pool in pools if pool.seconds is not None]
     depths = [(pool.depth - far, pool.depth, pool.key) for pool, far in found.values() if pool.depth is not None]
@@ -60,6 +63,11 @@ def chain_of(run: Run, sub: Sub, policies: Mapping[str, Policy]) -> tuple[Chain,
         missing,
     )
     return chain, pools
+
+
+def escrow_pool(run: Run) -> Pool:
+    """The pool of a run that another node delegated: what that node reserved for it."""
+    return Pool(f"escrow@{run.id}", "escrow", run.escrow or {}, run.escrow_seconds)
 
 
 def no_delegation(chain: Chain, sub: Sub) -> str:

@@ -265,7 +265,7 @@ def _group(turn: Turn, policy: Policy) -> Iterator[tuple[int, CallState]]:
 
 def _runs_together(policy: Policy, state: CallState) -> bool:
     act = policy.acts.get(state.call.name)
-    return act is None or (act.effect == "read" and act.policy is None)
+    return act is None or isinstance(act, Delegate) or (act.effect == "read" and act.policy is None)
 
 
 def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: CallState) -> Command | PlannedCall:
@@ -287,8 +287,10 @@ def _plan(run: Run, sub: Sub, policy: Policy, step: int, index: int, state: Call
         message, error = _message(act, call.arguments)
         if error:
             return Reject(step, index, call.name, call.arguments, error)
+        to = act.agent.name if act.far is None else ""
+        key = f"{run.id}/{sub.id}:{step}.{index}" if act.far is not None else ""
         return PlannedCall(
-            step, index, call.name, call.arguments, "read", message, delegate=act.agent.name, message=message
+            step, index, call.name, call.arguments, act.effect, message, key=key, delegate=to, message=message
         )
     arguments, error = act.bind(state.arguments)
     if arguments is None:

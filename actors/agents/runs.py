@@ -16,6 +16,7 @@ import msgspec
 
 from understudy.actors.agents.booking import Books
 from understudy.actors.agents.decide import checkpoint, denied_text
+from understudy.actors.agents.elsewhere import Delegated, Far, run_of
 from understudy.actors.agents.guards import Ledger
 from understudy.actors.agents.notices import notice
 from understudy.actors.agents.outcomes import approval_of, decoded, delegate_outcome, has_ended, over, reopens
@@ -72,6 +73,7 @@ class Runs(Books):
         self.journal = journal
         self.dice = dice
         self.addresses: Callable[[str], Cell] = self._nobody
+        self.far: Far = lambda _: None
         self.sessions: Mapping[int, Any] = {}  # open model sessions by id of their model; opaque here
         self.driving: dict[tuple[str, int], tuple[str, int]] = {}  # by whom: path and incarnation
         self.crashed: dict[tuple[str, int], str] = {}  # with what
@@ -114,7 +116,16 @@ class Runs(Books):
         """Begin a run; its id. Durable after the next barrier. Raises `ActorStopped` or `MailboxFull`."""
         return self._accept(ev.RunStarted(agent, type_, message, traceparent=joined(traceparent, self._traces)))
 
-    def _accept(self, started: ev.RunStarted, before: View | None = None) -> str:
+    def accept_delegated(self, agent: str, type_: str, asked: Delegated) -> str:
+        """Begin the run that another node asks for; its id, made from the key. Raises as `accept`."""
+        trace = joined(asked.traceparent, self._traces)
+        limits, seconds = asked.escrow.limits, asked.escrow.seconds
+        started = ev.RunStarted(
+            agent, type_, asked.message, traceparent=trace, parent=asked.parent, escrow=limits, escrow_seconds=seconds
+        )
+        return self._accept(started, name=run_of(asked.key))
+
+    def _accept(self, started: ev.RunStarted, before: View | None = None, name: str = "") -> str:
         agent = started.agent
         policy = self.policy(agent)
         if self.closing:
@@ -125,7 +136,7 @@ class Runs(Books):
             raise ActorStopped(policy.path, cell.exit)
         if cell.waiting >= cell.limit:
             raise MailboxFull(cell.path, cell.limit)
-        name = self.fresh()
+        name = name or self.fresh()
         message = sealed_request(self.redactor, self.scope(name, started), policy.agent, started.message)
         self.append(name, msgspec.structs.replace(started, message=message), path="", cause=0, before=before)
         if started.session:

@@ -77,6 +77,8 @@ class RunStarted(Event, frozen=True):
 
     A run of a `session` goes on with the window of the run `continues` ("" for the first one), as it was after that
     run's event `upto`; or with `window`, where that was written down. `traceparent`: see `trace.Trace.kept`.
+    One that another node delegated has the place of the call there as `parent` ("a/7f3a:58"), and spends its `escrow`
+    (by unit) and `escrow_seconds` at most.
     """
 
     agent: str
@@ -88,6 +90,9 @@ class RunStarted(Event, frozen=True):
     upto: int = 0
     window: Kept | None = None
     traceparent: str = ""
+    parent: str = ""
+    escrow: dict[str, int] | None = None
+    escrow_seconds: float | None = None
 
 
 class SubStarted(Event, frozen=True):
@@ -261,12 +266,14 @@ class ToolStepped(Event, frozen=True):
 
 
 class ToolAnswered(Event, frozen=True):
-    """Outcome of a tool call: `result` is JSON."""
+    """Outcome of a tool call: `result` is JSON. `spent`: of the escrow of a delegation to another node, else None."""
 
     step: int
     index: int
     result: str
     seconds: float = 0.0
+    spent: dict[str, int] | None = None
+    estimated: bool = False
 
 
 class ToolFailed(Event, frozen=True):
@@ -277,6 +284,8 @@ class ToolFailed(Event, frozen=True):
     kind: str
     error: str
     seconds: float = 0.0
+    spent: dict[str, int] | None = None
+    estimated: bool = False
 
 
 class ToolRejected(Event, frozen=True):

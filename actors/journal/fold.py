@@ -79,7 +79,8 @@ def _tick(run: Run, record: Record, kind: type[ev.Event]) -> None:
 def _run_started(run: Run, record: Record, event: ev.RunStarted) -> None:
     sub = run.subs[0] = Sub(0, event.agent, event.type, event.message, seq=record.seq)
     run.asked_agent, run.pools, run.session = event.agent, event.pools, event.session
-    run.traceparent = event.traceparent
+    run.traceparent, run.parent = event.traceparent, event.parent
+    run.escrow, run.escrow_seconds = event.escrow, event.escrow_seconds
     if event.window is not None:
         kept = event.window
         sub.view = View.of(

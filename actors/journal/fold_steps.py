@@ -138,8 +138,22 @@ def _tool_stepped(run: Run, record: Record, event: ev.ToolStepped) -> None:
         state.recorded[event.name] = event.result
 
 
-def close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, kind: str = "", seq: int = 0) -> None:
-    """A call has its outcome. When it is the last one of its turn, the turn's calls become evidence, in their order."""
+def close(
+    run: Run,
+    sub: Sub,
+    at: tuple[int, int],
+    *,
+    ok: bool,
+    outcome: str,
+    kind: str = "",
+    seq: int = 0,
+    spent: dict[str, int] | None = None,
+    estimated: Record | None = None,
+) -> None:
+    """A call has its outcome. When it is the last one of its turn, the turn's calls become evidence, in their order.
+
+    `spent`: in place of what was reserved; `estimated`: the record that says it is an estimate.
+    """
     turn = sub.turn(at[0])
     if turn is None or at[1] >= len(turn.calls) or turn.calls[at[1]].done:
         return
@@ -149,7 +163,8 @@ def close(run: Run, sub: Sub, at: tuple[int, int], *, ok: bool, outcome: str, ki
         sub.changed = max(sub.changed, state.seq)  # by its intent; what a delegate did, nobody here knows
     state.seq = state.seq or seq
     if state.asked is not None and state.asked.ticket:
-        settle(run, sub, state.asked.ticket, state.asked.reserved)
+        amounts = state.asked.reserved if spent is None else spent
+        settle(run, sub, state.asked.ticket, amounts, estimated=estimated is not None, record=estimated)
     if not turn.open:
         show_turn(run.id, sub, turn)
         for call in turn.calls:
@@ -177,11 +192,14 @@ def _act(sub: Sub, step: int, call: CallState) -> Step:
 
 
 def _tool_answered(run: Run, record: Record, event: ev.ToolAnswered) -> None:
-    close(run, run.subs[record.sub], (event.step, event.index), ok=True, outcome=event.result)
+    at, estimated = (event.step, event.index), record if event.estimated else None
+    close(run, run.subs[record.sub], at, ok=True, outcome=event.result, spent=event.spent, estimated=estimated)
 
 
 def _tool_failed(run: Run, record: Record, event: ev.ToolFailed) -> None:
-    close(run, run.subs[record.sub], (event.step, event.index), ok=False, outcome=event.error, kind=event.kind)
+    at, error, estimated = (event.step, event.index), event.error, record if event.estimated else None
+    sub = run.subs[record.sub]
+    close(run, sub, at, ok=False, outcome=error, kind=event.kind, spent=event.spent, estimated=estimated)
 
 
 def _tool_rejected(run: Run, record: Record, event: ev.ToolRejected) -> None:

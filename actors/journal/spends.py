@@ -23,6 +23,7 @@ def dated(records: Iterable[ev.Record]) -> Iterator[Spent]:
     """(when, in which pools, how much) for all that a run spent; without a time for what is still in flight."""
     asked: dict[str, tuple[tuple[str, ...], Mapping[str, int]]] = {}
     spends: dict[str, Spent] = {}
+    calls: dict[tuple[int, int, int], str] = {}
     for record in records:
         event = record.event
         if isinstance(event, ev.ModelAsked):
@@ -32,6 +33,10 @@ def dated(records: Iterable[ev.Record]) -> Iterator[Spent]:
             spends[event.ticket] = (record.at, asked.pop(event.ticket)[0], event.spent)
         elif isinstance(event, ev.ToolAsked):
             spends[event.ticket] = (record.at, event.pools, event.reserved)
+            calls[record.sub, event.step, event.index] = event.ticket
+        elif isinstance(event, ev.ToolAnswered | ev.ToolFailed) and event.spent is not None:
+            ticket = calls[record.sub, event.step, event.index]
+            spends[ticket] = (record.at, spends[ticket][1], event.spent)
         elif isinstance(event, ev.SpendCorrected) and event.ticket in spends:
             at, pools, spent = spends[event.ticket]
             spends[event.ticket] = (

@@ -337,6 +337,9 @@ class Run(Struct, gc=False):
     repairs: int = 0
     """Answers handed back, of all its sub-runs together."""
     traceparent: str = ""
+    parent: str = ""
+    escrow: dict[str, int] | None = None
+    escrow_seconds: float | None = None
     seq: int = 0
     started_at: float = 0.0
     last_at: float = 0.0

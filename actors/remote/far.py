@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from understudy.actors.cell import Cell, Watcher
 from understudy.actors.delivery import Entry, Envelope, message_of
-from understudy.actors.errors import ActorStopped, SpecError
+from understudy.actors.errors import SpecError
 from understudy.actors.lifecycle import GONE, Exit
 from understudy.actors.messages import tag_of
 from understudy.actors.refs import Refused, RefusedReason, check_seconds
@@ -47,7 +47,20 @@ class FarCell(Cell):
     `channel` is its number on the present link, 0 while there is none; of the messages `sent` on it, `allowed` may be.
     """
 
-    __slots__ = ("allowed", "channel", "far", "outbox", "peer", "retry", "rooms", "sent", "size", "tags", "wanted")
+    __slots__ = (
+        "allowed",
+        "channel",
+        "far",
+        "link",
+        "outbox",
+        "peer",
+        "retry",
+        "rooms",
+        "sent",
+        "size",
+        "tags",
+        "wanted",
+    )
 
     def __init__(self, peer: Peer, name: str) -> None:
         super().__init__(peer.kernel, name, _none)
@@ -58,7 +71,8 @@ class FarCell(Cell):
         self.size = 0
         self.retry = 0.0
         self.tags: frozenset[str] | None = None
-        self.wanted: dict[type, bool] = {}
+        self.wanted: set[type] = set()
+        self.link: Link | None = None
         self.rooms: deque[asyncio.Future[bool]] = deque()
         self.outbox: Outbox | None = None
         self.state = "failed"
@@ -133,7 +147,7 @@ class FarCell(Cell):
             self.set_state()
         if self.channel == 0:
             self.open(link)
-        if self.tags is not None and not (self.wanted.get(kind) or self._wants(kind)):
+        if self.tags is not None and kind not in self.wanted and not self._wants(kind):
             return "unknown"
         if self.sent >= self.allowed or (waiting and self.rooms) or link.crowded:
             return "full"
@@ -141,7 +155,9 @@ class FarCell(Cell):
 
     def _wants(self, kind: type) -> bool:
         assert self.tags is not None  # noqa: S101  # asked only when they are known
-        wanted = self.wanted[kind] = hasattr(kind, "__struct_config__") and tag_of(kind) in self.tags
+        wanted = hasattr(kind, "__struct_config__") and tag_of(kind) in self.tags
+        if wanted:
+            self.wanted.add(kind)
         return wanted
 
     def _send(self, entry: Entry) -> None:
@@ -215,6 +231,7 @@ class FarCell(Cell):
     def open(self, link: Link) -> None:
         """Take a channel of the present link. The first messages may follow at once."""
         self.channel = self.peer.channel_for(self)
+        self.link = link
         self.sent, self.allowed = 0, FIRST_CREDIT
         self.tags = None
         self.wanted.clear()
@@ -230,7 +247,7 @@ class FarCell(Cell):
 
     def closed(self, item: Closed) -> None:
         """The name leads nowhere, for now: the next message looks again."""
-        self.channel = 0
+        self._shut()
         self.state = "stopped"
         self.retry = self.kernel.now() + AGAIN_SECONDS
         self.exit = Exit("gone", item.detail or item.reason)
@@ -240,12 +257,17 @@ class FarCell(Cell):
 
     def disconnect(self) -> None:
         """The link is lost."""
-        self.channel = self.sent = self.allowed = 0
-        self.tags = None
+        self._shut()
         self.set_state()
         if self.outbox is not None:
             self.outbox.disconnected()
         self._wake()
+
+    def _shut(self) -> None:
+        self.link = None
+        self.channel = self.sent = self.allowed = 0
+        self.tags = None
+        self.wanted.clear()
 
     def _wake(self) -> None:
         """Let all who wait look again."""
@@ -253,10 +275,6 @@ class FarCell(Cell):
         for room in rooms:
             if not room.done():
                 room.set_result(self.peer.link is not None)
-
-    def stopped_error(self) -> ActorStopped:
-        """What an ask raises that cannot be sent."""
-        return ActorStopped(self.path, self.exit)
 
 
 class FarHop(Envelope, eq=False):

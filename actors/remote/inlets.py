@@ -8,14 +8,14 @@ bounded, and a slow actor stops only those who send to it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Entry, Envelope
 from understudy.actors.errors import (
     ActorStopped,
-    AskError,
     AskTimeout,
     CallCycle,
     MailboxFull,
@@ -117,15 +117,17 @@ class Inlet:
     """One channel's receiver: an actor, or whatever a ref of this node stands for (a pool, an agent, routes)."""
 
     __slots__ = (
+        "_acks",
         "_allowed",
         "_allowed_kinds",
         "_early_size",
-        "_held",
+        "_kept",
         "_known",
         "_over",
         "_received",
         "_ref",
         "_session",
+        "_weight",
         "channel",
         "early",
         "open",
@@ -142,7 +144,9 @@ class Inlet:
         self.plain = type(ref) is Ref
         self._received = 0
         self._allowed = 0
-        self._held = 0
+        self._kept: deque[Entry] = deque()
+        self._acks: deque[tuple[Entry, int]] = deque()
+        self._weight = 0
         self._known: tuple[type, ...] | None = None
         self._allowed_kinds: tuple[type, ...] = ()
         self.open = False
@@ -196,63 +200,98 @@ class Inlet:
     def told(self, messages: list[Any]) -> None:
         """Deliver messages."""
         self._received += len(messages)
-        refused = ""
-        lost = 0
         if self.plain:
-            cell = self._ref._cell
-            taken = cell.kernel.post_all(cell, messages, self._session.sender)
-            for message in messages[taken:]:
-                reason = self._deliver(cell, (message, self._session.sender))
-                if reason:
-                    lost, refused = lost + 1, reason
+            sender = self._session.sender
+            self._post([(message, sender) for message in messages])
         else:
-            for message in messages:
-                told = self._ref.tell(message)
-                if not told:
-                    lost, refused = lost + 1, told.reason
-        if lost:
-            self._lost(lost, refused)
+            refused = [told.reason for message in messages if not (told := self._ref.tell(message))]
+            if refused:
+                self._lost(len(refused), refused[0])
         self.give()
 
-    def _deliver(self, cell: Cell, entry: Entry, ack: Callable[[], None] | None = None) -> str:
-        """Put an entry into the mailbox, or let it wait for room; why it was not taken, "" if it was."""
-        posted = cell.kernel.post(cell, entry, quiet=True)
-        if not posted:
-            if posted.reason != "full":
-                return posted.reason
-            self._held += 1
-            size = self.size + OVERHEAD
-            self._session.weigh(size)
-            cell.box().wait_for_room(entry, lambda given: self._settled(cell, entry, size, ack, given=given))
-        elif ack is not None:
-            ack()
-        return ""
+    def _post(self, entries: list[Entry]) -> None:
+        """Put entries into the mailbox, or let them wait for room; those of an actor that has stopped are lost."""
+        cell = self._ref._cell
+        kernel = cell.kernel
+        if cell.state in ("stopping", "stopped"):
+            for entry in entries:
+                kernel.lose(cell, entry, "stopped")
+            self._lost(sum(1 for entry in entries if type(entry) is tuple), "dead")
+            return
+        if self._kept:
+            self._hold(entries)
+        elif cell.overflow != "refuse":
+            for entry in entries:
+                kernel.post(cell, entry)
+        elif (taken := kernel.post_all(cell, entries)) < len(entries):
+            self._hold(entries[taken:])
+            cell.box().wait_in_bulk(self)
 
-    def _settled(self, cell: Cell, entry: Entry, size: int, ack: Callable[[], None] | None, *, given: bool) -> bool:
-        """One that waited may be put in, or the mailbox is gone; whether it still wants to be."""
-        self._held -= 1
-        self._session.weigh(-size)
-        wanted = given and not (isinstance(entry, Envelope) and (entry.cancelled or _done(entry)))
-        if not given:
+    # -- what waits for room (`Bulk`) --------------------------------------------------------------------------
+
+    def _hold(self, entries: list[Entry]) -> None:
+        self._kept.extend(entries)
+        weight = (self.size + OVERHEAD) * len(entries)
+        self._weight += weight
+        self._session.weigh(weight)
+
+    def pour(self, room: int) -> bool:
+        """See `Bulk`."""
+        held = self._kept
+        many = min(room, len(held))
+        work = self._ref._cell.box().work
+        weight = self._weight if many == len(held) else self._weight * many // len(held)
+        for _ in range(many):
+            entry = held.popleft()
+            work.append(entry)
+            if self._acks and self._acks[0][0] is entry:
+                self._session.acknowledge(self.path, self._acks.popleft()[1])
+        self._weight -= weight
+        self._session.weigh(-weight)
+        self.give()
+        return bool(held)
+
+    def held(self) -> Sequence[Entry]:
+        """See `Bulk`."""
+        return self._kept
+
+    def lost(self) -> None:
+        """See `Bulk`."""
+        held, self._kept = self._kept, deque()
+        cell = self._ref._cell
+        for entry in held:
             cell.kernel.lose(cell, entry, "stopped")
-        if ack is not None:
-            ack()
-        self.give()
-        return wanted
+        acks, self._acks = self._acks, deque()
+        for _, number in acks:
+            self._session.reject(self.path, number, "dead")
+        self._session.weigh(-self._weight)
+        self._weight = 0
 
-    def take(self, message: Any, ack: Callable[[], None]) -> None:
-        """Deliver one message of those that are acknowledged: `ack` is called when it is in the mailbox, or refused."""
+    def take(self, message: Any, number: int) -> None:
+        """Deliver one message of those that are acknowledged: when it is in the mailbox."""
         self._received += 1
-        refused: str
         if not self.plain:
-            refused = "" if (told := self._ref.tell(message)) else told.reason
+            told = self._ref.tell(message)
+            if not told:
+                self._lost(1, told.reason)
+                self._session.reject(self.path, number, "full" if told.reason == "full" else "dead")
+            self._session.acknowledge(self.path, number)
+            return
+        entry = message, self._session.sender
+        before = len(self._kept)
+        self._post([entry])
+        if len(self._kept) > before:
+            self._acks.append((entry, number))
         else:
-            refused = self._deliver(self._ref._cell, (message, self._session.sender), ack)
-            if not refused:
-                return
-        if refused:
-            self._lost(1, refused)
-        ack()
+            self._session.acknowledge(self.path, number)
+
+    def refuse(self, number: int, why: str) -> None:
+        """One message of those that are acknowledged cannot be read; those behind it can."""
+        self._received += 1
+        self._lost(1, why)
+        self._session.reject(self.path, number, "unknown")
+        if not self._acks:
+            self._session.acknowledge(self.path, number)
 
     def skipped(self, count: int) -> None:
         """Messages came that are not delivered: their places are free again."""
@@ -273,8 +312,9 @@ class Inlet:
             self._over = self._received
             more = f"{self._received - self._allowed} messages more than it may send"
             self._session.nodes.note(self._session.peer, "credit", f"{self.path}: {more}")
-        allowed = self._received + WINDOW - self._held
-        if self._held * 2 <= WINDOW and (allowed - self._allowed) * 2 >= WINDOW - self._held:
+        held = len(self._kept)
+        allowed = self._received + WINDOW - held
+        if held * 2 <= WINDOW and (allowed - self._allowed) * 2 >= WINDOW - held:
             self._allowed = allowed
             self._session.link.control(Credit(self.channel, allowed))
 
@@ -284,35 +324,37 @@ class Inlet:
         """Deliver requests."""
         self._received += len(requests)
         session = self._session
-        now = self._session.nodes.kernel.now()
+        if not self.plain:
+            for request in requests:
+                self._ask_ref(request[0], request[1] if request[1] < LONGEST else LONGEST, request[2])
+            self.give()
+            return
+        cell = self._ref._cell
+        now, sender = session.nodes.kernel.now(), session.sender
+        entries: list[Entry] = []
         for request in requests:
-            id, seconds, message = request[:3]
-            seconds = seconds if seconds < LONGEST else LONGEST
+            id, seconds = request[0], request[1]
             if seconds <= 0.0:
                 session.link.control(Fail(id, "expired", self.path))
                 continue
-            if not self.plain:
-                self._ask_ref(id, seconds, message)
-                continue
-            cell = self._ref._cell
-            reply: Any = FarReply(session, id, self.path)
             chain = session.nodes.chain_of(request[3]) if len(request) == 4 else ()
-            envelope = Envelope(message, session.sender, None, now + seconds, chain, reply)
-            if session.serve(id, envelope):
-                self._ask(cell, envelope)
+            # A deadline that is no number is none of those below the longest.
+            deadline = now + (seconds if seconds < LONGEST else LONGEST)
+            reply: Any = FarReply(session, id, self.path)
+            envelope = Envelope(request[2], sender, None, deadline, chain, reply)
+            if session.serve(id, envelope) and (not chain or self._free_of_cycles(cell, envelope)):
+                entries.append(envelope)
+        self._post(entries)
         self.give()
 
-    def _ask(self, cell: Cell, envelope: Envelope) -> None:
+    @staticmethod
+    def _free_of_cycles(cell: Cell, envelope: Envelope) -> bool:
         try:
             check_cycle(cell, envelope)
-            refused = self._deliver(cell, envelope)
-        except AskError as error:
+        except CallCycle as error:
             envelope.fail(error)
-            return
-        if refused == "unknown":
-            envelope.fail(NotHandled(cell.path, type(envelope.message), cell.takes()))
-        elif refused:
-            envelope.fail(ActorStopped(cell.path, cell.exit))
+            return False
+        return True
 
     def _ask_ref(self, id: int, seconds: float, message: Any) -> None:
         """A pool, an agent or routes: ask them as anybody here would, in a task of its own."""
@@ -347,7 +389,3 @@ class Inlet:
             raise
         else:
             reply.set_result(value)
-
-
-def _done(envelope: Envelope) -> bool:
-    return envelope.reply is not None and envelope.reply.done()

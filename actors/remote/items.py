@@ -129,10 +129,11 @@ class Found(Item, frozen=True, tag=12):
 
 
 class Acked(Item, frozen=True, tag=13):
-    """Of the reliable messages for `path`, all up to `number` are taken."""
+    """Of the reliable messages for `path`, all up to `number` are taken; with `refused`, this one alone is not."""
 
     path: Name
     number: Count
+    refused: Literal["", "full", "dead", "unknown"] = ""
 
 
 class Want(Item, frozen=True, tag=14):

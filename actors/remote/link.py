@@ -7,9 +7,10 @@ another link. Everything here is called in the event loop of the node.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from understudy.actors.remote.items import Control
 
@@ -22,12 +23,15 @@ Request = tuple[int, float, Any] | tuple[int, float, Any, tuple[Hop, ...]]
 """An ask as it arrives: its id, the seconds left of its deadline, the message, who waits for it, the first first."""
 
 
-REFUSED: Final = object()
-"""Stands for a numbered message that could not be read; see `Hears.told_surely`."""
+class Unreadable(Struct, frozen=True):
+    """In place of a numbered message that could not be read: its number is used up."""
+
+    reason: str
 
 
 class Link(Protocol):
-    """One connection. `name` and `epoch` are the other node's.
+    """One connection. `name` and `epoch` are the other node's; `crowded`: more waits to be written than should, and
+    nothing but replies and control is to be sent now.
 
     What cannot be written raises `UsageError` naming the field, and a message over the limit of a frame, too; nothing
     was sent then.
@@ -35,11 +39,7 @@ class Link(Protocol):
 
     name: str
     epoch: int
-
-    @property
-    def crowded(self) -> bool:
-        """Whether more waits to be written than should: send nothing but replies and control now."""
-        ...
+    crowded: bool
 
     # Any: a message or a reply of any type that can be written
     def tell(self, channel: int, message: Any) -> None:
@@ -91,7 +91,7 @@ class Hears(Protocol):
         ...
 
     def told_surely(self, channel: int, messages: list[tuple[int, Any]], size: int) -> None:
-        """Numbered messages came. `REFUSED` stands for one that could not be read: `refused` is told of it, too."""
+        """Numbered messages came; an `Unreadable` in place of one that could not be read."""
         ...
 
     def asked(self, channel: int, requests: list[Request], size: int) -> None:

@@ -7,7 +7,10 @@ have been served), every watcher gets its one notice, and nothing of it comes ba
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from heapq import heappop, heappush
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -24,10 +27,11 @@ from understudy.actors.errors import (
     UsageError,
 )
 from understudy.actors.lifecycle import Exit, ExitKind
-from understudy.actors.messages import Down, reply_type
+from understudy.actors.messages import Down, reply_type, tag_of
 from understudy.actors.remote.far import FarCell, FarHop
 from understudy.actors.remote.items import (
     LONGEST_NAME,
+    Cancel,
     Closed,
     Credit,
     Dropped,
@@ -41,6 +45,7 @@ from understudy.actors.remote.items import (
 )
 from understudy.actors.remote.link import Hop, Link
 from understudy.actors.telemetry import DeadLetter
+from understudy.actors.timers import Timer
 
 if TYPE_CHECKING:
     from understudy.actors.kernel import Kernel
@@ -54,6 +59,18 @@ NEVER: Final = Exit("no-connection", "never connected")
 _KINDS: Final[dict[str, ExitKind]] = {
     kind: kind for kind in ("normal", "shutdown", "error", "loop", "escalate", "start", "killed", "gone")
 }
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
+"""What reading something raises that is not what it should be. A text that is not UTF-8 is a ValueError."""
+
+
+class Asked(NamedTuple):
+    """A request that waits: the type of its message, and, if it has its own deadline or a chain, its envelope."""
+
+    cell: FarCell
+    message: type
+    # Any: its value is of the type that the message declares
+    reply: asyncio.Future[Any]
+    envelope: Envelope | None
 
 
 class Peer:
@@ -68,11 +85,14 @@ class Peer:
         self.exit = NEVER
         self._cells: dict[str, FarCell] = {}
         self._channels: dict[int, FarCell] = {}
-        self._asks: dict[int, tuple[FarCell, Envelope]] = {}
+        self._asks: dict[int, Asked] = {}
+        self._deadlines: list[tuple[float, int, float]] = []
+        self._armed = inf
+        self._alarm: Timer | None = None
         self._watched: dict[int, FarCell] = {}
         self._watches: dict[FarCell, int] = {}
         self._finds: dict[int, asyncio.Future[Found]] = {}
-        self._decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
+        self._decoders: dict[type, Callable[[Any], Any]] = {}
         self.full = 0
         self.held = 0
         self._sweep = _SWEEP
@@ -134,8 +154,10 @@ class Peer:
         for cell in list(self._cells.values()):
             cell.disconnect()
         asks, self._asks = self._asks, {}
-        for cell, envelope in asks.values():
-            envelope.fail(ActorStopped(cell.path, exit))
+        for asked in asks.values():
+            if not asked.reply.done():
+                asked.reply.set_exception(ActorStopped(asked.cell.path, exit))
+        self._deadlines.clear()
         watched, self._watched = self._watched, {}
         self._watches.clear()
         for cell in watched.values():
@@ -153,20 +175,62 @@ class Peer:
     # -- requests ----------------------------------------------------------------------------------------------
 
     def ask(self, cell: FarCell, envelope: Envelope, link: Link) -> None:
-        """Send a request."""
+        """Send a request that somebody waits for with a deadline of his own."""
         id = self.nodes.next_id()
         assert envelope.deadline is not None  # noqa: S101  # a request has one
+        assert envelope.reply is not None  # noqa: S101  # as well
         seconds = envelope.deadline - self.kernel.now()
         link.ask(cell.channel, id, seconds, envelope.message, self._hops(id, envelope) if envelope.chain else ())
-        self._asks[id] = cell, envelope
-        if len(self._asks) >= self._sweep:
-            self._forget_done()
+        self._ask(id, Asked(cell, type(envelope.message), envelope.reply, envelope))
 
-    def _forget_done(self) -> None:
-        """Forget requests that nobody here waits for any more, and that were never answered."""
-        for each in [each for each, (_, envelope) in self._asks.items() if _done(envelope)]:
-            del self._asks[each]
-        self._sweep = max(_SWEEP, 2 * len(self._asks))
+    def _ask(self, id: int, asked: Asked) -> None:
+        self._asks[id] = asked
+        if len(self._asks) >= self._sweep:
+            for each in [each for each, one in self._asks.items() if one.reply.done()]:
+                del self._asks[each]  # nobody waits for it any more, and it was never answered
+            self._sweep = max(_SWEEP, 2 * len(self._asks))
+
+    # Any: the message is of any type that can be written, and so is its reply
+    def request(self, cell: FarCell, message: Any, seconds: float, link: Link) -> tuple[int, asyncio.Future[Any]]:
+        """Send a request from outside of actors: its id and its reply, which fails after `seconds`."""
+        id = self.nodes.next_id()
+        link.ask(cell.channel, id, seconds, message, ())
+        reply: asyncio.Future[Any] = self.kernel.loop.create_future()
+        self._ask(id, Asked(cell, type(message), reply, None))
+        until = self.kernel.now() + seconds
+        heappush(self._deadlines, (until, id, seconds))
+        if until < self._armed:
+            self._arm(until)
+        return id, reply
+
+    def _arm(self, until: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._armed = until
+        self._alarm = self.kernel.timers.at(until, self._expire)
+
+    def _expire(self) -> None:
+        """Fail the requests whose time is over. Their entries stay: a late reply is a dead letter."""
+        self._alarm, self._armed = None, inf
+        now, deadlines = self.kernel.now(), self._deadlines
+        while deadlines and (deadlines[0][0] <= now or self._over(deadlines[0][1])):
+            _, id, seconds = heappop(deadlines)
+            asked = self._asks.get(id)
+            if asked is not None and not asked.reply.done():
+                asked.reply.set_exception(AskTimeout(asked.cell.path, seconds))
+        if deadlines:
+            self._arm(deadlines[0][0])
+
+    def _over(self, id: int) -> bool:
+        asked = self._asks.get(id)
+        return asked is None or asked.reply.done()
+
+    def forsake(self, id: int, reply: asyncio.Future[Any], *, cancel: bool) -> None:
+        """The asker was cancelled."""
+        if cancel and id in self._asks and self.link is not None:
+            self.link.control(Cancel(id))
+        if reply.done() and not reply.cancelled():
+            reply.exception()  # both came at once; nobody else will look
 
     def _hops(self, id: int, envelope: Envelope) -> tuple[Hop, ...]:
         """The chain as it travels: what came from elsewhere, and this request for all that is ours."""
@@ -175,45 +239,47 @@ class Peer:
 
     def chain_of(self, id: int) -> tuple[Envelope, ...] | None:
         """The chain of a request of ours, which came back to us; None when it does not wait any more."""
-        found = self._asks.get(id)
-        return None if found is None else found[1].chain
+        asked = self._asks.get(id)
+        return None if asked is None or asked.envelope is None else asked.envelope.chain
 
     def id_of(self, envelope: Envelope) -> int:
         """The number of a request that waits, 0 for none."""
-        return next((id for id, (_, waiting) in self._asks.items() if waiting is envelope), 0)
+        return next((id for id, asked in self._asks.items() if asked.envelope is envelope), 0)
 
     def replied(self, replies: list[tuple[int, msgspec.Raw]]) -> None:
         """See `Hears`."""
+        asks, decoders = self._asks, self._decoders
         for id, raw in replies:
-            found = self._asks.pop(id, None)
-            if found is None:
+            asked = asks.pop(id, None)
+            if asked is None:
                 self.nodes.count(self, "unasked")
                 continue
-            cell, envelope = found
+            cell, message, reply, envelope = asked
+            decode = decoders.get(message) or self._decoder(message)
             try:
-                value = self._decoder(type(envelope.message)).decode(raw)
+                value = decode(raw)
             except Exception as error:  # also what a `__post_init__` raises
-                envelope.fail(
-                    ReplyLost(cell.path, f"its reply is not what {type(envelope.message).__name__} declares: {error}")
-                )
+                text = f"its reply is not what {message.__name__} declares: {error}"
+                if not reply.done():
+                    reply.set_exception(ReplyLost(cell.path, text))
                 continue
-            if not envelope.answer(value):
-                self.kernel.telemetry.dead(DeadLetter(path_of(envelope.sender), cell.path, "late", value))
+            if not reply.done():
+                reply.set_result(value)
+            else:
+                sender = "" if envelope is None else path_of(envelope.sender)
+                self.kernel.telemetry.dead(DeadLetter(sender, cell.path, "late", value))
 
-    def _decoder(self, message: type) -> msgspec.msgpack.Decoder[Any]:
-        decoder = self._decoders.get(message)
-        if decoder is None:
-            decoder = self._decoders[message] = msgspec.msgpack.Decoder(reply_type(message))
+    def _decoder(self, message: type) -> Callable[[Any], Any]:
+        decoder = self._decoders[message] = msgspec.msgpack.Decoder(reply_type(message)).decode
         return decoder
 
     def failed(self, item: Fail) -> None:
         """A request failed there."""
-        found = self._asks.pop(item.id, None)
-        if found is None:
+        asked = self._asks.pop(item.id, None)
+        if asked is None:
             self.nodes.count(self, "unasked")
-        else:
-            cell, envelope = found
-            envelope.fail(_error(cell, envelope, item, self.name))
+        elif not asked.reply.done():
+            asked.reply.set_exception(_error(asked.cell, asked.message, item, self.name))
 
     # -- channels ----------------------------------------------------------------------------------------------
 
@@ -301,21 +367,19 @@ class Peer:
             future.set_result(item)
 
 
-def _done(envelope: Envelope) -> bool:
-    return envelope.reply is None or envelope.reply.done()
-
-
-def _error(cell: FarCell, envelope: Envelope, item: Fail, node: str) -> AskError:
+def _error(cell: FarCell, message: type, item: Fail, node: str) -> AskError:
     """The error of a failed request, as it would be in process; paths are those of here."""
     path = cell.path
     if item.kind == "stopped":
         return ActorStopped(path, Exit(_KINDS.get(item.exit, "error"), item.detail))
     if item.kind == "unknown":
-        return NotHandled(path, type(envelope.message), item.names)
+        return NotHandled(path, message, item.names)
     if item.kind == "full":
         return MailboxFull(path, item.limit)
     if item.kind == "expired":
         return AskTimeout(path, 0.0)
     if item.kind == "cycle":
         return CallCycle(path, item.names)
+    if item.kind == "refused" and hasattr(message, "__struct_config__") and tag_of(message) not in item.names:
+        return NotHandled(path, message, item.names)
     return ReplyLost(path, f"node {node}: {item.detail}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from understudy.actors.cell import Cell
 from understudy.actors.delivery import Envelope
 from understudy.actors.errors import AskTimeout, UnderstudyError
-from understudy.actors.messages import Down
+from understudy.actors.messages import Down, tag_of
 from understudy.actors.refs import Ref
 from understudy.actors.remote import items
 from understudy.actors.remote.inlets import OVERHEAD, FarSender, Inlet
@@ -156,7 +156,7 @@ class Session:
         """See `Hears`."""
         inlet = self._inlets.get(channel)
         target = inlet.path if inlet is not None else ""
-        names = tuple(sorted(kind.__name__ for kind in (self.takes(channel) or ())))
+        names = tuple(sorted(tag_of(kind) for kind in (self.takes(channel) or ())))
         self.nodes.note(self.peer, "refused", f"{target}: {count} messages: {reason}")
         for id in ids:
             self.link.control(Fail(id, "refused", target, detail=said(reason), names=names))
@@ -164,6 +164,7 @@ class Session:
             inlet.skipped(count)
             if count > len(ids):
                 self.link.control(items.Dropped(channel, count - len(ids), said(reason)))
+            inlet.give()
 
     def replied(self, replies: list[tuple[int, msgspec.Raw]]) -> None:
         """See `Hears`."""
@@ -181,8 +182,15 @@ class Session:
         if not self.closed:
             self.nodes.lost(self, reason)
 
+    def reject(self, path: str, number: int, why: Literal["full", "dead", "unknown"]) -> None:
+        """A numbered message is in no mailbox, and will not be."""
+        if not self.closed:
+            self.link.control(items.Acked(path, number, why))
+
     def acknowledge(self, path: str, number: int) -> None:
         """A numbered message is in a mailbox; the peer is told once a turn."""
+        if self.closed:
+            return
         if not self._acks:
             self.nodes.kernel.loop.call_soon(self._send_acks, context=self.nodes.kernel.context)
         self._acks[path] = number

@@ -9,14 +9,14 @@ again, because nobody knows whether it was taken; its sender is told `no-connect
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from understudy.actors.errors import UsageError
 from understudy.actors.refs import Refused, RefusedReason, check_seconds
 from understudy.actors.remote.far import FarCell
 from understudy.actors.remote.items import Acked, Want
-from understudy.actors.remote.link import REFUSED
+from understudy.actors.remote.link import Unreadable
 from understudy.actors.remote.peer import ADDRESSES
 
 if TYPE_CHECKING:
@@ -29,15 +29,33 @@ KEPT: Final = 1_000
 _Told = asyncio.Future[Literal[True] | Refused]
 
 
+class _Kept:
+    """One message. `number` is 0 until it is first sent; `settled`: its sender was told."""
+
+    __slots__ = ("message", "number", "told")
+
+    def __init__(self, message: Any, told: _Told) -> None:
+        self.message = message
+        self.told = told
+        self.number = 0
+
+    def settle(self, how: Literal[True] | Refused) -> None:
+        """Tell the sender, once."""
+        if not self.told.done():
+            self.told.set_result(how)
+
+
 class Outbox:
-    """Messages from here for one address. `_sent` of those kept are on the present link."""
+    """Messages from here for one address, the oldest first. `_sent` of those kept are on the present link.
+
+    A message gets its number when it is first sent: until then it can be refused here without a gap.
+    """
 
     def __init__(self, cell: FarCell) -> None:
         self._cell = cell
         self._epoch = cell.peer.epoch
         self._next = 1
-        self._most = 0
-        self._kept: OrderedDict[int, tuple[Any, _Told]] = OrderedDict()
+        self._kept: deque[_Kept] = deque()
         self._sent = 0
 
     def __len__(self) -> int:
@@ -46,49 +64,59 @@ class Outbox:
     def put(self, message: Any) -> _Told:
         """Keep a message, and send it when it can be."""
         told: _Told = self._cell.kernel.loop.create_future()
-        self._kept[self._next] = message, told
-        self._next += 1
+        self._kept.append(_Kept(message, told))
         self.pump()
         return told
 
     def pump(self) -> None:
-        """Send what has not been sent on the present link, as far as there is room."""
+        """Send what has not been sent on the present link, as far as there is room, once the types are known there."""
         cell = self._cell
         while self._sent < len(self._kept):
-            number = self._next - len(self._kept) + self._sent
-            message = self._kept[number][0]
-            reason = cell.way(type(message), waiting=False)
-            if reason in ("full", "no-connection"):
+            kept = self._kept[self._sent]
+            reason = cell.way(type(kept.message), waiting=False)
+            if reason in ("full", "no-connection") or (reason is None and cell.tags is None):
                 return
-            if reason is not None:  # the receiver does not take it; it is as if it had said so
-                self._settle(number, Refused(reason, cell.path))
-                return
-            link = cell.peer.link
-            assert link is not None  # noqa: S101  # looked at by `way`
-            link.tell_surely(cell.channel, number, message)
-            self._most = max(self._most, number)
-            cell.sent += 1
-            self._sent += 1
+            if reason is not None and not kept.number:
+                del self._kept[self._sent]
+                kept.settle(Refused(reason, cell.path))
+                continue
+            self._send(kept)  # what was sent before may have been taken: the receiver knows
 
-    def _settle(self, number: int, how: Literal[True] | Refused) -> None:
-        """All up to `number` are settled, this one like that."""
-        while self._kept and next(iter(self._kept)) < number:
-            self._first(True)
-        if self._kept and next(iter(self._kept)) == number:
-            self._first(how)
-
-    def _first(self, how: Literal[True] | Refused) -> None:
-        _, (_, told) = self._kept.popitem(last=False)
-        self._sent = max(0, self._sent - 1)
-        if not told.done():
-            told.set_result(how)
+    def _send(self, kept: _Kept) -> None:
+        cell = self._cell
+        link = cell.peer.link
+        assert link is not None  # noqa: S101  # looked at by `way`
+        try:
+            link.tell_surely(cell.channel, kept.number or self._next, kept.message)
+        except UsageError as error:  # it is bigger than a frame
+            del self._kept[self._sent]
+            if not kept.told.done():
+                kept.told.set_exception(error)
+            return
+        if not kept.number:
+            kept.number, self._next = self._next, self._next + 1
+        cell.sent += 1
+        self._sent += 1
 
     def acked(self, number: int) -> bool:
         """The receiver has taken all up to `number`; False when that was never sent."""
-        if number > self._most:
+        if number >= self._next:
             return False
-        self._settle(number, True)
+        while self._kept and 0 < self._kept[0].number <= number:
+            self._first(True)
         return True
+
+    def refused(self, number: int, reason: RefusedReason) -> bool:
+        """The receiver does not take this one; it goes on with the next. False when it was never sent."""
+        for kept in self._kept:
+            if kept.number == number:
+                kept.settle(Refused(reason, self._cell.path))
+                return True
+        return number < self._next
+
+    def _first(self, how: Literal[True] | Refused) -> None:
+        self._kept.popleft().settle(how)
+        self._sent = max(0, self._sent - 1)
 
     def give_up(self, reason: RefusedReason) -> None:
         """Nothing that is kept will be taken; the receiver is told to go on behind it."""
@@ -107,9 +135,10 @@ class Outbox:
     def connected(self) -> None:
         """There is a link: of the same epoch of the peer, or what is kept is given up and numbers begin anew."""
         if self._cell.peer.epoch != self._epoch:
-            while self._kept:
-                self._first(Refused("no-connection", self._cell.path))
-            self._epoch, self._next, self._most = self._cell.peer.epoch, 1, 0
+            if self._epoch:  # else it was kept for whichever epoch is the first
+                while self._kept:
+                    self._first(Refused("no-connection", self._cell.path))
+            self._epoch, self._next = self._cell.peer.epoch, 1
         self.pump()
 
 
@@ -156,10 +185,10 @@ class Sure:
                 session.link.control(Acked(path, last))
             elif number == last + 1:
                 taken[path] = number
-                if message is REFUSED:
-                    session.acknowledge(path, number)
-                    continue
-                inlet.take(message, self._acknowledge(session, path, number))
+                if type(message) is Unreadable:
+                    inlet.refuse(number, message.reason)
+                else:
+                    inlet.take(message, number)
             else:
                 session.nodes.count(session.peer, "gap")
                 inlet.skipped(1)
@@ -173,19 +202,17 @@ class Sure:
         session.nodes.note(session.peer, "many", f"reliable messages for more than {ADDRESSES} addresses")
         return False
 
-    @staticmethod
-    def _acknowledge(session: Session, path: str, number: int) -> Callable[[], None]:
-        def ack() -> None:
-            if not session.closed:
-                session.acknowledge(path, number)
-
-        return ack
-
     def acked(self, session: Session, item: Acked) -> None:
         """A peer has taken messages."""
         cell = session.peer.known(item.path)
-        outbox = None if cell is None else self._outboxes.get(cell)
-        if outbox is None or not outbox.acked(item.number):
+        outbox = None if cell is None else cell.outbox
+        if outbox is None:
+            known = False
+        elif item.refused:
+            known = outbox.refused(item.number, item.refused)
+        else:
+            known = outbox.acked(item.number)
+        if not known:
             session.nodes.count(session.peer, "acked")
 
     def wanted(self, session: Session, item: Want) -> None:

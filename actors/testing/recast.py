@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from understudy.actors.agents.agent import Agent
+from understudy.actors.agents.elsewhere import Elsewhere
 from understudy.actors.agents.models import Model
 from understudy.actors.agents.tools import Tool
 from understudy.actors.agents.window import own_model
@@ -46,7 +47,9 @@ class Recast:
             made.stand_in(made.model)
             made.window = own_model(agent.window)
             made.tools = tuple(self.tool(each) for each in agent.tools)
-            made.delegates = tuple(self.agent(each) for each in agent.delegates)
+            made.delegates = tuple(
+                each if isinstance(each, Elsewhere) else self.agent(each) for each in agent.delegates
+            )
             made.machine = None if agent.machine is None else self._machine(agent.machine)
             self._agents[id(agent)] = (agent, made)
         return self._agents[id(agent)][1]

@@ -243,7 +243,7 @@ def left_of(kernel: SimKernel) -> Iterator[tuple[object, Left]]:
         where = Left(f"{kernel.prefix}{cell.path}", cell.state, cell.running)
         entries: list[Any] = [] if cell.first is None else [cell.first]
         if cell.mailbox is not None:
-            entries += [*cell.mailbox.work, *(waiting[0] for waiting in cell.mailbox.waiting or ())]
+            entries += [*cell.mailbox.work, *cell.mailbox.outside()]
         for entry in entries:
             yield entry[0] if isinstance(entry, tuple) else entry.message, where
         kit = cell.life.kit if cell.life is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -151,7 +151,7 @@ put(
 def _grant(self: Mailbox[Any_], *, limit: bool, keep: bool) -> None:
     waiting = self.waiting
     while waiting and (not limit or len(self.work) < self.limit):
-        entry, settle = waiting.popleft()
+        entry, settle = cast("tuple[Any, Any]", waiting.popleft())
         if settle(True) and keep:
             self.work.append(entry)
     if not waiting:
@@ -182,12 +182,12 @@ put(
 @plant("a mailbox that is drained gives one message", "actors/mailbox.py", 4, 9, like="flooding")
 def _drain(m: pytest.MonkeyPatch) -> None:
     def drain(self: Mailbox[Any_]) -> Any_:
-        self._control = None
+        self.ahead = None
         if self.work:
             yield self.work.popleft()
         self.work.clear()
         while self.waiting:
-            self.waiting.popleft()[1](False)
+            cast("tuple[Any, Any]", self.waiting.popleft())[1](False)
 
     m.setattr(Mailbox, "drain", drain)
 

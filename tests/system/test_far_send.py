@@ -1,6 +1,9 @@
 """A send to an actor of another node waits for room there, and is not refused for want of it."""
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
 
 from understudy import Actor, Message, System
 
@@ -25,7 +28,15 @@ class Notes(Actor[Note | Heard]):
         return tuple(self.numbers)
 
 
-def test_more_messages_than_the_first_credit_are_all_sent_and_handled_in_order() -> None:
+def uvloop() -> asyncio.AbstractEventLoop:
+    made: asyncio.AbstractEventLoop = pytest.importorskip("uvloop").new_event_loop()
+    return made
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop])
+def test_more_messages_than_the_first_credit_are_all_sent_and_handled_in_order(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     async def main() -> None:
         async with (
             System(listen="tcp://127.0.0.1:0", name="b", secret=SECRET) as far,
@@ -38,4 +49,5 @@ def test_more_messages_than_the_first_credit_are_all_sent_and_handled_in_order()
                 assert await ref.send(Note(number), timeout=60) is True
             assert list(await ref.ask(Heard(), timeout=60)) == list(range(5_000))
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(main(), 120))

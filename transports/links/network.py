@@ -140,7 +140,8 @@ class Network:
         return link
 
     def _link(self, begin: Callable[[asyncio.BaseTransport], Dialer | Listener]) -> SocketLink:
-        return SocketLink(self, begin, asyncio.get_running_loop(), self._timing, self._context)
+        loop, idle = asyncio.get_running_loop(), self.nodes.kernel.dispatcher.when_idle
+        return SocketLink(self, begin, loop, self._timing, self._context, idle)
 
     def met(self, link: SocketLink) -> None:
         """See `Harbour`."""

@@ -13,11 +13,8 @@ from msgspec import Meta, Raw
 
 from understudy.actors.delivery import CHAIN_LIMIT
 from understudy.actors.remote.items import Control
-from understudy.actors.remote.link import REFUSED, Hop
+from understudy.actors.remote.link import Hop, Unreadable
 from understudy.transports.links.wire import ASK, ASK_CHAINED, RELIABLE, TELL
-
-UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
-"""What reading a body raises that is not what it should be. A text that is not UTF-8 is a ValueError."""
 
 ELEMENTS: Final = 32_768
 """Messages, replies or items of one body, at most: more than the 64 KiB hold after which a frame is not added to."""
@@ -100,8 +97,8 @@ class Reader:
                 value = decode(raw)
             except Exception as error:  # also what a `__post_init__` raises
                 bad.add(kind, element, error)
-                if kind == RELIABLE:  # its number is taken, or none after it would ever be
-                    good.append((element[0], REFUSED))
+                if kind == RELIABLE:
+                    good.append((element[0], Unreadable(bad.reason)))
                 continue
             good.append(_put(kind, element, value))
         return good, bad

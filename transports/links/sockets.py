@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from msgspec import Struct
@@ -17,9 +17,10 @@ from msgspec import Struct
 from understudy.actors.errors import UsageError
 from understudy.actors.remote.items import Control
 from understudy.actors.remote.link import Hears, Hop
+from understudy.actors.remote.peer import UNREADABLE
 from understudy.actors.telemetry import one_line
 from understudy.transports.links.handshake import Dialer, Listener, Peer, Refusal
-from understudy.transports.links.reading import UNREADABLE, Reader, read_bye, read_items, read_replies, rough
+from understudy.transports.links.reading import Reader, read_bye, read_items, read_replies, rough
 from understudy.transports.links.wire import (
     ASK,
     ASK_CHAINED,
@@ -30,6 +31,7 @@ from understudy.transports.links.wire import (
     PONG,
     RELIABLE,
     REPLY,
+    SMALL,
     TALK,
     TELL,
     Incoming,
@@ -89,6 +91,7 @@ class SocketLink(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         timing: Timing,
         context: Context,
+        when_idle: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self.name = ""
         self.epoch = 0
@@ -100,11 +103,12 @@ class SocketLink(asyncio.Protocol):
         self._loop = loop
         self._timing = timing
         self._context = context
+        self._when_idle = when_idle
         self._in = Incoming()
         self._out = Outgoing()
         self._reader = Reader()
         self._hears: Hears | None = None
-        self._armed = self._paused = self._was_crowded = self._held = False
+        self.crowded = self._armed = self._paused = self._held = False
         self._heard_of = self._missed = self._strikes = 0
         self._timer: asyncio.TimerHandle | None = None
         self.received = self.sent = 0
@@ -113,10 +117,10 @@ class SocketLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # of a stream
-        self._transport: asyncio.Transport | None = transport
+        stream = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self._transport: asyncio.Transport | None = stream
         self._harbour.met(self)
-        self._handshake = self._make(transport)
+        self._handshake = self._make(stream)
         self._timer = self._loop.call_later(self._timing.handshake, self._too_late, context=self._context)
         self._say(self._handshake.start())
 
@@ -232,27 +236,25 @@ class SocketLink(asyncio.Protocol):
 
     # -- writing -----------------------------------------------------------------------------------------------
 
-    @property
-    def crowded(self) -> bool:
-        """See `Link`."""
-        if len(self._out.buffer) > CROWDED:
-            self._was_crowded = True
-            return True
-        return False
-
     def _arm(self) -> None:
         if not self._armed and not self._paused:
             self._armed = True
             self._loop.call_soon(self._flush, context=self._context)
+            if self._when_idle is not None:
+                self._when_idle(self._flush)
 
     def _flush(self) -> None:
+        """Write, at the end of this turn of the loop or when no actor of this node has anything to do."""
+        if not self._armed:
+            return
         self._armed = False
         if self._transport is None or self._paused:
             return
         self._write()
-        if self._was_crowded and self._hears is not None:
-            self._was_crowded = False
-            self._hears.uncrowded()
+        if self.crowded:
+            self.crowded = False
+            if self._hears is not None:
+                self._hears.uncrowded()
 
     def _write(self) -> None:
         data = self._out.take()
@@ -266,7 +268,7 @@ class SocketLink(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
-        self._paused = False
+        self._paused, self._armed = False, True
         self._flush()
 
     # Any: messages, replies and what stands beside them
@@ -275,17 +277,35 @@ class SocketLink(asyncio.Protocol):
             return
         self._out.add(kind, channel, value)
         if not self._armed:
-            if len(self._out.buffer) > STUCK:
-                self._stuck()
-                return
             self._arm()
+        waiting = len(self._out.buffer)
+        if waiting > CROWDED:
+            self.crowded = True
+            if waiting > STUCK and self._paused:
+                self._loop.call_soon(self._stuck, context=self._context)  # who sends is not told in the middle of it
 
     def _stuck(self) -> None:
         self._end(f"it does not read: {STUCK:,} bytes wait for it", count="stuck")
 
     def tell(self, channel: int, message: Any) -> None:
         """See `Link`."""
-        self._add(TELL, channel, message)
+        out = self._out
+        buffer = out.buffer
+        mark = len(buffer)
+        if out.channel != channel or out.kind != TELL or mark > out.stop:
+            self._add(TELL, channel, message)
+            return
+        try:  # the frame is open, so the write is under way
+            out.encode_into(message, buffer, -1)
+        except BaseException:
+            del buffer[mark:]
+            self._add(TELL, channel, message)  # and it says why
+            return
+        out.count += 1
+        if len(buffer) - mark > SMALL:  # look at its size
+            out.count -= 1
+            del buffer[mark:]
+            self._add(TELL, channel, message)
 
     def tell_surely(self, channel: int, number: int, message: Any) -> None:
         """See `Link`."""
@@ -355,7 +375,8 @@ class SocketLink(asyncio.Protocol):
         except Exception:  # also what a `__post_init__` raises
             elements, bad = self._reader.salvage(kind, types, body)
             self._harbour.count("message")
-            hears.refused(channel, bad.count, tuple(bad.ids), bad.reason)
+            if kind != RELIABLE:  # those are refused by their numbers
+                hears.refused(channel, bad.count, tuple(bad.ids), bad.reason)
         if not elements or self._hears is None:
             return
         if kind == TELL:

@@ -32,6 +32,8 @@ FRAME_BODY: Final = 1 << 20
 """Bytes that a frame's body has at most: 1 MiB, as NATS has it."""
 _BATCH: Final = 1 << 16
 """Bytes after which a frame of several messages is not added to."""
+SMALL: Final = 2_048
+"""Bytes of a message that fits into a frame that is open: none is added to behind `stop`, which leaves as many."""
 _ARRAY: Final = b"\xdd\0\0\0\0"
 _BLANK: Final = bytes(HEAD)
 
@@ -112,15 +114,19 @@ class Incoming:
 
 
 class Outgoing:
-    """Frames that wait for the next write. `limit`: bytes of a body that the other side takes."""
+    """Frames that wait for the next write. `limit`: bytes of a body that the other side takes.
 
-    __slots__ = ("_channel", "_count", "_encode_into", "_kind", "_number", "_start", "buffer", "limit")
+    Of the frame that is open, `kind`, `channel`, `count` of its values and the place `stop`, behind which no value
+    begins, are open to the link, which puts small messages in by itself. `kind` is 0 when none is open.
+    """
+
+    __slots__ = ("_number", "_start", "buffer", "channel", "count", "encode_into", "kind", "limit", "stop")
 
     def __init__(self) -> None:
         self.limit = HANDSHAKE_BODY
         self.buffer = bytearray()
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
-        self._kind = self._channel = self._count = self._number = 0
+        self.encode_into = msgspec.msgpack.Encoder().encode_into
+        self.kind = self.channel = self.count = self.stop = self._number = 0
         self._start = -1
 
     def frame(self, kind: int, body: bytes) -> None:
@@ -138,11 +144,11 @@ class Outgoing:
         Raises `UsageError` for what cannot be written or is too big; then nothing was added.
         """
         buffer = self.buffer
-        if kind != self._kind or channel != self._channel or len(buffer) - self._start > _BATCH:
+        if kind != self.kind or channel != self.channel or len(buffer) > self.stop:
             self._begin(kind, channel)
         mark = len(buffer)
         try:
-            self._encode_into(value, buffer, -1)
+            self.encode_into(value, buffer, -1)
         except BaseException as error:
             del buffer[mark:]
             raise self._unwritable(kind, value, error) from error
@@ -153,7 +159,7 @@ class Outgoing:
             raise UsageError(f"{name}: {size} bytes; a frame takes {self.limit - 5}")
         if len(buffer) - self._start - HEAD > self.limit:
             self._split(kind, channel, mark)
-        self._count += 1
+        self.count += 1
 
     def _split(self, kind: int, channel: int, mark: int) -> None:
         """The value that was added last is the first of another frame."""
@@ -170,7 +176,8 @@ class Outgoing:
 
     def _begin(self, kind: int, channel: int) -> None:
         self._end()
-        self._kind, self._channel, self._start = kind, channel, len(self.buffer)
+        self.kind, self.channel, self._start = kind, channel, len(self.buffer)
+        self.stop = self._start + min(_BATCH, HEAD + self.limit - SMALL - len(_ARRAY))
         self.buffer += _BLANK
         self.buffer += _ARRAY
 
@@ -178,12 +185,12 @@ class Outgoing:
         start = self._start
         if start < 0:
             return
-        if self._count:
-            CHECK.pack_into(self.buffer, start + HEAD + 1, self._count)
-            self._seal(start, self._kind, self._channel)
+        if self.count:
+            CHECK.pack_into(self.buffer, start + HEAD + 1, self.count)
+            self._seal(start, self.kind, self.channel)
         else:  # what it was begun for could not be written
             del self.buffer[start:]
-        self._start, self._kind, self._count = -1, 0, 0
+        self._start, self.kind, self.count = -1, 0, 0
 
     def _seal(self, start: int, kind: int, channel: int) -> None:
         buffer = self.buffer

@@ -413,6 +413,7 @@ def test_a_handshake_that_was_overheard_proves_nothing_a_second_time() -> None:
         ("malformed", HELLO, b"\x91" * 4_000),
         ("malformed", HELLO, HUGE),
     ],
+    ids=range(9),  # the bodies have drawn nonces
 )
 def test_a_stranger_who_says_something_else_is_refused_and_the_reason_counted(why: str, kind: int, body: bytes) -> None:
     async def play(node: Node) -> None:
@@ -630,6 +631,8 @@ def test_an_acknowledgement_of_what_was_never_sent_confirms_nothing() -> None:
     async def play(node: Node) -> None:
         peer = await node.join()
         sent = asyncio.ensure_future(node.system.ref("peer/actor").send(Note(1), reliable=True, timeout=SECONDS))
+        _, channel, _ = await peer.until(CONTROL, OPEN)
+        peer.control((OPENED, channel, 100, ["Note"], 1_000))
         await peer.until(RELIABLE)
         peer.control((ACKED, "actor", 2), (ACKED, "other", 1), (ACKED, "actor", 0))
         await peer.synced()

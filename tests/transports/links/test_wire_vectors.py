@@ -9,10 +9,11 @@ import wirepeer
 from wire_vectors import CHAIN, FOLDER, FRAMES, ITEMS, NONCES, SECRET, Note, Sum, made, plain, text_of
 
 from understudy.actors.remote.items import Control
+from understudy.actors.remote.peer import UNREADABLE
 from understudy.transports.links.greetings import Limits, Me
 from understudy.transports.links.handshake import Dialer, Listener
 from understudy.transports.links.keys import LinkSecret
-from understudy.transports.links.reading import UNREADABLE, Reader, read_bye, read_items, read_replies
+from understudy.transports.links.reading import Reader, read_bye, read_items, read_replies
 from understudy.transports.links.wire import (
     ASK,
     ASK_CHAINED,
