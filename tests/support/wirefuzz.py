@@ -365,13 +365,21 @@ class Grammar:
 EDGES: Final = (0, 1, -1, 127, 128, 255, 256, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, -(2**63))
 TEXTS: Final = ("", "a", "text", "ä\u2028ö", "x" * 40, "\x00", "\n", "y" * 300, "$", "../..", "@node", "ledger9", "{}")
 SECONDS_LEFT: Final = (0.0, -1.0, 1.0, 5, float("nan"), float("inf"), float("-inf"), 1e300, 30.0)
-VALUES: Final[tuple[Any, ...]] = (None, True, -1, 2**64 - 1, -(2**63), 1.5, float("nan"), float("inf"), "", "Put", "Add",
-                 b"", b"\xff", [], [1], {}, {"$": "Put"}, {1: 2}, msgspec.msgpack.Ext(5, b"x"))  # fmt: skip
-BAD: Final[tuple[Any, ...]] = ({"$": "Other"}, {"$": "Put"}, {"$": "Put", "key": "x", "value": ""},
-              {"$": "Down", "path": "x"}, 7, None, [], {}, "Put", {"$": 1}, [[[[[1]]]]], msgspec.msgpack.Ext(5, b"x"), {"key": 1})  # fmt: skip
-BROKEN: Final = (b"", b"\xc1", b"\x01", b"\x91", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff",
-                 b"\xdb\xff\xff\xff\xff", b"\x91" * 3_000 + b"\x01", pack([]) + b"\x00", b"\xc7\x05\x01abcde",
-                 b"\x81\xa1a" * 2_000, b"\xd9\x05ab", b"\xdd\x00\x01\x86\xa0" + b"\x00" * 100_000)  # fmt: skip
+# fmt: off
+VALUES: Final[tuple[Any, ...]] = (
+    None, True, -1, 2**64 - 1, -(2**63), 1.5, float("nan"), float("inf"), "", "Put", "Add", b"", b"\xff", [], [1], {},
+    {"$": "Put"}, {1: 2}, msgspec.msgpack.Ext(5, b"x"),
+)
+BAD: Final[tuple[Any, ...]] = (
+    {"$": "Other"}, {"$": "Put"}, {"$": "Put", "key": "x", "value": ""}, {"$": "Down", "path": "x"}, 7, None, [], {},
+    "Put", {"$": 1}, [[[[[[1]]]]]], msgspec.msgpack.Ext(5, b"x"), {"key": 1, "value": ""},
+)
+BROKEN: Final = (
+    b"", b"\xc1", b"\x01", b"\x91", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff",
+    b"\x91" * 3_000 + b"\x01", pack([]) + b"\x00", b"\xc7\x05\x01abcde", b"\x81\xa1a" * 2_000, b"\xd9\x05ab",
+    b"\xdd\x00\x01\x86\xa0" + b"\x00" * 100_000,
+)
+# fmt: on
 FAULTS: Final = ("magic", "version", "kind", "flags", "size", "number", "checksum", "truncated", "bye", "end")
 
 
