@@ -133,7 +133,7 @@ class Dispatcher(Workers):
                     cell.first = None
                 else:
                     box = cell.mailbox
-                    if box is not None and box.work and not box.ahead and not box.waiting:
+                    if box is not None and len(box.work) > box.floor and not box.ahead:
                         entry = box.work.popleft()
                     elif box is None or (entry := box.take()) is None:
                         self.rest(cell)

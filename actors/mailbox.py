@@ -13,6 +13,7 @@ Nothing here knows an event loop: what is waiting is told by a callback.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
@@ -49,6 +50,7 @@ class Bulk(Protocol):
 
 DEFAULT_LIMIT: Final = 1_000
 CONTROL_LIMIT: Final = 4_096
+NO_FLOOR: Final = sys.maxsize
 
 
 class MailboxStatistics(Struct, frozen=True):
@@ -66,10 +68,10 @@ class Mailbox(Generic[E]):
 
     `work` and `waiting` are open to `Ref.tell`, which puts into the one where no policy is asked: while there is room,
     and nobody waits for it; and, with the control lane `ahead`, to the dispatcher, which takes out of `work` while
-    nothing else is asked. `waiting` and `ahead` are made when first needed.
+    there is more in it than `floor`: then nobody is to be given room. `waiting` and `ahead` are made when first needed.
     """
 
-    __slots__ = ("_dropped", "ahead", "limit", "overflow", "waiting", "work")
+    __slots__ = ("_dropped", "ahead", "floor", "limit", "overflow", "waiting", "work")
 
     def __init__(self, limit: int = DEFAULT_LIMIT, overflow: Overflow = "refuse") -> None:
         if limit < 1:
@@ -79,6 +81,7 @@ class Mailbox(Generic[E]):
         self.work: deque[E] = deque()
         self.ahead: deque[E] | None = None
         self.waiting: deque[tuple[E, Settle] | Bulk] | None = None
+        self.floor = 0
         self._dropped = 0
 
     def __len__(self) -> int:
@@ -141,15 +144,15 @@ class Mailbox(Generic[E]):
 
     def wait_for_room(self, entry: E, settle: Settle) -> None:
         """Queue up for room. `settle` is called once, when `entry` was put in or never will be."""
-        if self.waiting is None:
-            self.waiting = deque()
-        self.waiting.append((entry, settle))
+        waiting = self.waiting or deque()
+        waiting.append((entry, settle))
+        self._look(waiting)
 
     def wait_in_bulk(self, bulk: Bulk) -> None:
         """Queue up for room for many: they are poured in whenever half of the mailbox is free, without a call each."""
-        if self.waiting is None:
-            self.waiting = deque()
-        self.waiting.append(bulk)
+        waiting = self.waiting or deque()
+        waiting.append(bulk)
+        self._look(waiting)
 
     def give_up(self, entry: E) -> None:
         """Take a waiting sender out of the queue; one that is not in it is passed over."""
@@ -181,15 +184,22 @@ class Mailbox(Generic[E]):
             first = waiting[0]
             if not isinstance(first, tuple):
                 if len(self.work) * 2 > self.limit or first.pour(self.limit - len(self.work)):
-                    return
+                    break
                 waiting.popleft()
                 continue
             waiting.popleft()
             entry, settle = first
             if settle(True):
                 self.work.append(entry)
+        self._look(waiting)
+
+    def _look(self, waiting: deque[tuple[E, Settle] | Bulk] | None) -> None:
+        """Say anew what waits, and so where `floor` is."""
+        self.waiting = waiting or None
         if not waiting:
-            self.waiting = None
+            self.floor = 0
+        else:
+            self.floor = NO_FLOOR if isinstance(waiting[0], tuple) else self.limit // 2 + 1
 
     def withdraw(self, wanted: Callable[[E], bool]) -> list[E]:
         """Take out of the work lane, and from among the waiting, what `wanted` chooses; in order."""
@@ -244,6 +254,7 @@ class Mailbox(Generic[E]):
                 first[1](False)
             else:
                 first.lost()
+        self.floor = 0
 
     def outside(self) -> Iterator[E]:
         """What waits for room."""

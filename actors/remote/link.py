@@ -62,6 +62,10 @@ class Link(Protocol):
         """Send an item."""
         ...
 
+    def hurry(self) -> None:
+        """Write what was sent now, and not at the end of the turn of the loop."""
+        ...
+
     def reread(self, channel: int, kind: int, body: bytes) -> None:
         """Read a frame that came when the types of its channel were not known; see `Hears.unread`."""
         ...

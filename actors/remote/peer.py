@@ -201,6 +201,8 @@ class Peer:
         heappush(self._deadlines, (until, id, seconds))
         if until < self._armed:
             self._arm(until)
+        if len(self._asks) == 1:  # nothing else is under way that it could share a write with
+            link.hurry()
         return id, reply
 
     def _arm(self, until: float) -> None:

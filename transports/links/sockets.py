@@ -256,6 +256,10 @@ class SocketLink(asyncio.Protocol):
             if self._hears is not None:
                 self._hears.uncrowded()
 
+    def hurry(self) -> None:
+        """See `Link`."""
+        self._flush()
+
     def _write(self) -> None:
         data = self._out.take()
         self.sent += len(data)
@@ -273,9 +277,22 @@ class SocketLink(asyncio.Protocol):
 
     # Any: messages, replies and what stands beside them
     def _add(self, kind: int, channel: int, value: Any) -> None:
+        out = self._out
+        buffer = out.buffer
+        mark = len(buffer)
+        if out.kind == kind and out.channel == channel and mark <= out.stop and out.count:
+            try:  # there is something in the frame that is open, so the write is under way
+                out.encode_into(value, buffer, -1)
+            except BaseException:
+                del buffer[mark:]  # below, it is told why
+            else:
+                if len(buffer) - mark <= SMALL:
+                    out.count += 1
+                    return
+                del buffer[mark:]
         if self._transport is None:
             return
-        self._out.add(kind, channel, value)
+        out.add(kind, channel, value)
         if not self._armed:
             self._arm()
         waiting = len(self._out.buffer)
@@ -289,23 +306,7 @@ class SocketLink(asyncio.Protocol):
 
     def tell(self, channel: int, message: Any) -> None:
         """See `Link`."""
-        out = self._out
-        buffer = out.buffer
-        mark = len(buffer)
-        if out.channel != channel or out.kind != TELL or mark > out.stop:
-            self._add(TELL, channel, message)
-            return
-        try:  # the frame is open, so the write is under way
-            out.encode_into(message, buffer, -1)
-        except BaseException:
-            del buffer[mark:]
-            self._add(TELL, channel, message)  # and it says why
-            return
-        out.count += 1
-        if len(buffer) - mark > SMALL:  # look at its size
-            out.count -= 1
-            del buffer[mark:]
-            self._add(TELL, channel, message)
+        self._add(TELL, channel, message)
 
     def tell_surely(self, channel: int, number: int, message: Any) -> None:
         """See `Link`."""
