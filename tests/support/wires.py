@@ -84,6 +84,10 @@ async def network(
     return made
 
 
+def port(address: str, tls: Tls | None = None, *, listens: bool = False) -> SocketPort:
+    return SocketPort(parse(address), SECRET, tls, listens=listens)
+
+
 class HubWires:
     """Links within the process."""
 
@@ -108,16 +112,15 @@ class StreamWires:
         self._dialled: dict[frozenset[str], CutPort] = {}
 
     async def up(self, nodes: Nodes, to: tuple[str, ...]) -> Down:
-        listens = SocketPort(parse(self._address.format(name=nodes.name)), SECRET, self._tls[0], listens=True)
+        listens = port(self._address.format(name=nodes.name), self._tls[0], listens=True)
         join = tuple((name, self._dial(nodes.name, name)) for name in to)
         made = await network(nodes, (listens,), join)
         self._at[nodes.name] = made.listening[0]
         return made.aclose
 
     def _dial(self, here: str, there: str) -> CutPort:
-        port = CutPort(SocketPort(parse(self._at[there]), SECRET, self._tls[1], listens=False))
-        self._dialled[frozenset((here, there))] = port
-        return port
+        dials = self._dialled[frozenset((here, there))] = CutPort(port(self._at[there], self._tls[1]))
+        return dials
 
     async def cut(self, one: str, other: str) -> None:
         self._dialled[frozenset((one, other))].cut()

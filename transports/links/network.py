@@ -7,6 +7,7 @@ import contextvars
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -29,6 +30,8 @@ HALF_OPEN: Final = 64
 """Connections that others have made and not proven who they are, at most."""
 FIRST: Final = 0.05
 CAP: Final = 5.0
+LOOK_AGAIN: Final = 60.0
+"""Seconds after which a node that was this one, or that was connected by another way, is dialled again at the latest."""
 _VERDICTS: Final[Mapping[str, str]] = {
     "self": "this is the same node",
     "stale": "a later start, or a newer connection, of this node is known",
@@ -200,13 +203,17 @@ class Network:
                 told = reason
                 log.warning("links: %s cannot be joined: %s; trying again", port, reason, extra={"address": str(port)})
             if peer is not None and peer.refusal is not None:
-                if peer.refusal.reason == "self":
-                    log.error("links: %s is this node itself; it is not joined", port)
-                    return
-                if peer.name in self.nodes.connected_names:
-                    await self.nodes.when(peer.name, up=False)
+                await self._put_off(peer.refusal, peer.name)
             await asyncio.sleep(self._redial.seconds(failures, self._dice))
             failures += 1
+
+    async def _put_off(self, refusal: Refusal, name: str) -> None:
+        """Do not dial oneself, or a node that is connected, again and again. A refusal proves nothing: look later."""
+        if refusal.reason == "self":
+            await asyncio.sleep(LOOK_AGAIN)
+        elif name in self.nodes.connected_names:
+            with suppress(TimeoutError):
+                await self.nodes.wait(name, up=False, seconds=LOOK_AGAIN)
 
     async def _once(self, name: str, port: Port) -> tuple[SocketLink | None, str]:
         """One connection, from dialling to its end: the link, and why it ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from understudy.actors.actor import Actor, Leave
 from understudy.actors.errors import UnderstudyError
@@ -25,6 +25,7 @@ E = TypeVar("E", bound=BaseException)
 Down = Callable[[], Awaitable[None]]
 
 
+@runtime_checkable
 class Wires(Protocol):
     """One kind of link, made anew for each check."""
 
@@ -264,16 +265,24 @@ class Member:
             await self.kernel.aclose()
 
 
+class Brings(Protocol):
+    """What brings a node up; see `Wires`."""
+
+    async def up(self, nodes: Nodes, to: tuple[str, ...]) -> Down:
+        """See `Wires`."""
+        ...
+
+
 class Meeting:
     """Nodes of one check."""
 
-    def __init__(self, wires: Wires) -> None:
+    def __init__(self, wires: Brings) -> None:
         self.wires = wires
         self.stack = AsyncExitStack()
         self._epoch = 0
 
-    async def node(self, name: str, *to: str, rules: Rules | None = None, epoch: int = 0) -> Member:
-        """Bring up a node that joins others, and wait until it has. Each later one has a larger epoch."""
+    async def node(self, name: str, *to: str, rules: Rules | None = None, epoch: int = 0, wait: bool = True) -> Member:
+        """Bring up a node that joins others, and `wait` until it has. Each later one has a larger epoch."""
         self._epoch = max(self._epoch + 1, epoch)
         kernel = await self.stack.enter_async_context(Kernel())
 
@@ -284,12 +293,14 @@ class Meeting:
         nodes = kernel.nodes = Nodes(kernel, name, self._epoch, find, rules or AllowList())
         member = Member(kernel, nodes, await self.wires.up(nodes, to))
         self.stack.push_async_callback(member.leave)
-        await member.met(*to)
+        if wait:
+            await member.met(*to)
         return member
 
     async def cut(self, one: Member, other: Member) -> None:
         """End the link of two, and wait until both know."""
         before = [_downs(one, other), _downs(other, one)]
+        assert isinstance(self.wires, Wires)  # of a check
         await self.wires.cut(one.nodes.name, other.nodes.name)
         await until(lambda: _downs(one, other) > before[0] and _downs(other, one) > before[1], "both know of the cut")
 
