@@ -202,10 +202,11 @@ class SocketLink(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        self._end(f"the connection was lost: {error}" if error is not None else "the other side closed the connection")
+        why = f"the connection was lost: {error}" if error is not None else "the other side closed the connection"
+        self._end(why, lost=True)
 
-    def _end(self, reason: str, count: str = "") -> None:
-        """End the connection, and tell once."""
+    def _end(self, reason: str, count: str = "", *, lost: bool = False) -> None:
+        """End the connection, and tell once. `lost`: the transport has ended; that of TLS cannot be asked any more."""
         transport, self._transport = self._transport, None
         if transport is None:
             return
@@ -214,7 +215,7 @@ class SocketLink(asyncio.Protocol):
             self._timer.cancel()
         if self._paused:
             transport.abort()
-        else:
+        elif not lost:
             transport.close()
             if transport.get_write_buffer_size():  # it may never read that
                 self._loop.call_later(self._timing.handshake, transport.abort, context=self._context)
