@@ -278,7 +278,9 @@ class _Way:
 
     def look(self) -> None:
         """Send what may be sent now."""
-        self._timer = self._timer and self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         sink, now = self._sink.transport, self._loop.time()
         while self._queue and sink is not None and not self._held() and self._queue[0][0] <= now:
             _, piece = self._queue.popleft()
