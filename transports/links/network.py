@@ -31,7 +31,7 @@ HALF_OPEN: Final = 64
 FIRST: Final = 0.05
 CAP: Final = 5.0
 LOOK_AGAIN: Final = 60.0
-"""Seconds after which a node that was this one, or that was connected by another way, is dialled again at the latest."""
+"""Seconds after which a node that was this one, or was connected another way, is dialled again at the latest."""
 _VERDICTS: Final[Mapping[str, str]] = {
     "self": "this is the same node",
     "stale": "a later start, or a newer connection, of this node is known",
