@@ -24,8 +24,8 @@ from understudy.actors.messages import Message
 from understudy.actors.refs import Ref
 
 if TYPE_CHECKING:
-    from understudy.actors.agents.delegating import Delegating
     from understudy.actors.agents.agent import Agent, Delegate
+    from understudy.actors.agents.delegating import Delegating
 
 PATIENCE: Final = 10.0
 LOOK_SECONDS: Final = 0.05
