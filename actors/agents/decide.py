@@ -53,10 +53,7 @@ from understudy.actors.agents.policy import Policy
 from understudy.actors.agents.recall import landed, recall
 from understudy.actors.agents.tools import described
 from understudy.actors.journal.events import BudgetDenied
-from understudy.actors.journal.state import CallState, Run, Sub, Turn, Yes
-
-USABLE: Final = frozenset({"complete", "degraded", "partial"})
-"""Statuses of a delegation whose result can be built on."""
+from understudy.actors.journal.state import USABLE, CallState, Run, Sub, Turn, Yes
 
 RUN_REPAIRS: Final = 8
 """Answers that a run may hand back in all its sub-runs together, unless one agent alone may more."""
@@ -461,11 +458,12 @@ def _missing(run: Run, sub: Sub) -> str:
     children = [child for child in run.subs.values() if child.parent == sub.id and child.finished is not None]
     good = {(c.agent, c.message) for c in children if c.finished is not None and c.finished.status in USABLE}
     lost = [c for c in children if (c.agent, c.message) not in good]
-    return "; ".join(
+    here = [
         f"no result of {c.agent} ({run.id}/{c.id} {c.finished.status}: {c.finished.reason})"
         for c in lost
         if c.finished is not None
-    )
+    ]
+    return "; ".join([*here, *sub.unserved.values()])
 
 
 def _ask_model(run: Run, sub: Sub, policy: Policy) -> Command:

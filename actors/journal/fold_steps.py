@@ -12,7 +12,7 @@ from understudy.actors.agents.models import ModelReply
 from understudy.actors.journal import events as ev
 from understudy.actors.journal.events import Record
 from understudy.actors.journal.shown import show_note, show_turn
-from understudy.actors.journal.state import CallState, Estimate, Run, Spend, Sub, Turn, digest
+from understudy.actors.journal.state import USABLE, CallState, Estimate, Run, Spend, Sub, Turn, digest
 from understudy.actors.journal.view import SUMMARY, length, within
 
 Handler: TypeAlias = Callable[[Run, Record, Any], None]
@@ -191,12 +191,34 @@ def _act(sub: Sub, step: int, call: CallState) -> Step:
     )
 
 
+class _Told(msgspec.Struct):
+    """What is looked at of the result of a delegation."""
+
+    status: str
+
+
+def _served(run: Run, record: Record, event: ev.ToolAnswered | ev.ToolFailed, status: str) -> None:
+    """Remember a delegation to another node (only of such is it known what it `spent`) that gave nothing."""
+    sub = run.subs[record.sub]
+    call = sub.find(event.step, event.index)
+    if event.spent is None or call is None or call.asked is None:
+        return
+    key = call.call.name, call.asked.arguments
+    if status in USABLE:
+        sub.unserved.pop(key, None)
+    else:
+        sub.unserved[key] = f"no result of {key[0]} ({run.id}:{call.seq} {status})"
+
+
 def _tool_answered(run: Run, record: Record, event: ev.ToolAnswered) -> None:
+    if event.spent is not None:
+        _served(run, record, event, msgspec.json.decode(event.result, type=_Told).status)
     at, estimated = (event.step, event.index), record if event.estimated else None
     close(run, run.subs[record.sub], at, ok=True, outcome=event.result, spent=event.spent, estimated=estimated)
 
 
 def _tool_failed(run: Run, record: Record, event: ev.ToolFailed) -> None:
+    _served(run, record, event, f"{event.kind}: {event.error}")
     at, error, estimated = (event.step, event.index), event.error, record if event.estimated else None
     sub = run.subs[record.sub]
     close(run, sub, at, ok=False, outcome=error, kind=event.kind, spent=event.spent, estimated=estimated)

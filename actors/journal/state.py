@@ -20,6 +20,8 @@ from understudy.actors.journal.view import View
 from understudy.actors.trace import Trace, trace_of
 
 KNOWN: Final[frozenset[str]] = frozenset(get_args(Unit))
+USABLE: Final = frozenset({"complete", "degraded", "partial"})
+"""Statuses of a delegation whose result can be built on."""
 
 
 def digest(*parts: str) -> str:
@@ -267,6 +269,8 @@ class Sub(Struct, gc=False):
     """What a fork has put in the place of the agent's own; None for nothing."""
     crash: str = ""
     """With what its agent crashed on it, until it has taken the consequence."""
+    unserved: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    """Delegations to other nodes that gave nothing and were not made good: why, by agent and arguments."""
 
     @property
     def last(self) -> Turn | None:
