@@ -186,9 +186,6 @@ async def test_without_its_node_the_call_fails_after_its_patience_and_the_escrow
         assert replay(await _read(a, result.run), a.tree.policies).identical
 
 
-<<<<<<< HEAD
-@pytest.mark.promise(375)
-=======
 async def test_a_delegation_that_gave_nothing_is_made_good_by_an_equal_one_at_another_node() -> None:
     hub = Hub()
     there, other = There(asyncio.Event().wait), There()
@@ -210,7 +207,7 @@ async def test_a_delegation_that_gave_nothing_is_made_good_by_an_equal_one_at_an
         assert replay(await _read(a, result.run), a.tree.policies).identical
 
 
->>>>>>> linkdemo
+@pytest.mark.promise(375)
 async def test_both_nodes_may_be_started_again_and_the_run_there_is_the_same_one() -> None:
     gate, hub = asyncio.Event(), Hub()
     there = There(gate.wait)
