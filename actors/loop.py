@@ -102,6 +102,9 @@ class Dispatcher(Workers):
         cell: Any = None
         entry: Any = None
         life: Any = None
+        envelope: Any = None
+        message: Any = None
+        sender: Any = None
         now = clock()
         while True:
             if not ready:
@@ -140,11 +143,13 @@ class Dispatcher(Workers):
                         continue
                 envelope = nothing
                 if type(entry) is tuple:
-                    found = cell.door.get(type(entry[0]))
+                    message, sender = entry
+                    found = cell.door.get(type(message))
                 elif type(entry) is Envelope and entry.life is None and entry.reply is not None:
                     # An ask. Of one that is late or cancelled the long way has more to say.
-                    envelope, due = entry, entry.deadline is not None and entry.deadline > now
-                    found = cell.door.get(type(entry.message)) if due and not entry.cancelled else None
+                    envelope, message, sender = entry, entry.message, entry.sender
+                    due = entry.deadline is not None and entry.deadline > now
+                    found = cell.door.get(type(message)) if due and not entry.cancelled else None
                 else:
                     found = None
                 if found is None:
@@ -158,10 +163,6 @@ class Dispatcher(Workers):
                     break
                 handler, is_async = found
                 life = cell.life
-                if envelope is None:
-                    message, sender = entry
-                else:
-                    message, sender = envelope.message, envelope.sender
                 if is_async:
                     if cancelling() or (key in scoped and probe.dirty()):  # not the one to run it on
                         cell.box().put_back([entry])

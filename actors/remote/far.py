@@ -64,7 +64,7 @@ class FarCell(Cell):
 
     def __init__(self, peer: Peer, name: str) -> None:
         super().__init__(peer.kernel, name, _none)
-        self.far: FarCell = self
+        self.far: FarCell | None = self
         self.peer = peer
         self.channel = 0
         self.sent = self.allowed = 0

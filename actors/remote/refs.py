@@ -6,6 +6,7 @@ import asyncio
 from threading import get_ident
 from typing import Any, Generic, Literal, TypeVar
 
+from understudy.actors.cell import Cell
 from understudy.actors.delivery import DELIVERY, Life, fenced
 from understudy.actors.errors import UsageError
 from understudy.actors.messages import Asks
@@ -28,17 +29,19 @@ class FarRef(Ref[Mr], Generic[Mr]):
         """See `Ref.tell`. True: it is on its way, and the receiver has promised room for it."""
         far = self.far
         record = DELIVERY.get()
+        sender: Cell | None = None
         if record is not None:
             life: Any = record if type(record) is Life else record.life  # type: ignore[union-attr]  # else an envelope
             if life.fenced:
                 raise fenced(life)
+            sender = life.cell
         if far.sent < far.allowed and type(message) in far.wanted and not far.rooms:
             link = far.link
             if link is not None and not link.crowded and get_ident() == far.kernel.thread:
                 link.tell(far.channel, message)
                 far.sent += 1
                 return True
-        return far.kernel.post(far, (message, None if record is None else life.cell))
+        return far.kernel.post(far, (message, sender))
 
     async def send(
         self, message: Mr, *, timeout: float = SEND_SECONDS, reliable: bool = False

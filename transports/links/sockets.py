@@ -200,9 +200,9 @@ class SocketLink(asyncio.Protocol):
             self._end("it ended within a frame", count="truncated")
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
-        why = f"the connection was lost: {error}" if error is not None else "the other side closed the connection"
+        why = f"the connection was lost: {exc}" if exc is not None else "the other side closed the connection"
         self._end(why, lost=True)
 
     def _end(self, reason: str, count: str = "", *, lost: bool = False) -> None:

@@ -59,7 +59,7 @@ class Incoming:
 
     def __init__(self) -> None:
         self.limit = HANDSHAKE_BODY
-        self.kinds = HANDSHAKE
+        self.kinds: frozenset[int] = HANDSHAKE
         self._rest = bytearray()
         self._need = HEAD
         self._last = 0

@@ -203,7 +203,7 @@ class _Half(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self.gives.take(data)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self.transport = None
         if not self.pair.ended:
