@@ -19,6 +19,7 @@ from understudy.actors.lifecycle import GONE, Exit
 from understudy.actors.messages import tag_of
 from understudy.actors.refs import Refused, RefusedReason, check_seconds
 from understudy.actors.remote.items import FIRST_CREDIT, Cancel, Closed, Open, Opened
+from understudy.actors.remote.link import ENCODE, SMALL, Lane
 from understudy.actors.telemetry import LetterReason
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class FarCell(Cell):
     """The actor `name` of the node `peer`.
 
     `channel` is its number on the present link, 0 while there is none; of the messages `sent` on it, `allowed` may be.
+    Those that were lent to its `lane` count as sent until it is settled.
     """
 
     __slots__ = (
         "allowed",
         "channel",
         "far",
+        "lane",
         "link",
         "outbox",
         "peer",
@@ -73,6 +76,7 @@ class FarCell(Cell):
         self.tags: frozenset[str] | None = None
         self.wanted: set[type] = set()
         self.link: Link | None = None
+        self.lane = Lane()
         self.rooms: deque[asyncio.Future[bool]] = deque()
         self.outbox: Outbox | None = None
         self.state = "failed"
@@ -138,6 +142,7 @@ class FarCell(Cell):
 
     def way(self, kind: type, *, waiting: bool = True) -> RefusedReason | None:
         """Why a message cannot be sent now; None when it can. `waiting`: behind those who wait for credit."""
+        self.sent -= self.lane.settle()
         link = self.peer.link
         if link is None:
             return "no-connection"
@@ -159,6 +164,38 @@ class FarCell(Cell):
         if wanted:
             self.wanted.add(kind)
         return wanted
+
+    # Any: a message of any type
+    def tell(self, message: Any) -> bool:
+        """Send a message the short way. False: nothing was sent, and `way` tells whether it can be.
+
+        Raises `UsageError` for a message that cannot be written.
+        """
+        if type(message) not in self.wanted:
+            return False
+        lane = self.lane
+        if lane.left:
+            buffer = lane.buffer
+            mark = len(buffer)
+            try:
+                ENCODE(message, buffer, -1)
+            except BaseException:
+                del buffer[mark:]  # below, it is told why
+            else:
+                if len(buffer) - mark <= SMALL:
+                    lane.left -= 1
+                    return True
+                del buffer[mark:]
+        link = self.link
+        if link is None or link.crowded or self.rooms:
+            return False
+        self.sent -= lane.settle()
+        if self.sent >= self.allowed:
+            return False
+        link.tell(self.channel, message)
+        self.sent += 1
+        self.sent += link.lend(self.channel, lane, self.allowed - self.sent)
+        return True
 
     def _send(self, entry: Entry) -> None:
         link = self.peer.link
@@ -204,6 +241,7 @@ class FarCell(Cell):
             return await room
         finally:
             timer.cancel()
+            self.sent -= self.lane.settle()
             if room in self.rooms:
                 self.rooms.remove(room)
             elif room.cancelled() or self.sent < self.allowed:
@@ -213,6 +251,7 @@ class FarCell(Cell):
         """Send what is kept, and wake as many of those who wait as there is room for."""
         if self.outbox is not None:
             self.outbox.pump()
+        self.sent -= self.lane.settle()
         free = self.allowed - self.sent
         while free > 0 and self.rooms:
             room = self.rooms.popleft()
@@ -265,6 +304,8 @@ class FarCell(Cell):
 
     def _shut(self) -> None:
         self.link = None
+        self.lane.settle()
+        self.lane = Lane()
         self.channel = self.sent = self.allowed = 0
         self.tags = None
         self.wanted.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from understudy.actors.cell import Cell
@@ -241,11 +242,16 @@ class Inlet:
         many = min(room, len(held))
         work = self._ref._cell.box().work
         weight = self._weight if many == len(held) else self._weight * many // len(held)
-        for _ in range(many):
-            entry = held.popleft()
-            work.append(entry)
-            if self._acks and self._acks[0][0] is entry:
-                self._session.acknowledge(self.path, self._acks.popleft()[1])
+        if not self._acks:
+            work.extend(islice(held, many))
+            for _ in range(many):
+                held.popleft()
+        else:
+            for _ in range(many):
+                entry = held.popleft()
+                work.append(entry)
+                if self._acks and self._acks[0][0] is entry:
+                    self._session.acknowledge(self.path, self._acks.popleft()[1])
         self._weight -= weight
         self._session.weigh(-weight)
         self.give()

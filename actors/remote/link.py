@@ -7,7 +7,7 @@ another link. Everything here is called in the event loop of the node.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,39 @@ Hop = tuple[str, int, int, str]
 # Any: a message of a type that the channel's target takes
 Request = tuple[int, float, Any] | tuple[int, float, Any, tuple[Hop, ...]]
 """An ask as it arrives: its id, the seconds left of its deadline, the message, who waits for it, the first first."""
+
+
+ENCODE: Final = msgspec.msgpack.Encoder().encode_into
+"""How messages are written."""
+SMALL: Final = 2_048
+"""Bytes of a message that may be written to a lane."""
+
+
+class Lane:
+    """A place in the frame that is open, where one address writes its messages itself; see `Link.lend`.
+
+    `left` messages of at most `SMALL` bytes may be written to the end of `buffer`, each takes one off. 0: none is lent.
+    """
+
+    __slots__ = ("buffer", "left", "lent", "unused")
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.left = self.lent = self.unused = 0
+
+    def gather(self) -> int:
+        """The link takes the place back: how many messages were written."""
+        written = self.lent - self.left
+        self.unused += self.left
+        self.left = self.lent = 0
+        return written
+
+    def settle(self) -> int:
+        """The address writes no more: how many of the messages it was lent, since the last time, it has not used."""
+        unused = self.unused + self.left
+        self.lent -= self.left
+        self.left = self.unused = 0
+        return unused
 
 
 class Unreadable(Struct, frozen=True):
@@ -44,6 +77,13 @@ class Link(Protocol):
     # Any: a message or a reply of any type that can be written
     def tell(self, channel: int, message: Any) -> None:
         """Send a message."""
+        ...
+
+    def lend(self, channel: int, lane: Lane, most: int) -> int:
+        """Let the address of `channel`, whose message was told last, write up to `most` more to `lane` itself.
+
+        How many it may; 0: none. Whatever else is sent or written takes the place back.
+        """
         ...
 
     def tell_surely(self, channel: int, number: int, message: Any) -> None:

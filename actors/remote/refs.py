@@ -35,12 +35,8 @@ class FarRef(Ref[Mr], Generic[Mr]):
             if life.fenced:
                 raise fenced(life)
             sender = life.cell
-        if far.sent < far.allowed and type(message) in far.wanted and not far.rooms:
-            link = far.link
-            if link is not None and not link.crowded and get_ident() == far.kernel.thread:
-                link.tell(far.channel, message)
-                far.sent += 1
-                return True
+        if get_ident() == far.kernel.thread and far.tell(message):
+            return True
         return far.kernel.post(far, (message, sender))
 
     async def send(
@@ -48,13 +44,10 @@ class FarRef(Ref[Mr], Generic[Mr]):
     ) -> Literal[True] | Refused:
         """See `Ref.send`."""
         far = self.far
-        if not reliable and far.sent < far.allowed and type(message) in far.wanted and not far.rooms:
-            record, link = DELIVERY.get(), far.link
-            if link is not None and not link.crowded and record is None and get_ident() == far.kernel.thread:
-                if timeout is not SEND_SECONDS:
-                    check_seconds(far, timeout)
-                link.tell(far.channel, message)
-                far.sent += 1
+        if not reliable and DELIVERY.get() is None and get_ident() == far.kernel.thread:
+            if timeout is not SEND_SECONDS:
+                check_seconds(far, timeout)
+            if far.tell(message):
                 return True
         return await super().send(message, timeout=timeout, reliable=reliable)
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from understudy.actors.errors import UsageError
 from understudy.actors.remote.items import Control
-from understudy.actors.remote.link import Hears, Hop
+from understudy.actors.remote.link import ENCODE, SMALL, Hears, Hop, Lane
 from understudy.actors.remote.peer import UNREADABLE
 from understudy.actors.telemetry import one_line
 from understudy.transports.links.handshake import Dialer, Listener, Peer, Refusal
@@ -31,7 +31,6 @@ from understudy.transports.links.wire import (
     PONG,
     RELIABLE,
     REPLY,
-    SMALL,
     TALK,
     TELL,
     Incoming,
@@ -279,11 +278,13 @@ class SocketLink(asyncio.Protocol):
     # Any: messages, replies and what stands beside them
     def _add(self, kind: int, channel: int, value: Any) -> None:
         out = self._out
+        if out.lane is not None:
+            out.gather()
         buffer = out.buffer
         mark = len(buffer)
         if out.kind == kind and out.channel == channel and mark <= out.stop and out.count:
             try:  # there is something in the frame that is open, so the write is under way
-                out.encode_into(value, buffer, -1)
+                ENCODE(value, buffer, -1)
             except BaseException:
                 del buffer[mark:]  # below, it is told why
             else:
@@ -308,6 +309,12 @@ class SocketLink(asyncio.Protocol):
     def tell(self, channel: int, message: Any) -> None:
         """See `Link`."""
         self._add(TELL, channel, message)
+
+    def lend(self, channel: int, lane: Lane, most: int) -> int:
+        """See `Link`."""
+        if self._transport is None or self.crowded:
+            return 0
+        return self._out.lend(TELL, channel, lane, most)
 
     def tell_surely(self, channel: int, number: int, message: Any) -> None:
         """See `Link`."""

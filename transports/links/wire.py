@@ -14,6 +14,7 @@ from zlib import crc32
 import msgspec
 
 from understudy.actors.errors import UnderstudyError, UsageError
+from understudy.actors.remote.link import ENCODE, SMALL, Lane
 
 MAGIC: Final = 0xD7
 VERSION: Final = 1
@@ -32,8 +33,8 @@ FRAME_BODY: Final = 1 << 20
 """Bytes that a frame's body has at most: 1 MiB, as NATS has it."""
 _BATCH: Final = 1 << 16
 """Bytes after which a frame of several messages is not added to."""
-SMALL: Final = 2_048
-"""Bytes of a message that fits into a frame that is open: none is added to behind `stop`, which leaves as many."""
+LENT: Final = 64
+"""Messages that one lane may take at once."""
 _ARRAY: Final = b"\xdd\0\0\0\0"
 _BLANK: Final = bytes(HEAD)
 
@@ -117,15 +118,16 @@ class Outgoing:
     """Frames that wait for the next write. `limit`: bytes of a body that the other side takes.
 
     Of the frame that is open, `kind`, `channel`, `count` of its values and the place `stop`, behind which no value
-    begins, are open to the link, which puts small messages in by itself. `kind` is 0 when none is open.
+    begins and which leaves room for one of `SMALL` bytes, are open to the link, which puts small values in by itself.
+    `kind` is 0 when none is open. `lane`: who was lent the end of it; what it wrote is not in `count` yet.
     """
 
-    __slots__ = ("_number", "_start", "buffer", "channel", "count", "encode_into", "kind", "limit", "stop")
+    __slots__ = ("_number", "_start", "buffer", "channel", "count", "kind", "lane", "limit", "stop")
 
     def __init__(self) -> None:
         self.limit = HANDSHAKE_BODY
         self.buffer = bytearray()
-        self.encode_into = msgspec.msgpack.Encoder().encode_into
+        self.lane: Lane | None = None
         self.kind = self.channel = self.count = self.stop = self._number = 0
         self._start = -1
 
@@ -143,12 +145,14 @@ class Outgoing:
 
         Raises `UsageError` for what cannot be written or is too big; then nothing was added.
         """
+        if self.lane is not None:
+            self.gather()
         buffer = self.buffer
         if kind != self.kind or channel != self.channel or len(buffer) > self.stop:
             self._begin(kind, channel)
         mark = len(buffer)
         try:
-            self.encode_into(value, buffer, -1)
+            ENCODE(value, buffer, -1)
         except BaseException as error:
             del buffer[mark:]
             raise self._unwritable(kind, value, error) from error
@@ -181,7 +185,26 @@ class Outgoing:
         self.buffer += _BLANK
         self.buffer += _ARRAY
 
+    def lend(self, kind: int, channel: int, lane: Lane, most: int) -> int:
+        """Let `lane` write up to `most` messages to the frame of this kind and channel, if it is open; how many."""
+        if self.lane is not None:
+            self.gather()
+        mark = len(self.buffer)
+        if kind != self.kind or channel != self.channel or mark > self.stop:
+            return 0
+        most = min(most, LENT, (self.limit - (mark - self._start - HEAD)) // SMALL)
+        if most > 0:
+            self.lane, lane.buffer, lane.lent, lane.left = lane, self.buffer, most, most
+        return max(most, 0)
+
+    def gather(self) -> None:
+        """Take back what was lent."""
+        if self.lane is not None:
+            self.count += self.lane.gather()
+            self.lane = None
+
     def _end(self) -> None:
+        self.gather()
         start = self._start
         if start < 0:
             return
