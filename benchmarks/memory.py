@@ -1,4 +1,5 @@
-"""What a process holds: pages, bytes on the heap, objects the collector knows, and how long it needs to look at them.
+"""What a process holds: pages, bytes on the heap, objects the collector knows, and how long it needs to look at them;
+and how long its machine kept it waiting.
 
 Standard library and CPython on Linux; what a platform cannot tell is None.
 """
@@ -41,6 +42,18 @@ def rss_peak_bytes() -> int:
     """The most bytes that were resident since the peak was last forgotten."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
+def kept_waiting_ms(pid: int | None = None) -> float:
+    """Milliseconds that the main thread of a process (default: this one) was ready to run so far, and was not run.
+
+    0.0 where the system does not tell.
+    """
+    try:
+        with open(f"/proc/{'self' if pid is None else pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e6
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 class _MallInfo(ctypes.Structure):

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Final
 from benchmarks import slow
 from benchmarks.case import Case, CheckFailed, Found
 from benchmarks.lines import ROOMY
+from benchmarks.memory import kept_waiting_ms
 from benchmarks.ours import inside
 from benchmarks.ours.common import LONG
-from benchmarks.slow import BATCH, PAUSE, Heard, Outcome, Play, payload
+from benchmarks.slow import BATCH, PAUSE, Heard, Notice, Outcome, Play, payload
 from understudy import Actor, Down, Message, Ref, System
 from understudy.actors.mailbox import Overflow
 
@@ -99,20 +100,21 @@ class Probe:
     def __init__(self, consumer: Ref[Any], heard: Heard, told: asyncio.Event, case: Case) -> None:
         self.consumer, self.heard, self.told, self.bug = consumer, heard, told, case.bug
         self.busy = (case.args[2] or ROOMY) // 2
-        self.notices: list[tuple[float, int]] = []
+        self.notices: list[Notice] = []
 
     async def run(self, canaries: list[Ref[Finish]]) -> None:
         for canary in canaries:
             while inside.waiting(self.consumer) < self.busy:  # noqa: ASYNC110  # a mailbox has no event for it
                 await asyncio.sleep(PAUSE)
             self.told.clear()
-            began, handled = time.perf_counter(), self.heard.delivered
+            began, handled, kept = time.perf_counter(), self.heard.delivered, kept_waiting_ms()
             if self.bug == "queues":
                 await self.consumer.send(Finish(), timeout=LONG)
             else:
                 canary.tell(Finish())
             await self.told.wait()
-            self.notices.append(((time.perf_counter() - began) * 1e3, self.heard.delivered - handled))
+            span = (time.perf_counter() - began) * 1e3
+            self.notices.append(Notice(span, self.heard.delivered - handled, kept_waiting_ms() - kept))
 
 
 def player(case: Case) -> Play:

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from benchmarks import remote
 from benchmarks.case import Case
-from benchmarks.memory import reset_rss_peak, rss_bytes, rss_peak_bytes
+from benchmarks.memory import kept_waiting_ms, reset_rss_peak, rss_bytes, rss_peak_bytes
 from benchmarks.ours import inside
 from benchmarks.ours.common import LONG
 from benchmarks.ours.slow import Item
 from benchmarks.remote import Other
-from benchmarks.slow import PAUSE, Heard, Outcome, Play, payload
+from benchmarks.slow import PAUSE, Heard, Notice, Outcome, Play, payload
 from understudy import Actor, Message, Ref, System
 
 SECRET: Final = b"a secret of at least thirty-two bytes"
@@ -91,8 +91,8 @@ def player(case: Case) -> Play:
 async def _between(system: System, other: Other, producers: int, count: int) -> Outcome:
     consumer, beside = system.ref("b/consumer"), system.ref("b/beside")
     await beside.send(Begin())
-    notices: list[tuple[float, int]] = []
-    probing = asyncio.create_task(_probe(beside, notices))
+    notices: list[Notice] = []
+    probing = asyncio.create_task(_probe(beside, notices, other.pid))
     began, blocked = time.perf_counter(), 0.0
     cpu = time.process_time() + other.cpu_seconds()
 
@@ -120,13 +120,18 @@ async def _between(system: System, other: Other, producers: int, count: int) -> 
     return Outcome(heard, wall, refused, refused, blocked, notices[:sending], grown, cpu)
 
 
-async def _probe(beside: Ref[Any], notices: list[tuple[float, int]]) -> None:
-    """Ask the other actor again and again: milliseconds, and what the consumer handled since the answer before."""
+async def _probe(beside: Ref[Any], notices: list[Notice], pid: int) -> None:
+    """Ask the other actor again and again. `handled` is counted since the answer before; of the two processes the one
+    that was kept waiting longer counts.
+    """
     before = 0
     while True:
+        kept, kept_there = kept_waiting_ms(), kept_waiting_ms(pid)
         began = time.perf_counter()
         handled = (await beside.ask(Seen(), timeout=LONG))[0]
-        notices.append(((time.perf_counter() - began) * 1e3, handled - before))
+        span = (time.perf_counter() - began) * 1e3
+        kept = max(kept_waiting_ms() - kept, kept_waiting_ms(pid) - kept_there)
+        notices.append(Notice(span, handled - before, kept))
         await asyncio.sleep(EVERY)
         before = (await beside.ask(Seen(), timeout=LONG))[0]
 

@@ -120,6 +120,34 @@ async def order_is_kept_for_each_sender(wires: Wires) -> None:
             holds(len(wanted) >= 200, "sends and requests are taken")
 
 
+async def order_is_kept_within_one_turn_of_the_loop(wires: Wires) -> None:
+    """Of small and large messages to two actors, and requests; what cannot be sent is told, no more is lost."""
+    async with two(wires) as (_, a, b):
+        for name in ("one", "two"):
+            b.spawn(name)
+            await a.ref(f"b/{name}").ask(Seen())
+        one, other = a.ref("b/one"), a.ref("b/two")
+        wanted: list[int] = []
+        asked = []
+        for n in range(400):
+            to = other if n % 50 == 49 else one
+            if n % 70 == 69:
+                asked.append(begun(to.ask(Numbered("x", n), timeout=SECONDS)))
+                await asyncio.sleep(0)  # it is sent
+            elif n % 90 == 89:
+                try:
+                    to.tell(Thing(object()))
+                except UsageError:
+                    continue
+                raise AssertionError("what cannot be written was sent")
+            else:
+                holds(to.tell(Note("x" * (3_000 if n % 40 == 39 else 1), n)), f"message {n} is taken")
+            if to is one:
+                wanted.append(n)
+        await asyncio.gather(*asked)
+        expect([n for _, n in await one.ask(Seen(), timeout=SECONDS)], wanted, "the order at one actor")
+
+
 async def order_is_kept_among_requests_that_wait(wires: Wires) -> None:
     """Requests that are begun one after the other are handled so."""
     async with two(wires) as (_, a, b):
@@ -426,6 +454,7 @@ CHECKS: Final[Mapping[str, Check]] = MappingProxyType(
         for check in (
             a_message_is_handled_and_a_request_is_answered,
             order_is_kept_for_each_sender,
+            order_is_kept_within_one_turn_of_the_loop,
             order_is_kept_among_requests_that_wait,
             three_nodes_talk_to_each_other,
             a_deadline_travels,
