@@ -24,6 +24,8 @@ from understudy.transports.links.ports import Listening, Port
 from understudy.transports.links.sockets import SocketLink, Timing
 from understudy.transports.links.wire import FRAME_BODY
 
+READ: Final = 1 << 16
+"""Bytes that one read brings at most."""
 CONNECTIONS: Final = 1_000
 """Connections of one node at most, those in a handshake included."""
 HALF_OPEN: Final = 64
@@ -93,6 +95,7 @@ class Network:
         self._tasks: list[asyncio.Task[None]] = []
         self._sessions = 0
         self._closing = False
+        self._space = memoryview(bytearray(READ))
         self._context = contextvars.copy_context()
         self._context.run(DELIVERY.set, None)
 
@@ -144,7 +147,7 @@ class Network:
 
     def _link(self, begin: Callable[[asyncio.BaseTransport], Dialer | Listener]) -> SocketLink:
         loop, idle = asyncio.get_running_loop(), self.nodes.kernel.dispatcher.when_idle
-        return SocketLink(self, begin, loop, self._timing, self._context, idle)
+        return SocketLink(self, begin, loop, self._timing, self._context, self._space, idle)
 
     def met(self, link: SocketLink) -> None:
         """See `Harbour`."""

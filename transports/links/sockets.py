@@ -80,8 +80,12 @@ class Harbour(Protocol):
         ...
 
 
-class SocketLink(asyncio.Protocol):
-    """See the module, and `Link`. `refusal` says why a handshake failed."""
+class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
+    """See the module, and `Link`. `refusal` says why a handshake failed.
+
+    `space` is where asyncio puts what it reads, of all links of a node in turn: made anew for each read, as it does for
+    other protocols, its 256 KiB come from the system and go back to it. Other loops call `data_received`.
+    """
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class SocketLink(asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         timing: Timing,
         context: Context,
+        space: memoryview,
         when_idle: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self.name = ""
@@ -102,6 +107,7 @@ class SocketLink(asyncio.Protocol):
         self._loop = loop
         self._timing = timing
         self._context = context
+        self._space = space
         self._when_idle = when_idle
         self._in = Incoming()
         self._out = Outgoing()
@@ -178,6 +184,14 @@ class SocketLink(asyncio.Protocol):
             self._out.frame(PING, b"")
             self._arm()
         self._timer = self._loop.call_later(seconds, self._beat, context=self._context)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`."""
+        return self._space
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        self.data_received(bytes(self._space[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
