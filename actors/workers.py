@@ -137,13 +137,15 @@ class Workers(Reserves):
         del self.ready[index]
         return cell
 
-    def when_idle(self, call: Callable[[], None]) -> None:
-        """Call this when nothing is ready any more, if a worker is at work: sooner than the next turn of the loop.
+    def when_idle(self, call: Callable[[], None]) -> bool:
+        """Call this when nothing is ready any more, or the loop gets its turn, if a worker is at work; else False.
 
-        It may not be called at all, and what it raises is logged.
+        What it raises is logged. When the dispatcher is closed first, it is not called.
         """
-        if self.wake is None and len(self.late) < LATE:
+        if self.wake is None and len(self.late) < LATE and not self._closing:
             self.late.append(call)
+            return True
+        return False
 
     def _do_late(self) -> None:
         late, self.late = self.late, []
@@ -178,6 +180,8 @@ class Workers(Reserves):
     async def give_turn(self) -> None:
         """Give the loop a turn, and begin the next."""
         self._givers += 1
+        if self.late:
+            self._do_late()
         try:
             await turn()
         finally:

@@ -90,8 +90,10 @@ class Link(Protocol):
         """Send a message that is acknowledged and repeated by its number."""
         ...
 
-    def ask(self, channel: int, id: int, seconds: float, message: Any, chain: tuple[Hop, ...]) -> None:
-        """Send a request."""
+    def ask(
+        self, channel: int, id: int, seconds: float, message: Any, chain: tuple[Hop, ...], *, now: bool = False
+    ) -> None:
+        """Send a request. `now`: at once with all that was sent before, and not at the end of the turn of the loop."""
         ...
 
     def reply(self, id: int, value: Any) -> None:
@@ -100,10 +102,6 @@ class Link(Protocol):
 
     def control(self, item: Control) -> None:
         """Send an item."""
-        ...
-
-    def hurry(self) -> None:
-        """Write what was sent now, and not at the end of the turn of the loop."""
         ...
 
     def reread(self, channel: int, kind: int, body: bytes) -> None:

@@ -194,15 +194,14 @@ class Peer:
     def request(self, cell: FarCell, message: Any, seconds: float, link: Link) -> tuple[int, asyncio.Future[Any]]:
         """Send a request from outside of actors: its id and its reply, which fails after `seconds`."""
         id = self.nodes.next_id()
-        link.ask(cell.channel, id, seconds, message, ())
+        # When nothing else is under way there is nothing that it could share a write with.
+        link.ask(cell.channel, id, seconds, message, (), now=not self._asks)
         reply: asyncio.Future[Any] = self.kernel.loop.create_future()
         self._ask(id, Asked(cell, type(message), reply, None))
         until = self.kernel.now() + seconds
         heappush(self._deadlines, (until, id, seconds))
         if until < self._armed:
             self._arm(until)
-        if len(self._asks) == 1:  # nothing else is under way that it could share a write with
-            link.hurry()
         return id, reply
 
     def _arm(self, until: float) -> None:

@@ -95,7 +95,7 @@ class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
         timing: Timing,
         context: Context,
         space: memoryview,
-        when_idle: Callable[[Callable[[], None]], None] | None = None,
+        when_idle: Callable[[Callable[[], None]], bool] | None = None,
     ) -> None:
         self.name = ""
         self.epoch = 0
@@ -253,9 +253,8 @@ class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
     def _arm(self) -> None:
         if not self._armed and not self._paused:
             self._armed = True
-            self._loop.call_soon(self._flush, context=self._context)
-            if self._when_idle is not None:
-                self._when_idle(self._flush)
+            if self._when_idle is None or not self._when_idle(self._flush):
+                self._loop.call_soon(self._flush, context=self._context)
 
     def _flush(self) -> None:
         """Write, at the end of this turn of the loop or when no actor of this node has anything to do."""
@@ -269,10 +268,6 @@ class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
             self.crowded = False
             if self._hears is not None:
                 self._hears.uncrowded()
-
-    def hurry(self) -> None:
-        """See `Link`."""
-        self._flush()
 
     def _write(self) -> None:
         data = self._out.take()
@@ -290,7 +285,7 @@ class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
         self._flush()
 
     # Any: messages, replies and what stands beside them
-    def _add(self, kind: int, channel: int, value: Any) -> None:
+    def _add(self, kind: int, channel: int, value: Any, *, now: bool = False) -> None:
         out = self._out
         if out.lane is not None:
             out.gather()
@@ -309,7 +304,10 @@ class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
         if self._transport is None:
             return
         out.add(kind, channel, value)
-        if not self._armed:
+        if now:
+            self._armed = not self._paused
+            self._flush()
+        elif not self._armed:
             self._arm()
         waiting = len(self._out.buffer)
         if waiting > CROWDED:
@@ -334,12 +332,14 @@ class SocketLink(asyncio.BufferedProtocol, asyncio.Protocol):
         """See `Link`."""
         self._add(RELIABLE, channel, (number, message))
 
-    def ask(self, channel: int, id: int, seconds: float, message: Any, chain: tuple[Hop, ...]) -> None:
+    def ask(
+        self, channel: int, id: int, seconds: float, message: Any, chain: tuple[Hop, ...], *, now: bool = False
+    ) -> None:
         """See `Link`."""
         if chain:
-            self._add(ASK_CHAINED, channel, (id, seconds, message, chain))
+            self._add(ASK_CHAINED, channel, (id, seconds, message, chain), now=now)
         else:
-            self._add(ASK, channel, (id, seconds, message))
+            self._add(ASK, channel, (id, seconds, message), now=now)
 
     def reply(self, id: int, value: Any) -> None:
         """See `Link`."""
