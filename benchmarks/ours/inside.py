@@ -17,6 +17,7 @@ from understudy.actors.journal.replay import replay
 from understudy.actors.journal.sessions import completed
 from understudy.actors.journal.store import Row as Row
 from understudy.transports.journals.sqlite import SQLiteStore
+from understudy.transports.links.sockets import SocketLink
 
 
 def dead_letters(system: System) -> int:
@@ -27,6 +28,14 @@ def dead_letters(system: System) -> int:
 def waiting(ref: Ref[Any]) -> int:
     """Messages that wait in an actor's mailbox."""
     return ref.cell().waiting
+
+
+def wire_bytes(system: System, node: str) -> int:
+    """Bytes that went over the present link to a node so far, in both directions."""
+    assert system.kernel.nodes is not None
+    link = system.kernel.nodes.peer(node).link
+    assert isinstance(link, SocketLink)
+    return link.sent + link.received
 
 
 async def journalled(system: System, stream: str) -> list[tuple[Row, object]]:

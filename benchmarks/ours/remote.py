@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 from benchmarks import remote
 from benchmarks.case import Case, CheckFailed, Found
+from benchmarks.ours import inside
 from benchmarks.ours.common import Bugs, pick
 from benchmarks.remote import TEXTS, Other, Tally
 from benchmarks.workers import free_port
@@ -95,8 +96,8 @@ BUGS: Bugs = {"mixes": {Echo: Mixes}, "twice": {Echo: Twice}, "gone": {}}
 class Far:
     """See `remote.Far`."""
 
-    def __init__(self, ref: Ref[Any], other: Other) -> None:
-        self.ref = ref
+    def __init__(self, system: System, other: Other) -> None:
+        self.system, self.ref = system, system.ref("b/echo")
         self.cpu_seconds: Callable[[], float] = other.cpu_seconds
 
     def ask(self, number: int, text: bytes) -> Awaitable[bytes]:
@@ -112,7 +113,7 @@ class Far:
         return Tally(*await self.ref.ask(Count()))
 
     def wire_bytes(self) -> int | None:
-        return None
+        return inside.wire_bytes(self.system, "b")
 
 
 @contextlib.asynccontextmanager
@@ -121,7 +122,7 @@ async def opened(case: Case) -> AsyncIterator[Far]:
     with node(case) as other:
         async with System(name="a", join={"b": other.where}, secret=SECRET) as system:
             await system.joined("b")
-            yield Far(system.ref("b/echo"), other)
+            yield Far(system, other)
 
 
 def node(case: Case, port: int = 0) -> Other:
@@ -161,7 +162,7 @@ async def _partition(case: Case) -> Found:
             ref = system.ref("b/echo")
             witness = system.spawn(lambda: Witness(ref, told))
             case.start()
-            before = await remote.by_many(Far(ref, first), count, window, texts)
+            before = await remote.by_many(Far(system, first), count, window, texts)
             asks: list[asyncio.Task[Any]] = [asyncio.create_task(ref.ask(Hold(), timeout=ASK_SECONDS))]
             asks += [asyncio.create_task(ref.ask(Ping(n, texts[n]), timeout=ASK_SECONDS)) for n in range(1, window)]
             await asyncio.sleep(HOLD_SECONDS)  # they are there, or on their way: either will do
@@ -171,7 +172,7 @@ async def _partition(case: Case) -> Found:
             case.extra["failed_ms"] = round((clock() - killed) * 1e3, 2)
             await asyncio.wait_for(told.wait(), ASK_SECONDS)
             case.extra["down_ms"] = round((clock() - killed) * 1e3, 2)
-            again = await _again(case, system, ref, texts, port)
+            again = await _again(case, system, texts, port)
             downs = await system.peek(witness, lambda actor: len(cast("Witness", actor).downs))
             case.stop()
     kinds = sorted({type(end).__name__ for end in ends})
@@ -185,7 +186,7 @@ async def _partition(case: Case) -> Found:
     }
 
 
-async def _again(case: Case, system: System, ref: Ref[Any], texts: Sequence[bytes], port: int) -> int:
+async def _again(case: Case, system: System, texts: Sequence[bytes], port: int) -> int:
     """The other node is started again: how many requests are answered then."""
     count, window, _ = case.args
     if case.bug == "gone":
@@ -194,7 +195,7 @@ async def _again(case: Case, system: System, ref: Ref[Any], texts: Sequence[byte
         began = time.perf_counter()
         await system.joined("b", timeout=JOIN_SECONDS)
         case.extra["joined_again_ms"] = round((time.perf_counter() - began) * 1e3, 2)
-        return await remote.by_many(Far(ref, second), count, window, texts)
+        return await remote.by_many(Far(system, second), count, window, texts)
 
 
 # -- the other node ------------------------------------------------------------------------------------------
